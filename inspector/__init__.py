@@ -1,0 +1,42 @@
+"""inspector: how big a PyTorch model is, what it computes, and how we know.
+
+The command line is `inspect`; the functions here return the same reports.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from inspector.errors import InspectError
+
+if TYPE_CHECKING:
+    from inspector.api.params import params
+    from inspector.api.profile import profile, trace
+    from inspector.report import Report
+    from inspector.trace.formulas import Cost, formula
+    from inspector.trace.record import Trace
+
+__version__ = "0.1.0"
+__all__ = ["Cost", "InspectError", "Report", "Trace", "formula", "params", "profile", "trace"]
+
+_HOMES = {
+    "params": "inspector.api.params",
+    "profile": "inspector.api.profile",
+    "Report": "inspector.report",
+    "Trace": "inspector.trace.record",
+    "Cost": "inspector.trace.formulas",
+    "formula": "inspector.trace.formulas",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: torch takes seconds to import."""
+    from importlib import import_module
+
+    if name == "trace":  # a package that can be called
+        return import_module("inspector.trace")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,363 @@
+"""Count a model: `trace` runs the one pass, `profile` makes the report of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from inspector.errors import InspectError
+from inspector.models import Recipe, Subject, resolve
+from inspector.models.inputs import Inputs, as_inputs
+from inspector.models.python import from_module
+from inspector.report import Finding, Metric, Report, Section, environment
+from inspector.trace.capture import capture
+from inspector.trace.capture.state import state_entries
+from inspector.trace.record import Failure, Trace
+from inspector.views.modules import modules_frame, tree, types_frame
+from inspector.views.ops import ops_frame, unknown_frame
+from inspector.views.totals import totals
+
+Model = str | nn.Module | Recipe
+GROUPINGS = ("module", "type", "op")
+_SHAPE_ERROR = re.compile(
+    r"size|shape|channels|dimension|mat1 and mat2|must match|expected input|argument", re.IGNORECASE
+)
+_META_ERROR = re.compile(r"meta|data-dependent|dynamic|aten::|fake tensor|storage", re.IGNORECASE)
+
+
+class ForwardError(InspectError):
+    """The model raised while it ran; `trace` holds what ran before."""
+
+    def __init__(self, trace: Trace) -> None:
+        failure = trace.failure
+        assert failure is not None
+        where = f"module {failure.module!r} ({failure.type})" if failure.module else failure.type
+        inputs = f" on {', '.join(failure.inputs)}" if failure.inputs else ""
+        said = failure.message.strip().splitlines()
+        message = f"{failure.error}: {said[0]}" if said else failure.error
+        super().__init__(
+            f"{where} raised{inputs}: {message}",
+            "check --input against what the model expects; --debug shows the whole error",
+        )
+        self.trace = trace
+
+
+def trace(
+    model: Model,
+    inputs: Any = None,
+    *,
+    phase: str = "forward",
+    device: str | None = None,
+    seed: int = 0,
+    model_args: Mapping[str, Any] | None = None,
+) -> Trace:
+    """Run one pass over `model` and record every operator.
+
+    model: a spec ("resnet50", "timm:...", "file.py:build") or an nn.Module, which stays untouched.
+    inputs: tensors (meta too), a tuple of them, a dict of keyword inputs, or grammar strings
+        ("1x3x224x224"); None takes the source's default.
+    phase: "forward" (eval mode, no gradients) or "train" (train mode, forward and backward).
+    device: None counts on meta, and falls back to the CPU where meta cannot run the model.
+
+    Raises ForwardError when the model raises, InspectError for everything else that is wrong.
+    """
+    recipe = _recipe(model, model_args)
+    given = as_inputs(inputs) if inputs is not None else None
+    if recipe.only_on is not None and device in (None, recipe.only_on[0]):
+        place, reason = recipe.only_on
+        return _run(recipe, place, given, phase, seed, (f"counted on {place}: {reason}",))
+    if device is not None:
+        _check_device(device)
+        return _run(recipe, device, given, phase, seed, ())
+    try:
+        return _run(recipe, "meta", given, phase, seed, ())
+    except InspectError as error:
+        reason = _why_not_meta(error)
+        if reason is None:
+            raise
+        _check_memory(recipe, reason)
+        notes = (f"counted on cpu, because meta cannot run it: {reason}", _IRREPRODUCIBLE)
+        return _run(recipe, "cpu", given, phase, seed, notes)
+
+
+_IRREPRODUCIBLE = (
+    "work that depends on values is counted as it happened with seeded inputs (and random weights,"
+    " unless the model is yours): another seed may give other numbers"
+)
+
+
+def _recipe(model: Model, model_args: Mapping[str, Any] | None) -> Recipe:
+    if isinstance(model, nn.Module):
+        compiled = getattr(model, "_orig_mod", None)
+        return from_module(compiled if isinstance(compiled, nn.Module) else model)
+    if isinstance(model, Recipe):
+        return model
+    if isinstance(model, str):
+        return resolve(model, model_args)
+    raise InspectError(
+        f"a model is a spec string or an nn.Module, not a {type(model).__name__}",
+        "pass e.g. 'resnet50' or torchvision.models.resnet50()",
+    )
+
+
+def _run(
+    recipe: Recipe,
+    device: str,
+    given: Inputs | None,
+    phase: str,
+    seed: int,
+    notes: tuple[str, ...],
+) -> Trace:
+    subject = Subject.make(recipe, device, given, phase, seed)
+    notes += recipe.assumed(subject.model) if device == "meta" else ()
+    found = capture(
+        subject.model,
+        subject.args,
+        subject.kwargs,
+        phase=phase,
+        device=device,
+        name=recipe.name,
+        source=recipe.source,
+        seed=seed,
+        rules=recipe.rules if device == "meta" else {},
+        context=recipe.context,
+        notes=notes,
+    )
+    if recipe.reference is not None:
+        found = _with_reference(found, recipe)
+    found = replace(found, environment=environment(gpu=_gpu(device), seed=seed))
+    if found.failure is not None:
+        raise ForwardError(found)
+    return found
+
+
+def _with_reference(found: Trace, recipe: Recipe) -> Trace:
+    """A quantized model has no parameters: count those of the float model that it was made of."""
+    assert recipe.reference is not None
+    twin = Recipe(recipe.name, recipe.source, recipe.reference).build("meta")
+    state = tuple(e for e in state_entries(twin) if e.kind == "parameter")
+    packed = tuple(entry for entry in found.state if entry.kind != "parameter")
+    note = "parameters are those of the float model before fusion and quantization"
+    return replace(found, state=state + packed, notes=(*found.notes, note))
+
+
+def _why_not_meta(error: InspectError) -> str | None:
+    """Why the meta device is to blame for an error, or None when the model or the input is."""
+    if not isinstance(error, ForwardError):
+        return None
+    failure = error.trace.failure
+    assert failure is not None
+    text = failure.message.strip()
+    shape = _SHAPE_ERROR.search(text) and not _META_ERROR.search(text)
+    if shape and failure.error in ("RuntimeError", "AssertionError", "ValueError", "IndexError"):
+        return None
+    first = text.splitlines()[0] if text else failure.error
+    where = f" in {failure.module} ({failure.type})" if failure.module else ""
+    return f"{first}{where}"
+
+
+def _check_memory(recipe: Recipe, reason: str) -> None:
+    """Refuse to build on the CPU what does not fit there."""
+    needed = sum(entry.nbytes for entry in state_entries(recipe.build("meta")))
+    try:
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not known on this platform
+        return
+    if needed > available:
+        raise InspectError(
+            f"meta cannot run {recipe.name} ({reason}), and its {needed / 2**30:.1f} GiB of weights"
+            " do not fit into memory",
+            "give a smaller configuration with --model-arg",
+        )
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InspectError(
+            f"no device {device!r} here", "use meta, cpu or cuda; leave --device out to choose"
+        ) from error
+
+
+def _gpu(device: str) -> str | None:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+
+
+def profile(
+    model: Model | Trace,
+    inputs: Any = None,
+    *,
+    phase: str = "forward",
+    device: str | None = None,
+    seed: int = 0,
+    model_args: Mapping[str, Any] | None = None,
+    by: str = "module",
+    depth: int = 2,
+    top: int | None = None,
+    strict: bool = False,
+) -> Report:
+    """Count parameters, MACs, FLOPs, activations and bytes of `model`.
+
+    Takes what `trace` takes (or a finished Trace) and returns a Report: `.metrics["macs"].value`,
+    `.to_frame("modules")`, `.to_json()`. `by`, `depth` and `top` select what the printed form shows;
+    the tables are always whole. With `strict` an operator without a formula fails the report.
+    """
+    if isinstance(model, Trace):
+        found = model
+    else:
+        found = trace(
+            model, inputs, phase=phase, device=device, seed=seed, model_args=model_args
+        )
+    return report(found, by=by, depth=depth, top=top, strict=strict)
+
+
+UNITS = {
+    "calls": "count", "modules": "count", "params": "count", "macs": "MAC", "flops": "FLOP",
+    "activations": "count", "bytes": "bytes", "share": "share", "unknown": "count",
+    "unknown_ops": "count",
+}  # fmt: skip
+_METRICS = {
+    "params": "element", "trainable_params": "element", "packed_params": "element",
+    "buffers": "element", "param_bytes": "byte", "buffer_bytes": "byte", "macs": "MAC",
+    "forward_macs": "MAC", "backward_macs": "MAC", "pointwise_flops": "FLOP", "flops": "FLOP",
+    "activations": "element", "bytes_moved": "byte", "ops": "op", "unknown_ops": "op",
+}  # fmt: skip
+_LABELS = {
+    "macs": "MACs", "flops": "FLOPs", "pointwise_flops": "pointwise FLOPs", "ops": "operators",
+    "forward_macs": "forward MACs", "backward_macs": "backward MACs", "params": "parameters",
+    "trainable_params": "trainable parameters", "unknown_ops": "unknown operators",
+    "param_bytes": "parameter bytes", "packed_params": "packed parameters",
+}  # fmt: skip
+_COUNTED = ("macs", "forward_macs", "backward_macs", "pointwise_flops", "flops", "activations")
+
+
+def report(
+    found: Trace, *, by: str = "module", depth: int = 2, top: int | None = None, strict: bool = False
+) -> Report:
+    """The report of a trace: a pure function of it."""
+    if by not in GROUPINGS:
+        raise InspectError(f"cannot group by {by!r}", f"use one of: {', '.join(GROUPINGS)}")
+    sums = totals(found)
+    partial = sums["unknown_ops"] > 0 or found.failure is not None
+    metrics = {
+        name: Metric(
+            sums[name],
+            unit,
+            label=_LABELS.get(name, ""),
+            direction="none" if name == "ops" else "lower",
+            lower_bound=partial and name in _COUNTED,
+        )
+        for name, unit in _METRICS.items()
+        if name in sums
+    }
+    modules, ops, unknown = modules_frame(found), ops_frame(found), unknown_frame(found)
+    return Report(
+        command="profile",
+        subject={
+            "name": found.model,
+            "source": found.source,
+            "inputs": list(found.inputs),
+            "phase": found.phase,
+            "device": found.device,
+        },
+        environment=dict(found.environment),
+        metrics=metrics,
+        tables={"modules": modules, "ops": ops, "unknown": unknown},
+        findings=_findings(found, sums, strict),
+        verdict="fail" if found.failure or (strict and sums["unknown_ops"]) else "none",
+        header=_header(found, sums),
+        sections=_sections(found, by, depth, top),
+        trace=found,
+    )
+
+
+def _header(found: Trace, sums: dict[str, int]) -> list[tuple[str, str]]:
+    kind = found.modules[0].type if found.modules else ""
+    phase = {
+        "forward": "forward (eval mode, no gradients)",
+        "train": "train (train mode, forward and backward)",
+    }[found.phase]
+    where = {"meta": "meta (shapes only: no weights, no data)"}.get(found.device, found.device)
+    known = sums["ops"] - sums["unknown_ops"]
+    return [
+        ("model", f"{found.model} ({found.source}, {kind})"),
+        ("input", " ".join(found.inputs)),
+        ("phase", phase),
+        ("counted on", where),
+        ("coverage", f"{known} of {sums['ops']} operators have a formula"),
+    ]
+
+
+def _sections(found: Trace, by: str, depth: int, top: int | None) -> list[Section]:
+    if by == "module":
+        frame = tree(modules_frame(found), found.model, depth, top)
+        title = f"modules (depth {depth}, children included)"
+    elif by == "type":
+        frame, title = types_frame(found), "module types (children not included)"
+    else:
+        frame, title = ops_frame(found), "operators"
+    note = ""
+    if top is not None and by != "module" and len(frame) > top:
+        note, frame = f"(the largest {top} of {len(frame)})", frame.head(top)
+    for column in ("unknown_ops", "unknown"):
+        if column in frame and not frame[column].any():
+            frame = frame.drop(columns=column)
+    sections = [Section(title, frame, UNITS, note)]
+    unknown = unknown_frame(found)
+    if len(unknown):
+        sections.append(Section("operators without a formula", unknown, UNITS))
+    return sections
+
+
+def _findings(found: Trace, sums: dict[str, int], strict: bool) -> list[Finding]:
+    findings = [Finding("provenance", "warn", "", note) for note in found.notes]
+    if found.failure is not None:
+        findings.append(_failed(found.failure))
+    if sums["unknown_ops"]:
+        unknown = unknown_frame(found).groupby("op", sort=True)["calls"].sum()
+        names = ", ".join(f"{op} ({calls})" for op, calls in unknown.items())
+        findings.append(
+            Finding(
+                "coverage",
+                "fail" if strict else "warn",
+                "",
+                f"no formula for {names}: MACs, FLOPs and activations are lower bounds",
+                {str(op): int(calls) for op, calls in unknown.items()},
+            )
+        )
+    findings += _unused(found)
+    return findings
+
+
+def _failed(failure: Failure) -> Finding:
+    return Finding(
+        "forward",
+        "fail",
+        failure.module,
+        f"{failure.type} raised {failure.error}; the totals hold up to here",
+        {"inputs": list(failure.inputs), "message": failure.message},
+    )
+
+
+def _unused(found: Trace) -> list[Finding]:
+    """Parameters that no operator read: present in the count of parameters, absent from the MACs."""
+    if found.failure is not None or found.source == "":
+        return []
+    used = {spec.storage for op in found.ops for spec in op.inputs}
+    idle = sum(
+        1 for i, s in enumerate(found.storages) if s.role == "parameter" and i not in used and s.nbytes
+    )
+    if not idle:
+        return []
+    return [
+        Finding(
+            "unused", "warn", "", f"{idle} parameter tensors were not read by any operator in this pass"
+        )
+    ]

@@ -1,0 +1,122 @@
+"""The command line: commands registered by name, and the boundary where errors become one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import typer
+
+from inspector import __version__
+from inspector.cli.models import models
+from inspector.cli.params import params
+from inspector.cli.profile import profile
+from inspector.errors import InspectError
+
+app = typer.Typer(
+    name="inspect",
+    help="How big a PyTorch model is, what it computes, and how we know.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for command in (profile, params, models):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"inspector {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 a claim is false, 2 not done."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader went away (`| head`): nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return _explain(error, "--debug" in words)
+
+
+def _run(words: list[str]) -> int:
+    click_errors: Any = _click_errors()
+    try:
+        result = app(args=_joined(words), prog_name="inspect", standalone_mode=False)
+    except click_errors.Exit as leaving:
+        return int(leaving.exit_code)
+    except click_errors.Abort as aborted:
+        raise KeyboardInterrupt from aborted
+    except click_errors.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except click_errors.ClickException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "inspect"
+        raise InspectError(
+            error.format_message().replace("\n", " "), f"see: {path} --help"
+        ) from error
+    return result if isinstance(result, int) else 0
+
+
+def _joined(words: list[str]) -> list[str]:
+    """`--set KEY VALUE`, as yacs users write it, becomes `--set KEY=VALUE`."""
+    joined = list(words)
+    for position in range(len(joined) - 2, -1, -1):
+        key, value = joined[position + 1], joined[position + 2 : position + 3]
+        if joined[position] == "--set" and "=" not in key and value:
+            joined[position + 1 : position + 3] = [f"{key}={value[0]}"]
+    return joined
+
+
+def _click_errors() -> Any:
+    """The exceptions of the click that typer uses: its own copy in newer versions."""
+    try:
+        from typer._click import exceptions  # type: ignore[import-not-found]
+    except ImportError:
+        from click import exceptions
+    return exceptions
+
+
+def _explain(error: Exception, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    known = isinstance(error, InspectError)
+    message = error.message if isinstance(error, InspectError) else _unexpected(error)
+    hint = error.hint if isinstance(error, InspectError) else None
+    print(f"error: {message}", file=sys.stderr)
+    if hint or not known:
+        print(f"hint: {hint or 'see the whole error with --debug'}", file=sys.stderr)
+    return 2
+
+
+def _unexpected(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""The options that commands share, and the way from a Report to standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from inspector.report import Report
+
+Model = Annotated[
+    Optional[str],
+    typer.Argument(help="resnet50 (default), NAME@ENTRY, timm:NAME, hf:PATH, file.py:ATTR or package.module:ATTR."),
+]
+Input = Annotated[
+    Optional[list[str]],
+    typer.Option("--input", help="1x3x224x224, 'float32[1,3,224,224]' or 'ids=int64[1,128]'; repeatable."),
+]
+ModelArg = Annotated[
+    Optional[list[str]],
+    typer.Option("--model-arg", help="name=value for the model's constructor (YAML value); repeatable."),
+]
+Phase = Annotated[str, typer.Option(help="forward, or train: forward and backward in train mode.")]
+Device = Annotated[
+    Optional[str], typer.Option(help="Count on meta, cpu or cuda. Default: meta, cpu where meta cannot.")
+]
+Seed = Annotated[Optional[int], typer.Option(help="Seed of inputs and weights where values matter.")]
+Format = Annotated[
+    Optional[str], typer.Option("--format", help="table, markdown, json, csv or html. Default: table.")
+]
+Output = Annotated[
+    Optional[Path], typer.Option("--output", "-o", help="Write to this file; its suffix chooses the format.")
+]
+Config = Annotated[Optional[Path], typer.Option("--config", help="YAML file of settings.")]
+Set = Annotated[
+    Optional[list[str]],
+    typer.Option("--set", metavar="KEY VALUE", help="Override one setting, e.g. SEED 1; repeatable."),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to standard error.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a command runs on: its options, over --set, over the file, over the defaults."""
+
+    model: str
+    model_args: dict[str, Any]
+    inputs: list[str] | None
+    seed: int
+
+
+def settings(
+    config: Path | None,
+    overrides: list[str] | None,
+    verbose: bool,
+    *,
+    model: str | None = None,
+    model_args: list[str] | None = None,
+    inputs: list[str] | None = None,
+    seed: int | None = None,
+) -> Settings:
+    """Merge the options that every command shares, and set up the log."""
+    from inspector.config import load
+    from inspector.log import to_console
+
+    to_console(verbose)
+    node = load(config, overrides)
+    return Settings(
+        model=model if model is not None else node.MODEL.NAME,
+        model_args={**node.MODEL.ARGS, **pairs(model_args)},
+        inputs=inputs or list(node.INPUT) or None,
+        seed=seed if seed is not None else node.SEED,
+    )
+
+
+def emit(report: Report, format_: str | None, output: Path | None) -> None:
+    """Write the report to `output` or standard output in the format asked for."""
+    from inspector.render import format_of, renderer
+
+    chosen = format_ or (format_of(output) if output else "table")
+    write = renderer(chosen)
+    if output is not None:
+        from inspector.files import write_whole
+
+        write_whole(output, write(report))
+    elif chosen == "table":
+        from inspector.render.text import render, terminal_width
+
+        screen = sys.stdout.isatty()
+        color = screen and "NO_COLOR" not in os.environ
+        print(render(report, color, terminal_width() if screen else None), end="")
+    else:
+        print(write(report), end="")
+    sys.stdout.flush()
+
+
+def check_output(format_: str | None, output: Path | None) -> None:
+    """Refuse a wrong format or an unwritable path before the work, not after it."""
+    from inspector.errors import InspectError
+    from inspector.render import format_of, renderer
+
+    renderer(format_ or (format_of(output) if output else "table"))
+    if output is None:
+        return
+    folder = output.expanduser().resolve().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or output.is_dir():
+        raise InspectError(
+            f"cannot write {output}", "choose a file in an existing folder that you may write to"
+        )
+
+
+def pairs(texts: list[str] | None) -> dict[str, Any]:
+    """`name=value` strings as a dict, values read as YAML."""
+    import yaml
+
+    from inspector.errors import InspectError
+
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise InspectError(f"cannot read --model-arg {text!r}", "write name=value")
+        try:
+            found[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InspectError(
+                f"--model-arg {text!r}: the value is not YAML", "quote strings with special characters"
+            ) from error
+    return found

@@ -1,0 +1,15 @@
+"""The one error type that reaches a user as a line and a hint."""
+
+from __future__ import annotations
+
+
+class InspectError(Exception):
+    """Something could not be done: exit code 2.
+
+    `message` names what was wrong in one line, `hint` says what to do about it.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint

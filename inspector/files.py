@@ -1,0 +1,44 @@
+"""Writing a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from inspector.errors import InspectError
+
+
+def write_whole(path: str | Path, text: str) -> Path:
+    """Write `text` to `path` through a temporary sibling, so that no reader sees half a file.
+
+    Raises InspectError when the folder is missing or not writable.
+    """
+    target = Path(path).expanduser()
+    if target.is_dir():
+        raise InspectError(f"cannot write {target}: it is a folder", "name a file inside it")
+    if target.exists() and not target.is_file():  # /dev/stdout, a named pipe
+        target.write_text(text, encoding="utf-8")
+        return target
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(temporary, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InspectError(
+            f"cannot write {target}: {error.strerror or error}",
+            "choose a path in an existing folder that you may write to",
+        ) from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+    return target
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,35 @@
+"""A spec string becomes a model with its inputs. One file a source; `resolve` picks the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from inspector.errors import InspectError
+from inspector.models.subject import Recipe, Subject
+
+__all__ = ["Recipe", "Subject", "resolve"]
+
+
+def resolve(spec: str, model_args: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe for `resnet50`, `torchvision:NAME[@ENTRY]`, `timm:NAME`, `hf:PATH`,
+    `path/to/file.py:ATTR` or `package.module:ATTR`. Raises InspectError with the nearest names."""
+    arguments = dict(model_args or {})
+    source, colon, name = spec.partition(":")
+    if not spec or (colon and not name):
+        raise InspectError(f"{spec!r} names no model", "write a name, e.g. resnet50; see: inspect models")
+    if colon and source == "timm":
+        from inspector.models import timm
+
+        return timm.recipe(name, arguments)
+    if colon and source in ("hf", "huggingface"):
+        from inspector.models import huggingface
+
+        return huggingface.recipe(name, arguments)
+    if colon and source != "torchvision" or spec.endswith(".py"):
+        from inspector.models import python
+
+        return python.recipe(spec, arguments)
+    from inspector.models import torchvision
+
+    return torchvision.recipe(name if colon else spec, arguments)

@@ -1,0 +1,125 @@
+"""Building a model without paying for its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from inspector.trace.capture.isolate import random_state
+
+_ALLOCATING = {
+    torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.empty_strided,
+    torch.eye, torch.normal, torch.randint,
+}  # fmt: skip
+
+
+def build(construct: Callable[[], nn.Module], device: str, seed: int = 0) -> nn.Module:
+    """Call `construct` so that the parameters and buffers end on `device`.
+
+    On meta three ways are tried, from cheap to certain: allocating factories go to meta (the values
+    of arange and linspace stay, constructors read them); all factories stay on the CPU and each
+    tensor moves when it is registered; plain CPU. The random state of the caller is kept.
+    """
+    if device != "meta":
+        return _seeded(construct, seed).to(device)
+    failure: Exception | None = None
+    for context in (_meta_factories, _move_on_registration):
+        try:
+            with context(), _moving():
+                model = _seeded(construct, seed)
+            return _swept(model)
+        except Exception as error:
+            failure = failure or error
+    try:
+        return _seeded(construct, seed)
+    except Exception as error:
+        raise error from failure
+
+
+def _seeded(construct: Callable[[], nn.Module], seed: int) -> nn.Module:
+    with random_state():
+        torch.manual_seed(seed)
+        return construct()
+
+
+class _Meta(TorchFunctionMode):
+    """Puts what the allocating factories make on the meta device, unless a device is asked for."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _ALLOCATING and kwargs.get("device") is None and "generator" not in kwargs:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _meta_factories() -> Iterator[None]:
+    with _Meta():
+        yield
+
+
+@contextmanager
+def _move_on_registration() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _moving() -> Iterator[None]:
+    """Every parameter and buffer moves to meta when a module registers it; ties stay ties."""
+    register_parameter, register_buffer = nn.Module.register_parameter, nn.Module.register_buffer
+    moved: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def parameter(self: nn.Module, name: str, param: Any, *args: Any, **kwargs: Any) -> None:
+        register_parameter(self, name, to_meta(param, moved), *args, **kwargs)
+
+    def buffer(self: nn.Module, name: str, tensor: Any, *args: Any, **kwargs: Any) -> None:
+        register_buffer(self, name, to_meta(tensor, moved), *args, **kwargs)
+
+    nn.Module.register_parameter, nn.Module.register_buffer = parameter, buffer  # type: ignore
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register_parameter  # type: ignore[method-assign]
+        nn.Module.register_buffer = register_buffer  # type: ignore[method-assign]
+
+
+def to_meta(tensor: Any, moved: dict[int, tuple[Tensor, Tensor]]) -> Any:
+    """The tensor's meta twin, the same one each time; `moved` keeps the originals alive."""
+    if not isinstance(tensor, Tensor) or tensor.device.type == "meta":
+        return tensor
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        return tensor
+    if id(tensor) not in moved:
+        data = tensor.detach().to("meta")
+        if isinstance(tensor, nn.Parameter):
+            twin: Tensor = nn.Parameter(data, requires_grad=tensor.requires_grad)
+            twin.__dict__.update(tensor.__dict__)
+        else:
+            twin = data
+        moved[id(tensor)] = (tensor, twin)
+    return moved[id(tensor)][1]
+
+
+def _swept(model: nn.Module) -> nn.Module:
+    """Move what was assigned past the registration."""
+    moved: dict[int, tuple[Tensor, Tensor]] = {}
+    for module in model.modules():
+        for registry in (module._parameters, module._buffers):
+            for name, tensor in registry.items():
+                registry[name] = to_meta(tensor, moved)
+    return model
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        "not enough memory" in text or "can't allocate memory" in text
+    )

@@ -1,0 +1,113 @@
+"""transformers models from a local configuration: no hub, no weights, no remote code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from inspector.errors import InspectError
+from inspector.models.inputs import Inputs, InputSpec, first_line
+from inspector.models.subject import Recipe
+
+TEXT_LENGTH = 128
+AUDIO_FRAMES = 3000
+AUDIO_SAMPLES = 16000
+_TO_BUILDER = ("attn_implementation", "experts_implementation")
+"""Arguments that choose kernels: they go to the constructor, all others change the configuration."""
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise InspectError(
+            "transformers is not installed", "install it with: pip install 'inspector[hf]'"
+        ) from error
+    return transformers
+
+
+def recipe(path: str, model_args: Mapping[str, Any]) -> Recipe:
+    """`DIR` with a config.json, or the path of the JSON file itself."""
+    transformers = _transformers()
+    file = Path(path).expanduser()
+    file = file / "config.json" if file.is_dir() else file
+    if not file.is_file():
+        raise InspectError(
+            f"no configuration at {file}", "name a folder with a config.json, or the JSON file"
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        model_type = content["model_type"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InspectError(
+            f"{file} is not a model configuration", "it needs JSON with a model_type"
+        ) from error
+    changes = {k: v for k, v in model_args.items() if k not in _TO_BUILDER}
+    chosen = {k: v for k, v in model_args.items() if k in _TO_BUILDER}
+    try:
+        fields = {k: v for k, v in content.items() if k != "model_type"}
+        config = transformers.AutoConfig.for_model(model_type, **{**fields, **changes})
+    except (ValueError, TypeError, KeyError) as error:
+        raise InspectError(
+            f"{file}: {first_line(error)}", "check model_type and the fields of the configuration"
+        ) from error
+    return from_config(config, str(path), chosen)
+
+
+def from_config(config: Any, name: str, chosen: Mapping[str, Any] = {}) -> Recipe:  # noqa: B006
+    """The class that the configuration's `architectures` names, else the causal or the base model."""
+    transformers = _transformers()
+    wanted = (getattr(config, "architectures", None) or [None])[0]
+    cls = getattr(transformers, wanted, None) if wanted else None
+
+    def construct() -> nn.Module:
+        if cls is not None:
+            return cls._from_config(config, **chosen)
+        try:
+            return transformers.AutoModelForCausalLM.from_config(config, **chosen)
+        except ValueError:
+            return transformers.AutoModel.from_config(config, **chosen)
+
+    return Recipe(name=name, source="huggingface", construct=construct, defaults=default_inputs)
+
+
+def default_inputs(model: Any, phase: str) -> Inputs | None:
+    """Text: 128 tokens (or the longest position). Images: the configuration's size. Audio: Whisper's
+    3,000 frames, or one second of samples. Training a language model gives it labels."""
+    config = model.config
+    text = getattr(config, "text_config", config)
+    length = min(TEXT_LENGTH, getattr(text, "max_position_embeddings", None) or TEXT_LENGTH)
+    tokens = InputSpec((1, length), torch.int64, below=getattr(text, "vocab_size", None))
+    kwargs: dict[str, Any] = {}
+    main = getattr(model, "main_input_name", "input_ids")
+    if main == "input_ids":
+        kwargs["input_ids"] = tokens
+    elif main == "pixel_values":
+        kwargs["pixel_values"] = _image(config)
+    elif main == "input_features":
+        bins = getattr(config, "num_mel_bins", 80)
+        kwargs["input_features"] = InputSpec((1, bins, AUDIO_FRAMES))
+    elif main == "input_values":
+        kwargs["input_values"] = InputSpec((1, AUDIO_SAMPLES))
+    else:
+        return None
+    if hasattr(config, "vision_config") and main == "input_ids" and "CLIP" in type(model).__name__:
+        kwargs["pixel_values"] = _image(config.vision_config)
+    if getattr(config, "is_encoder_decoder", False):
+        kwargs["decoder_input_ids"] = tokens
+    if phase == "train" and main == "input_ids" and type(model).__name__.endswith(
+        ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM")
+    ):
+        kwargs["labels"] = tokens
+    return Inputs((), kwargs)
+
+
+def _image(config: Any) -> InputSpec:
+    size = getattr(config, "image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
+    return InputSpec((1, getattr(config, "num_channels", 3), height, width))

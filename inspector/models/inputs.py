@@ -1,0 +1,180 @@
+"""The input grammar: what the model is called with, written as shapes.
+
+    1x3x224x224                 float32 of that shape
+    float32[1,3,224,224]        with a dtype; int64[] is a scalar
+    ids=int64[1,128]            a keyword input
+    [3x800x800,3x600x600]       a list of tensors as one input
+
+Several inputs are several strings. Values are drawn from a seed: floats from a normal
+distribution, integers from a range that every embedding of the model accepts, booleans fairly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inspector.errors import InspectError
+
+HINT = "write 1x3x224x224, 'float32[1,3,224,224]', 'ids=int64[1,128]' or '[3x800x800]'"
+_NAMED = re.compile(r"([A-Za-z_]\w*)\s*=\s*(.+)", re.DOTALL)
+_TYPED = re.compile(r"([a-z]\w*)\s*\[([\d,\sx]*)\]")
+_PLAIN = re.compile(r"\d+(?:\s*[x,]\s*\d+)*")
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """A tensor to make: dtype, shape, and for integers the range [0, below); or fixed `values`."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    below: int | None = None
+    values: Any = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is called with: nested lists, tuples and dicts of `InputSpec` or tensors."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_inputs(texts: Iterable[str]) -> Inputs:
+    """Read one string for each input. Raises InspectError that shows the grammar."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for text in texts:
+        named = _NAMED.fullmatch(text.strip())
+        if named is None:
+            args.append(_parse_value(text, text))
+        elif named[1] in kwargs:
+            raise InspectError(f"input {named[1]!r} is given twice", HINT)
+        else:
+            kwargs[named[1]] = _parse_value(named[2], text)
+    return Inputs(tuple(args), kwargs)
+
+
+def _parse_value(text: str, whole: str) -> Any:
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        return [_parse_value(part, whole) for part in _split(text[1:-1])]
+    typed = _TYPED.fullmatch(text)
+    if typed:
+        dtype = getattr(torch, typed[1], None)
+        if not isinstance(dtype, torch.dtype):
+            raise InspectError(f"input {whole!r}: no dtype is called {typed[1]!r}", HINT)
+        return InputSpec(_shape(typed[2], whole), dtype)
+    if _PLAIN.fullmatch(text):
+        return InputSpec(_shape(text, whole))
+    raise InspectError(f"cannot read input {whole!r}", HINT)
+
+
+def _shape(text: str, whole: str) -> tuple[int, ...]:
+    sizes = tuple(int(part) for part in re.split(r"[x,\s]+", text) if part)
+    for size in sizes:
+        if size >= 2**40:
+            raise InspectError(f"input {whole!r}: {size} is too large for a dimension", HINT)
+    return sizes
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas that stand outside brackets."""
+    parts, depth, start = [], 0, 0
+    for position, character in enumerate(text):
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            parts.append(text[start:position])
+            start = position + 1
+    parts.append(text[start:])
+    return [part for part in parts if part.strip()]
+
+
+def as_inputs(value: Any) -> Inputs:
+    """What the Python API accepts: tensors, a tuple or list of them, a dict of keyword inputs,
+    or strings of the grammar."""
+    if isinstance(value, Inputs):
+        return value
+    if isinstance(value, str):
+        return parse_inputs([value])
+    if isinstance(value, Mapping):
+        return Inputs((), {key: _as_value(entry) for key, entry in value.items()})
+    if isinstance(value, (list, tuple)):
+        if value and all(isinstance(entry, str) for entry in value):
+            return parse_inputs(value)
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
+            if isinstance(value[0], (list, tuple)):
+                return Inputs(tuple(map(_as_value, value[0])), dict(value[1]))
+        return Inputs(tuple(_as_value(entry) for entry in value))
+    return Inputs((value,))
+
+
+def _as_value(value: Any) -> Any:
+    return _parse_value(value, value) if isinstance(value, str) else value
+
+
+def materialise(
+    inputs: Inputs, model: nn.Module, device: str, seed: int = 0
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs as tensors on `device`: no values on meta, seeded ones elsewhere."""
+    generator = torch.Generator().manual_seed(seed)
+    legal = index_range(model)
+
+    def make(value: Any) -> Any:
+        if isinstance(value, InputSpec):
+            return _tensor(value, device, generator, legal)
+        if isinstance(value, Tensor):
+            moved = value.detach().to(device)
+            moved = moved.clone() if moved.data_ptr() == value.data_ptr() != 0 else moved
+            return moved.requires_grad_(value.requires_grad)
+        if isinstance(value, dict):
+            return {key: make(entry) for key, entry in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(make, value))
+        if isinstance(value, (list, tuple)):
+            return type(value)(make(entry) for entry in value)
+        return value
+
+    try:
+        return make(inputs.args), make(inputs.kwargs)
+    except (RuntimeError, MemoryError) as error:
+        raise InspectError(
+            f"cannot make the inputs on {device}: {first_line(error)}", "give smaller shapes"
+        ) from error
+
+
+def _tensor(spec: InputSpec, device: str, generator: torch.Generator, legal: int) -> Tensor:
+    if spec.values is not None:
+        return torch.tensor(spec.values, dtype=spec.dtype, device=device)
+    if device == "meta":
+        return torch.empty(spec.shape, dtype=spec.dtype, device="meta")
+    if spec.dtype is torch.bool:
+        return torch.randint(2, spec.shape, generator=generator).bool().to(device)
+    if spec.dtype in _INTEGERS:
+        below = min(spec.below or legal, torch.iinfo(spec.dtype).max)
+        return torch.randint(below, spec.shape, generator=generator).to(spec.dtype).to(device)
+    return torch.randn(spec.shape, generator=generator).to(spec.dtype).to(device)
+
+
+def index_range(model: nn.Module) -> int:
+    """How many values an integer input may take: what the largest vocabulary with more than 16
+    entries and every other such embedding accepts (position and type tables take no token)."""
+    sizes = [
+        module.num_embeddings
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+    ]
+    vocabulary = [size for size in sizes if size > 16]
+    return min(vocabulary or sizes or [2])
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its class when it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

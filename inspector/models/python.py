@@ -1,0 +1,176 @@
+"""The user's own model: `path/to/file.py:ATTR` or `package.module:ATTR`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect as introspection
+import sys
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Iterator
+
+from torch import nn
+
+from inspector.errors import InspectError
+from inspector.models.inputs import Inputs, as_inputs, first_line
+from inspector.models.naming import nearest
+from inspector.models.subject import Recipe
+
+
+def recipe(spec: str, model_args: Mapping[str, Any]) -> Recipe:
+    """ATTR is an nn.Module, or a class or function that returns one; `model_args` reach the call."""
+    place, _, attribute = spec.rpartition(":")
+    if not place:
+        place, attribute = spec, ""
+    with _importable(place):
+        module = _load(place)
+    target = _find(module, place, attribute)
+    if isinstance(target, nn.Module):
+        if model_args:
+            raise InspectError(
+                f"{spec} is a finished model: --model-arg cannot reach it",
+                "name the class or a function that builds it",
+            )
+        return Recipe(spec, "python", lambda: target, _examples(module), rebuilds=False)
+    if not callable(target):
+        raise InspectError(
+            f"{spec} is a {type(target).__name__}, not an nn.Module, a class or a function",
+            _models_in(module),
+        )
+    _check_arguments(spec, target, model_args)
+
+    def construct() -> nn.Module:
+        with _importable(place):
+            return target(**model_args)
+
+    return Recipe(spec, "python", construct, _examples(module))
+
+
+def from_module(model: nn.Module, name: str | None = None) -> Recipe:
+    """A live model, as the Python API gets it."""
+    return Recipe(name or type(model).__name__, "python", lambda: model, rebuilds=False)
+
+
+@contextmanager
+def _importable(place: str) -> Iterator[None]:
+    """The file's own folder (or the working folder, for a package) can be imported from."""
+    folder = Path(place).expanduser().resolve().parent if place.endswith(".py") else Path.cwd()
+    path = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+
+
+def _load(place: str) -> ModuleType:
+    try:
+        return _load_file(place) if place.endswith(".py") else importlib.import_module(place)
+    except InspectError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and (place == error.name or place.startswith(error.name + ".")):
+            raise InspectError(
+                f"no module is called {place!r}",
+                "write path/to/file.py:NAME or package.module:NAME",
+            ) from error
+        raise InspectError(
+            f"{place} needs a package that is not installed: {error.name}",
+            f"install {error.name}, or mend the import",
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise InspectError(
+            f"{place} raises on import: {type(error).__name__}: {first_line(error)}",
+            f"make 'python -c \"import ...\"' of it work first{_line_of(error, place)}",
+        ) from error
+
+
+def _line_of(error: BaseException, place: str) -> str:
+    lines = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename.endswith(Path(place).name):
+            lines.append(traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return f" (line {lines[-1]})" if lines else ""
+
+
+def _load_file(place: str) -> ModuleType:
+    file = Path(place).expanduser()
+    if not file.is_file():
+        raise InspectError(f"no file at {place}", "write path/to/file.py:NAME")
+    name = f"inspected_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    if spec is None or spec.loader is None:
+        raise InspectError(f"{place} is not a Python file", "write path/to/file.py:NAME")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _find(module: ModuleType, place: str, attribute: str) -> Any:
+    if not attribute:
+        raise InspectError(f"{place}: which model?", f"write {place}:NAME; {_models_in(module)}")
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            known = _candidates(module)
+            hint = nearest(part, known, _models_in(module))
+            raise InspectError(f"{place} has no {attribute!r}", hint if known else _models_in(module))
+        found = getattr(found, part)
+    return found
+
+
+def _candidates(module: ModuleType) -> list[str]:
+    """Models, model classes and functions that the file itself defines."""
+    names = []
+    for name, value in vars(module).items():
+        own = getattr(value, "__module__", None) == module.__name__
+        model_class = isinstance(value, type) and issubclass(value, nn.Module)
+        if isinstance(value, nn.Module) or (
+            own and not name.startswith("_") and (model_class or introspection.isfunction(value))
+        ):
+            names.append(name)
+    return names
+
+
+def _models_in(module: ModuleType) -> str:
+    names = _candidates(module)
+    return f"it has: {', '.join(names)}" if names else "it defines no model, class or function"
+
+
+def _check_arguments(spec: str, target: Any, model_args: Mapping[str, Any]) -> None:
+    try:
+        signature = introspection.signature(target)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(**model_args)
+    except TypeError as error:
+        raise InspectError(
+            f"{spec}{signature}: {error}", "give arguments with --model-arg name=value"
+        ) from error
+
+
+def _examples(module: ModuleType) -> Any:
+    """The file's `example_inputs()`, where it defines one."""
+    maker = getattr(module, "example_inputs", None)
+
+    def defaults(model: nn.Module, phase: str) -> Inputs | None:
+        if maker is None:
+            return None
+        try:
+            return as_inputs(maker())
+        except InspectError:
+            raise
+        except Exception as error:
+            raise InspectError(
+                f"example_inputs() raised {type(error).__name__}: {first_line(error)}",
+                "make it return a tensor, a tuple, a dict of keyword inputs or grammar strings",
+            ) from error
+
+    return defaults

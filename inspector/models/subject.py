@@ -1,0 +1,112 @@
+"""From a spec to something that can be run: `Recipe` builds a `Subject` on a device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from inspector.errors import InspectError
+from inspector.models.build import build, out_of_memory
+from inspector.models.inputs import Inputs, first_line, materialise
+from inspector.trace.capture.isolate import random_state
+from inspector.trace.capture.recorder import Rule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build one model, anew on any device.
+
+    `construct` returns the nn.Module; `defaults(model, phase)` its inputs, or None when only the
+    user can know them. `rules` and `context` make data-dependent work countable on meta, `assumed`
+    says under which assumptions. `only_on` names the one device where it can run, with the reason.
+    `reference` builds the float model whose parameters a quantized model's count means.
+    """
+
+    name: str
+    source: str
+    construct: Callable[[], nn.Module]
+    defaults: Callable[[nn.Module, str], Inputs | None] = lambda model, phase: None
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    assumed: Callable[[nn.Module], tuple[str, ...]] = lambda model: ()
+    only_on: tuple[str, str] | None = None
+    reference: Callable[[], nn.Module] | None = None
+    rebuilds: bool = True
+
+    def build(self, device: str, seed: int = 0) -> nn.Module:
+        """The model on `device`. What its constructor raises becomes an InspectError."""
+        try:
+            model = build(self.construct, device, seed)
+        except InspectError:
+            raise
+        except Exception as error:
+            if out_of_memory(error):
+                raise InspectError(
+                    f"not enough memory to build {self.name} on {device}", "build it on meta"
+                ) from error
+            raise InspectError(
+                f"cannot build {self.name}: {type(error).__name__}: {first_line(error)}",
+                "check --model-arg, or see the whole error with --debug",
+            ) from error
+        if not isinstance(model, nn.Module):
+            raise InspectError(
+                f"{self.name} gave a {type(model).__name__}, not an nn.Module",
+                "name an nn.Module, or a class or function that returns one",
+            )
+        return model
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with the inputs to run it, on one device."""
+
+    recipe: Recipe
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    device: str
+
+    @staticmethod
+    def make(
+        recipe: Recipe, device: str, inputs: Inputs | None = None, phase: str = "forward", seed: int = 0
+    ) -> Subject:
+        """Build the recipe's model on `device`, with `inputs` or the source's own."""
+        model = recipe.build(device, seed)
+        given = inputs if inputs is not None else recipe.defaults(model, phase)
+        if given is None:
+            raise InspectError(
+                f"{recipe.name} has no default input",
+                "give one with --input 1x3x224x224, or define example_inputs() in its file",
+            )
+        args, kwargs = materialise(given, model, device, seed)
+        if lazy(model):
+            model = materialised(model, args, kwargs, device)
+        return Subject(recipe, model, args, kwargs, device)
+
+
+def lazy(model: nn.Module) -> bool:
+    """Whether some parameter waits for the first input to learn its shape."""
+    tensors = (*model.parameters(), *model.buffers())
+    return any(isinstance(tensor, nn.parameter.UninitializedTensorMixin) for tensor in tensors)
+
+
+def materialised(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], device: str
+) -> nn.Module:
+    """A copy whose lazy parameters have their shapes, from one forward that nobody counts."""
+    with torch.no_grad(), random_state():
+        model = copy.deepcopy(model).to(device).eval()
+        try:
+            model(*args, **kwargs)
+        except Exception as error:
+            raise InspectError(
+                f"the lazy parameters cannot be initialised: {first_line(error)}",
+                "check --input, or run the model once before",
+            ) from error
+    return model

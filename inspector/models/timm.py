@@ -1,0 +1,60 @@
+"""Models of the timm package, at the input size that their own configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from inspector.errors import InspectError
+from inspector.models.inputs import Inputs, InputSpec
+from inspector.models.naming import nearest
+from inspector.models.subject import Recipe
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise InspectError(
+            "timm is not installed", "install it with: pip install 'inspector[timm]'"
+        ) from error
+    return timm
+
+
+def names() -> list[str]:
+    return list(_timm().list_models())
+
+
+def recipe(name: str, model_args: Mapping[str, Any]) -> Recipe:
+    """`convnextv2_tiny`, or `convnextv2_tiny.fcmae_ft_in22k_in1k` for a configuration of its own."""
+    timm = _timm()
+    base, _, tag = name.partition(".")
+    if not timm.is_model(base):
+        raise InspectError(f"no timm model is called {base!r}", nearest(base, names()))
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{base}.*")]
+    if tag and tag not in tags:
+        known = ", ".join(t for t in tags if t) or "none"
+        raise InspectError(f"timm's {base} has no configuration {tag!r}", f"it has: {known}")
+
+    def construct() -> nn.Module:
+        return timm.create_model(name, pretrained=False, **model_args)
+
+    return Recipe(
+        name=name,
+        source="timm",
+        construct=construct,
+        defaults=lambda model, phase: _inputs(model, phase),
+    )
+
+
+def _inputs(model: Any, phase: str) -> Inputs:
+    config = getattr(model, "pretrained_cfg", None) or {}
+    size = tuple(config.get("input_size", (3, 224, 224)))
+    return Inputs((InputSpec((1, *size)),))
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    for name in names():
+        yield {"spec": f"timm:{name}", "source": "timm", "task": "classification"}

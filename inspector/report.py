@@ -1,0 +1,166 @@
+"""What every command returns: a `Report` of metrics, tables and findings, and its JSON form.
+
+History of the JSON schema (`SCHEMA`):
+    inspector.report/1  first version
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from inspector.errors import InspectError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = "inspector.report/1"
+KINDS = ("exact", "toleranced", "noisy")
+STATUSES = ("pass", "fail", "warn", "skip")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number. `kind` (exact, toleranced, noisy) decides how it is compared, `direction` which
+    way is better (lower, higher, none). `value` None means unknown; `lower_bound` that the true
+    value may be higher, because some operators have no formula."""
+
+    value: int | float | None
+    unit: str
+    kind: str = "exact"
+    direction: str = "lower"
+    lower_bound: bool = False
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check, or a fact that a reader must know: status pass, fail, warn or skip."""
+
+    check: str
+    status: str
+    subject: str
+    message: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table as people read it: `units` says how each column is written (see render.numbers)."""
+
+    title: str
+    frame: pd.DataFrame
+    units: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass
+class Report:
+    """The result of a command.
+
+    `tables` are complete and machine-readable; `sections` are the selections of them that the text,
+    markdown, CSV and HTML forms show. `header` are the lines of provenance above the numbers.
+    """
+
+    command: str
+    subject: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: dict[str, Metric]
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    verdict: str = "none"
+    header: list[tuple[str, str]] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+    trace: Any = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract as plain Python values; NaN and infinity become None."""
+        content = {
+            "schema": SCHEMA,
+            "command": self.command,
+            "subject": self.subject,
+            "environment": self.environment,
+            "metrics": {name: _metric(metric) for name, metric in self.metrics.items()},
+            "tables": {name: frame.to_dict("records") for name, frame in self.tables.items()},
+            "findings": [vars(finding) for finding in self.findings],
+            "verdict": self.verdict,
+        }
+        return _plain(content)
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def to_frame(self, table: str | None = None) -> pd.DataFrame:
+        """One table as a DataFrame: the first one, or the one named (see `tables`)."""
+        if not self.tables:
+            raise InspectError(f"a {self.command} report has no tables")
+        name = table or next(iter(self.tables))
+        if name not in self.tables:
+            raise InspectError(f"no table is called {name!r}", f"there are: {', '.join(self.tables)}")
+        return self.tables[name]
+
+    def __str__(self) -> str:
+        from inspector.render.text import render
+
+        return render(self, color=False)
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name}={metric.value}" for name, metric in self.metrics.items())
+        return f"<Report {self.command} {self.subject.get('name', '')}: {numbers}>"
+
+    def _repr_html_(self) -> str:
+        from inspector.render.html import fragment
+
+        return fragment(self)
+
+
+def environment(**more: Any) -> dict[str, Any]:
+    """Versions and platform; packages that are not imported are not named."""
+    import sys
+
+    from inspector import __version__
+
+    versions = {
+        name: str(getattr(sys.modules[name], "__version__", None))
+        for name in ("torch", "torchvision", "timm", "transformers")
+        if name in sys.modules
+    }
+    return {
+        "inspector": __version__,
+        **versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "gpu": None,
+        **more,
+    }
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    content = {
+        "value": metric.value,
+        "unit": metric.unit,
+        "kind": metric.kind,
+        "direction": metric.direction,
+    }
+    return {**content, "lower_bound": True} if metric.lower_bound else content
+
+
+def _plain(value: Any) -> Any:
+    """JSON values only: NumPy scalars become Python's, NaN and infinity None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    return str(value)

@@ -1,0 +1,140 @@
+"""An inspection leaves no trace: model, random state and global flags are put back.
+
+The pass runs on stand-ins: every parameter and buffer is swapped for one on the counting device, so
+that nothing the forward does can reach the model's own tensors.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+_CONTAINERS = (list, dict, set)
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Restore every module's attributes, registries and flags, also after an exception."""
+    saved = []
+    for module in model.modules():
+        attributes = dict(module.__dict__)
+        contents = [
+            (value, value.copy()) for value in attributes.values() if isinstance(value, _CONTAINERS)
+        ]
+        saved.append((module, attributes, contents))
+    try:
+        yield
+    finally:
+        for module, attributes, contents in saved:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for container, content in contents:
+                _refill(container, content)
+
+
+def _refill(container: Any, content: Any) -> None:
+    container.clear()
+    if isinstance(container, list):
+        container.extend(content)
+    else:
+        container.update(content)
+
+
+def swap_state(model: nn.Module, device: str) -> None:
+    """Put stand-ins on `device` in place of all parameters and buffers; ties stay ties.
+
+    On the meta device they hold no memory; elsewhere they are copies. Call inside `preserved`.
+    """
+    stand_ins: dict[int, torch.Tensor] = {}
+
+    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+        found = stand_ins.get(id(tensor))
+        if found is None:
+            found = stand_ins[id(tensor)] = copied(tensor, device)
+        return found
+
+    for module in model.modules():
+        for registry in (module._parameters, module._buffers):
+            for name, tensor in registry.items():
+                if tensor is not None:
+                    registry[name] = stand_in(tensor)
+
+
+def copied(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    """A leaf on `device` with the same class, values (unless meta) and requires_grad."""
+    data = tensor.detach()
+    data = data.to("meta") if device == "meta" else data.clone().to(device)
+    if data is tensor or data.data_ptr() == tensor.data_ptr() != 0:
+        data = data.clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, requires_grad=tensor.requires_grad)
+    return data.requires_grad_(tensor.requires_grad) if data.is_floating_point() else data
+
+
+@contextmanager
+def random_state() -> Iterator[None]:
+    """Restore the random state of torch (all devices), Python and NumPy."""
+    import numpy
+
+    python, np, cpu = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(np)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def countable_kernels() -> Iterator[None]:
+    """Switch off the fused paths whose operators cannot be seen, and put them back.
+
+    `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` have an opaque fast path in eval mode;
+    attention kernels differ by device, the math form is the same on all. The backward runs on this
+    thread, so that autograd's numbering of nodes holds on every device.
+    """
+    mha, cuda = torch.backends.mha, torch.backends.cuda
+    before = (
+        mha.get_fastpath_enabled(),
+        cuda.flash_sdp_enabled(),
+        cuda.mem_efficient_sdp_enabled(),
+        cuda.cudnn_sdp_enabled(),
+        cuda.math_sdp_enabled(),
+    )
+    try:
+        mha.set_fastpath_enabled(False)
+        cuda.enable_flash_sdp(False)
+        cuda.enable_mem_efficient_sdp(False)
+        cuda.enable_cudnn_sdp(False)
+        cuda.enable_math_sdp(True)
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
+    finally:
+        mha.set_fastpath_enabled(before[0])
+        cuda.enable_flash_sdp(before[1])
+        cuda.enable_mem_efficient_sdp(before[2])
+        cuda.enable_cudnn_sdp(before[3])
+        cuda.enable_math_sdp(before[4])
+
+
+@contextmanager
+def stepwise() -> Iterator[None]:
+    """Recurrent layers run step by step, without oneDNN's or cuDNN's opaque kernel."""
+    get_mkldnn, set_mkldnn = torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled
+    get_cudnn, set_cudnn = torch._C._get_cudnn_enabled, torch._C._set_cudnn_enabled
+    before = get_mkldnn(), get_cudnn()
+    try:
+        set_mkldnn(False)
+        set_cudnn(False)
+        yield
+    finally:
+        set_mkldnn(before[0])
+        set_cudnn(before[1])

@@ -1,0 +1,418 @@
+"""The one pass: a dispatch mode that notes every operator, and who asked for it.
+
+Four facts meet here, each from its own source:
+- the operator and its tensors: `__torch_dispatch__`, below autograd, once per operator;
+- the module: `nn.Module.__call__` is wrapped while the recorder is active;
+- the torch function that the model called: a function mode;
+- the module of a backward operator: autograd numbers its nodes in the order of the forward, so the
+  number of the running node tells which forward operator, hence which module, made it.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from inspector.trace.capture.isolate import stepwise
+from inspector.trace.capture.memo import MetaMemo
+from inspector.trace.formulas import cost, find
+from inspector.trace.formulas.traffic import tensors, traffic
+from inspector.trace.record import Failure, Op, Storage, TensorSpec
+
+_sequence_number = torch._C._autograd._get_sequence_nr
+_running_node = torch._C._current_autograd_node
+_DTYPES = {d: str(d)[6:] for d in vars(torch).values() if isinstance(d, torch.dtype)}
+_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+"""One fused kernel on CPU (oneDNN) and CUDA (cuDNN); stepwise without them, and then countable."""
+
+Rule = Callable[..., Any]
+
+
+class _StorageRef(weakref.ref):
+    """A weak reference to a storage that knows its place in the record."""
+
+    __slots__ = ("index", "key")
+    index: int
+    key: int
+
+
+class Operator:
+    """What is fixed for one operator: its name, what it writes in place, whether it is composite."""
+
+    __slots__ = ("name", "composite", "written", "written_names", "rule", "in_place")
+
+    def __init__(self, func: Any, rules: Mapping[str, Rule]) -> None:
+        schema = getattr(func, "_schema", None)
+        if schema is None:  # a higher-order operator
+            self.name = f"higher_order.{func}"
+            self.composite, self.written, self.written_names = False, (), ()
+            self.in_place: bool | None = None
+        else:
+            self.name = schema.name.replace("::", ".")
+            arguments = schema.arguments
+            changed = [a.alias_info is not None and a.alias_info.is_write for a in arguments]
+            self.written = tuple(i for i, yes in enumerate(changed) if yes)
+            self.written_names = tuple(a.name for a, yes in zip(arguments, changed) if yes)
+            self.composite = torch._C._dispatch_has_kernel_for_dispatch_key(
+                func.name(), "CompositeImplicitAutograd"
+            ) and not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "Autograd")
+            self.in_place = self.written == (0,) and len(schema.returns) == 1
+            if not self.in_place and (self.written or any(r.alias_info for r in schema.returns)):
+                self.in_place = None  # a view, or several results: always run
+        self.rule = rules.get(self.name)
+
+
+class Recorder(TorchDispatchMode):
+    """Records operators, storages and module calls between `__enter__` and `__exit__`.
+
+    `paths` maps the id of each module to its path. `rules` replaces the result of an operator, by
+    name, where `device` cannot compute it (data-dependent shapes); a rule that returns
+    NotImplemented lets the operator run.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(
+        self, paths: Mapping[int, str], device: str, rules: Mapping[str, Rule] | None = None
+    ) -> None:
+        super().__init__()
+        self.paths = paths
+        self.device = device
+        self.rules = rules or {}
+        self.raw: list[tuple[Any, ...]] = []
+        self.storages: list[list[Any]] = []
+        self.calls: dict[str, int] = {}
+        self.failure: Failure | None = None
+        self.phase = "forward"
+        self.path = ""
+        self.group = ""
+        self.depth = 0
+        self._live: dict[int, int] = {}
+        self._references: list[_StorageRef] = []
+        self._memo = MetaMemo(device)
+        self._operators: dict[Any, Operator] = {}
+        self._owners: dict[int, str] = {}
+        self._boundaries: list[int] = []
+        self._origins: list[tuple[str, str]] = []
+        self._functions = _Functions(self)
+        self._originals: tuple[Any, Any]
+
+    # Entering and leaving.
+
+    def __enter__(self) -> Recorder:
+        super().__enter__()
+        self._functions.__enter__()
+        self._originals = torch.nn.Module.__call__, functional.scaled_dot_product_attention
+        torch.nn.Module.__call__ = self._tracked(self._originals[0])  # type: ignore[method-assign]
+        functional.scaled_dot_product_attention = self._grouped(self._originals[1])
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        torch.nn.Module.__call__ = self._originals[0]  # type: ignore[method-assign]
+        functional.scaled_dot_product_attention = self._originals[1]
+        self._functions.__exit__(*error)
+        super().__exit__(*error)
+
+    def _tracked(self, call: Any) -> Any:
+        """`nn.Module.__call__` that notes which module runs, for calls from this thread."""
+        thread, recorder, paths, calls = threading.get_ident(), self, self.paths, self.calls
+
+        def __call__(module: Any, *args: Any, **kwargs: Any) -> Any:
+            path = paths.get(id(module))
+            if path is None or threading.get_ident() != thread:
+                return call(module, *args, **kwargs)
+            outer = recorder.path
+            recorder.path = path
+            recorder.depth += 1
+            calls[path] = calls.get(path, 0) + 1
+            try:
+                return call(module, *args, **kwargs)
+            except Exception as error:
+                recorder._note_failure(module, path, args, kwargs, error)
+                raise
+            finally:
+                recorder._mark()
+                recorder.path = outer
+                recorder.depth -= 1
+
+        return __call__
+
+    def _grouped(self, function: Any) -> Any:
+        """Attention as `F.multi_head_attention_forward` calls it: the function mode, which sees
+        that outer call, is off inside it."""
+
+        def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Any:
+            outer, self.group = self.group, "scaled_dot_product_attention"
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.group = outer
+
+        return scaled_dot_product_attention
+
+    def _note_failure(self, module: Any, path: str, args: Any, kwargs: Any, error: Any) -> None:
+        if self.failure is None:
+            shapes = tuple(describe(value) for value in (*args, *kwargs.values()))
+            self.failure = Failure(path, _type_name(module), shapes, type(error).__name__, str(error))
+
+    # Storages.
+
+    def hold(self, tensor: Tensor, role: str) -> None:
+        """Note a tensor that exists before the pass, and its role."""
+        self._spec(tensor, role, None)
+
+    def own(self, parameter: Tensor, path: str) -> None:
+        """Attribute the accumulation of this parameter's gradient to the module at `path`."""
+        self._owners.setdefault(id(parameter), path)
+
+    def _spec(self, tensor: Tensor, role: str, birth: int | None) -> TensorSpec:
+        try:
+            storage = tensor.untyped_storage()
+        except (NotImplementedError, RuntimeError):  # sparse and opaque tensors have none
+            return TensorSpec(tuple(tensor.shape), _DTYPES[tensor.dtype])
+        key = id(storage)
+        index = self._live.get(key)
+        if index is None:
+            index = len(self.storages)
+            self.storages.append([storage.nbytes(), storage.device.type, role, birth, None])
+            reference = _StorageRef(storage, self._died)
+            reference.index, reference.key = index, key
+            self._live[key] = index
+            self._references.append(reference)
+        return TensorSpec(tuple(tensor.shape), _DTYPES[tensor.dtype], index)
+
+    def _died(self, reference: Any) -> None:
+        self._live.pop(reference.key, None)
+        self.storages[reference.index][4] = len(self.raw) - 1
+
+    # Operators.
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        operator = self._operators.get(func)
+        if operator is None:
+            operator = self._operators[func] = Operator(func, self.rules)
+        if operator.composite:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        key: list[Any] = [func]
+        shadow = [self._shadow(value, key) for value in args]
+        named = {}
+        for name, value in kwargs.items():
+            key.append(name)
+            named[name] = self._shadow(value, key)
+        index = len(self.raw)
+        known = len(self.storages)
+        signature = tuple(key)
+        result = self._memo.recall(signature, operator, args)
+        if result is NotImplemented and operator.rule is not None:
+            result = operator.rule(*args, **kwargs)
+        if result is NotImplemented:
+            result = self._run(func, operator, args, kwargs)
+            made = self._made(result, index)
+            self._memo.learn(signature, operator, args, result, tensors(made), known)
+        else:
+            made = self._made(result, index)
+        path, group = self.path, self.group
+        if self.phase == "backward" and not self.depth:
+            path, group = self._origin()
+        self.raw.append((operator, path, group, self.phase, shadow, named, made, signature))
+        if self.depth:
+            self._mark()
+        return result
+
+    def _run(self, func: Any, operator: Operator, args: Any, kwargs: Any) -> Any:
+        """Run the operator; on meta, tensors that stayed on the CPU join the others there."""
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError:
+            values = [*args, *kwargs.values()]
+            if self.device != "meta" or not any(_on_cpu(value) for value in values):
+                raise
+            if any(_on_cpu(args[i]) for i in operator.written if i < len(args)):
+                raise
+            moved = {k: _to_meta(v) for k, v in kwargs.items()}
+            return func(*(_to_meta(value) for value in args), **moved)
+
+    def _shadow(self, value: Any, key: list[Any]) -> Any:
+        """The argument with a `TensorSpec` in place of each tensor; what shapes depend on joins key."""
+        if isinstance(value, Tensor):
+            spec = self._spec(value, "constant", None)
+            key.append(spec.shape)
+            key.append(spec.dtype)
+            if spec.storage >= 0:
+                key.append(value.stride())
+                key.append(self.storages[spec.storage][1])
+            return spec
+        if isinstance(value, (list, tuple)):
+            key.append(len(value))
+            return [self._shadow(entry, key) for entry in value]
+        if isinstance(value, torch.ScriptObject):
+            return self._packed_weight(value)
+        key.append(type(value))
+        key.append(value)
+        return value
+
+    def _made(self, result: Any, index: int) -> Any:
+        if isinstance(result, Tensor):
+            return self._spec(result, "intermediate", index)
+        if isinstance(result, (list, tuple)):
+            return [self._made(entry, index) for entry in result]
+        return result
+
+    def _packed_weight(self, value: Any) -> Any:
+        """The weight inside a quantized module's packed parameters."""
+        for method in ("weight", "unpack"):
+            try:
+                found = getattr(value, method)()
+            except Exception:
+                continue
+            weight = found[0] if isinstance(found, (list, tuple)) else found
+            return TensorSpec(tuple(weight.shape), _DTYPES[weight.dtype])
+        return value
+
+    # Backward: which module does a node of the graph belong to?
+
+    def _mark(self) -> None:
+        """Nodes numbered below the current number were made here or before."""
+        number = _sequence_number()
+        if not self._boundaries or number > self._boundaries[-1]:
+            self._boundaries.append(number)
+            self._origins.append((self.path, self.group))
+
+    def _origin(self) -> tuple[str, str]:
+        node = _running_node()
+        if node is None:
+            return "", ""
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            return self._owners.get(id(variable), ""), ""
+        position = bisect_right(self._boundaries, node._sequence_nr())
+        return self._origins[position] if position < len(self._origins) else ("", "")
+
+    # The result.
+
+    def ops(self) -> tuple[Op, ...]:
+        """The recorded operators with their costs."""
+        prices: dict[Any, Any] = {}
+        return tuple(self._priced(prices, *entry) for entry in self.raw)
+
+    def _priced(
+        self,
+        prices: dict[Any, Any],
+        operator: Operator,
+        path: str,
+        group: str,
+        phase: str,
+        args: Any,
+        kwargs: Any,
+        out: Any,
+        signature: Any,
+    ) -> Op:
+        name = operator.name
+        inputs = tensors(args) + (tensors(kwargs) if kwargs else [])
+        outputs = tensors(out)
+        written = [spec for i in operator.written if i < len(args) for spec in tensors(args[i])]
+        if kwargs:
+            written += [s for n in operator.written_names if n in kwargs for s in tensors(kwargs[n])]
+        read, wrote = traffic(name, inputs, outputs, written, self._size)
+        if outputs and find(name) is None and not (read or wrote):
+            price = (0, 0, 0)  # a view
+        else:
+            price = self._price(prices, name, args, kwargs, out, signature)
+        macs, pointwise, activations = price
+        if phase == "backward":
+            activations = 0
+        return Op(
+            name, group, path, phase, tuple(inputs), tuple(outputs),
+            macs, pointwise, activations, read, wrote,
+        )  # fmt: skip
+
+    @staticmethod
+    def _price(
+        prices: dict[Any, Any], name: str, args: Any, kwargs: Any, out: Any, signature: Any
+    ) -> Any:
+        """The cost, worked out once for calls that look the same."""
+        try:
+            found = prices.get(signature)
+        except TypeError:  # an argument that cannot be hashed
+            return cost(name, out, tuple(args), kwargs) or (None, None, 0)
+        if found is None:
+            found = prices[signature] = cost(name, out, tuple(args), kwargs) or (None, None, 0)
+        return found
+
+    def _size(self, spec: TensorSpec) -> int:
+        if spec.storage < 0:
+            return spec.nbytes
+        return min(spec.nbytes, self.storages[spec.storage][0])
+
+    def lifetimes(self) -> tuple[Storage, ...]:
+        """The storages seen, with birth and death."""
+        return tuple(Storage(*entry) for entry in self.storages)
+
+
+class _Functions(TorchFunctionMode):
+    """Names the torch function that the model called, for the operators that it runs."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.names: dict[Any, str] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = self.names.get(func)
+        if name is None:
+            name = self.names[func] = getattr(func, "__name__", str(func))
+        if name == "__get__":
+            return func(*args, **(kwargs or {}))
+        recorder = self.recorder
+        outer = recorder.group
+        recorder.group = name
+        try:
+            if name in _RECURRENT:
+                with stepwise():
+                    return func(*args, **(kwargs or {}))
+            return func(*args, **(kwargs or {}))
+        finally:
+            recorder.group = outer
+
+
+def describe(value: Any) -> str:
+    """A value as the input grammar writes it: float32[1,3,224,224]."""
+    if isinstance(value, Tensor):
+        return f"{_DTYPES[value.dtype]}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(describe(entry) for entry in value)}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}={describe(entry)}' for key, entry in value.items())}}}"
+    return repr(value) if isinstance(value, (int, float, str, type(None))) else type(value).__name__
+
+
+def _type_name(module: Any) -> str:
+    return type(module).__name__
+
+
+def _on_cpu(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_on_cpu(entry) for entry in value)
+    return isinstance(value, Tensor) and value.device.type == "cpu"
+
+
+def _to_meta(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_meta(entry) for entry in value)
+    return value.to("meta") if _on_cpu(value) else value

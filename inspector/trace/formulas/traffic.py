@@ -1,0 +1,78 @@
+"""Bytes that an operator moves, when it reads each input once and writes each output once.
+
+Views move none. Operators that select (embedding, index) read only what they return, operators
+that scatter write only what they are given, and filling reads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from inspector.trace.record import TensorSpec
+
+SELECTS = frozenset(
+    f"aten.{name}"
+    for name in "embedding index index_select gather take masked_select _unsafe_index take_along_dim".split()
+)
+SCATTERS = frozenset(
+    f"aten.{name}" for name in "index_put _index_put_impl scatter index_copy index_fill".split()
+)
+ACCUMULATES = frozenset(f"aten.{name}" for name in "index_add scatter_add scatter_reduce".split())
+FILLS = frozenset(
+    f"aten.{name}"
+    for name in (
+        "zero fill copy uniform normal random bernoulli exponential geometric log_normal cauchy set"
+        " zeros_like ones_like full_like rand_like randn_like randint_like new_zeros new_ones new_full"
+    ).split()
+)
+"""Operators whose first argument is only a place to write to, or only lends its shape."""
+EMPTY = frozenset(
+    f"aten.{name}"
+    for name in "empty empty_like empty_strided new_empty new_empty_strided empty_permuted resize".split()
+)
+METADATA = EMPTY | {"aten.set", "aten.is_same_size", "aten.lift_fresh"}
+
+Bytes = Callable[[TensorSpec], int]
+
+
+def traffic(
+    name: str,
+    inputs: list[TensorSpec],
+    outputs: list[TensorSpec],
+    written: Iterable[TensorSpec],
+    size: Bytes,
+) -> tuple[int, int]:
+    """Bytes read and written by one call.
+
+    `inputs` and `outputs` in the operator's order, `written` the inputs that it changes in place;
+    `size` gives the bytes of a tensor (an expanded one holds no more than its storage).
+    """
+    base = name[:-1] if name.endswith("_") else name
+    written = list(written)
+    held = {spec.storage for spec in inputs}
+    results = [spec for spec in outputs if spec.storage not in held or spec.storage == -1]
+    if base in METADATA or (outputs and not results and not written):
+        return 0, 0
+    if base in SELECTS:
+        made = sum(map(size, results))
+        return made + sum(map(size, inputs[1:])), made
+    if base in SCATTERS or base in ACCUMULATES:
+        source = sum(map(size, inputs[1:]))
+        moved = size(inputs[-1]) if len(inputs) > 1 else 0
+        copied = 0 if written else size(inputs[0])
+        return source + copied + (moved if base in ACCUMULATES else 0), moved + copied
+    sources = inputs[1:] if base in FILLS else inputs
+    reads = {(spec.storage, spec.shape) if spec.storage >= 0 else id(spec): spec for spec in sources}
+    return sum(map(size, reads.values())), sum(map(size, results)) + sum(map(size, written))
+
+
+def tensors(value: Any) -> list[TensorSpec]:
+    """Every `TensorSpec` in a nested argument, in order."""
+    if isinstance(value, TensorSpec):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [spec for entry in value for spec in tensors(entry)]
+    if isinstance(value, dict):
+        return [spec for entry in value.values() for spec in tensors(entry)]
+    return []

@@ -1,0 +1,110 @@
+"""The module tree: what each module and everything inside it costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import pandas as pd
+
+from inspector.trace.record import Trace
+from inspector.views.totals import flops
+
+SUMS = ("params", "macs", "flops", "activations", "bytes", "unknown_ops")
+
+
+def modules_frame(trace: Trace) -> pd.DataFrame:
+    """A row for each module, in the order of the tree, sums including everything inside.
+
+    Columns: path ("" is the model), type, depth, calls, params, macs, flops, activations, bytes,
+    unknown_ops, share (of the model's MACs). A tied parameter counts once in every module that
+    holds one of its names.
+    """
+    sums: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
+    for op in trace.ops:
+        for path in ancestors(op.module):
+            row = sums[path]
+            row["macs"] += op.macs or 0
+            row["flops"] += flops(op)
+            row["activations"] += op.activations
+            row["bytes"] += op.bytes_read + op.bytes_written
+            row["unknown_ops"] += not op.known
+    for entry in trace.state:
+        if entry.kind == "parameter":
+            names = (entry.name, *entry.aliases)
+            for path in {path for name in names for path in ancestors(_parent(name))}:
+                sums[path]["params"] += entry.numel
+    whole = sums[""]["macs"] or 1
+    rows = [
+        {
+            "path": module.path,
+            "type": module.type,
+            "depth": module.path.count(".") + 1 if module.path else 0,
+            "calls": module.calls,
+            **sums[module.path],
+            "share": sums[module.path]["macs"] / whole,
+        }
+        for module in trace.modules
+    ]
+    return pd.DataFrame(rows, columns=["path", "type", "depth", "calls", *SUMS, "share"])
+
+
+def types_frame(trace: Trace) -> pd.DataFrame:
+    """A row for each module class: what its modules do themselves, children not included.
+
+    Columns: type, modules, calls, params, macs, flops, activations, bytes, unknown_ops, share.
+    """
+    kinds = {module.path: module.type for module in trace.modules}
+    rows: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("modules", "calls", *SUMS), 0))
+    for module in trace.modules:
+        rows[module.type]["modules"] += 1
+        rows[module.type]["calls"] += module.calls
+    for op in trace.ops:
+        row = rows[kinds.get(op.module, "")]
+        row["macs"] += op.macs or 0
+        row["flops"] += flops(op)
+        row["activations"] += op.activations
+        row["bytes"] += op.bytes_read + op.bytes_written
+        row["unknown_ops"] += not op.known
+    for entry in trace.state:
+        if entry.kind == "parameter":
+            rows[kinds.get(_parent(entry.name), "")]["params"] += entry.numel
+    whole = sum(row["macs"] for row in rows.values()) or 1
+    frame = pd.DataFrame(
+        [{"type": kind, **row, "share": row["macs"] / whole} for kind, row in rows.items()]
+    )
+    return frame.sort_values(["macs", "flops", "params", "type"], ascending=[False, False, False, True])
+
+
+def tree(frame: pd.DataFrame, name: str, depth: int, top: int | None = None) -> pd.DataFrame:
+    """The rows of `modules_frame` down to `depth`, with an indented name, as people read it.
+
+    With `top` only that many modules of the deepest level shown, largest MACs first.
+    """
+    shown = frame[frame["depth"] <= depth]
+    if top is not None:
+        leaves = shown[shown["depth"] == min(depth, int(shown["depth"].max()))]
+        return _named(leaves.nlargest(top, ["macs", "params"]), name, indent=False)
+    return _named(shown, name, indent=True)
+
+
+def _named(frame: pd.DataFrame, name: str, indent: bool) -> pd.DataFrame:
+    labels = [
+        ("  " * depth + path.rpartition(".")[2] if indent else path) if path else name
+        for path, depth in zip(frame["path"], frame["depth"])
+    ]
+    named = frame.drop(columns=["path", "depth"])
+    named.insert(0, "module", labels)
+    return named
+
+
+def ancestors(path: str) -> Iterable[str]:
+    """The path itself and everything around it, up to the model (""): a.b gives a.b, a and ""."""
+    yield path
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
