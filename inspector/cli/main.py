@@ -18,7 +18,6 @@ from inspector.errors import InspectError
 app = typer.Typer(
     name="inspect",
     help="How big a PyTorch model is, what it computes, and how we know.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -62,23 +61,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    click_errors: Any = _click_errors()
     try:
-        result = app(args=_joined(words), prog_name="inspect", standalone_mode=False)
-    except click_errors.Exit as leaving:
+        result = app(args=_joined(words or ["--help"]), prog_name="inspect", standalone_mode=False)
+    except typer.Exit as leaving:
         return int(leaving.exit_code)
-    except click_errors.Abort as aborted:
+    except typer.Abort as aborted:
         raise KeyboardInterrupt from aborted
-    except click_errors.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
-        return 2
-    except click_errors.ClickException as error:
+    except _usage_error() as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "inspect"
-        raise InspectError(
-            error.format_message().replace("\n", " "), f"see: {path} --help"
-        ) from error
+        message = error.format_message().replace("\n", " ")
+        raise InspectError(message, f"see: {path} --help") from error
     return result if isinstance(result, int) else 0
+
+
+def _usage_error() -> Any:
+    """click's base class of usage errors, in the click that this typer uses (newer ones carry it)."""
+    return next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def _joined(words: list[str]) -> list[str]:
@@ -89,15 +88,6 @@ def _joined(words: list[str]) -> list[str]:
         if joined[position] == "--set" and "=" not in key and value:
             joined[position + 1 : position + 3] = [f"{key}={value[0]}"]
     return joined
-
-
-def _click_errors() -> Any:
-    """The exceptions of the click that typer uses: its own copy in newer versions."""
-    try:
-        from typer._click import exceptions  # type: ignore[import-not-found]
-    except ImportError:
-        from click import exceptions
-    return exceptions
 
 
 def _explain(error: Exception, debug: bool) -> int:

@@ -105,7 +105,7 @@ def assumptions(model: nn.Module) -> tuple[str, ...]:
             "worst case: every candidate box passes the score threshold and suppression"
             " (contractions do not depend on it)",
         )
-    proposals = model.rpn.post_nms_top_n()
+    proposals = model.rpn._post_nms_top_n["testing"]
     notes.append(
         f"worst case: {proposals} proposals and {heads.detections_per_img} detections an image;"
         " set them with --model-arg rpn_post_nms_top_n_test=N --model-arg box_detections_per_img=N"

@@ -198,5 +198,5 @@ def rows() -> Iterator[dict[str, Any]]:
             "task": tasks.get(kind, kind.replace("_", " ")),
             "params": published.get("num_params"),
             "gmacs": published.get("_ops"),
-            "entries": " ".join(entries.__members__),
+            "entries": " ".join(entry.name for entry in entries),
         }

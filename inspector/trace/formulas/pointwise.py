@@ -262,6 +262,7 @@ def weight_norm_backward(out: Any, grad: TensorSpec, v: TensorSpec, *_: Any) -> 
 @formula(
     "aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices", "aten.max_pool2d",
     "aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d", "quantized.max_pool2d",
+    "aten.quantized_max_pool2d", "aten.quantized_max_pool1d",
 )
 def pool(out: Any, x: TensorSpec, kernel: Any, *_: Any, **__: Any) -> Cost:
     return Cost(0, first(out).numel * _window(x, kernel))
