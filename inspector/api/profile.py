@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from inspector.errors import InspectError
+from inspector.log import logger
 from inspector.models import Recipe, Subject, resolve
 from inspector.models.inputs import Inputs, as_inputs
 from inspector.models.python import from_module
@@ -69,21 +70,23 @@ def trace(
     """
     recipe = _recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
+    attempt = _Attempt(recipe, given, phase, seed)
     if recipe.only_on is not None and device in (None, recipe.only_on[0]):
         place, reason = recipe.only_on
-        return _run(recipe, place, given, phase, seed, (f"counted on {place}: {reason}",))
+        return attempt.run(place, f"counted on {place}: {reason}")
     if device is not None:
         _check_device(device)
-        return _run(recipe, device, given, phase, seed, ())
+        return attempt.run(device)
     try:
-        return _run(recipe, "meta", given, phase, seed, ())
-    except InspectError as error:
+        return attempt.run("meta")
+    except ForwardError as error:
         reason = _why_not_meta(error)
         if reason is None:
             raise
+        logger.info("meta cannot run %s: %s", recipe.name, reason)
         _check_memory(recipe, reason)
-        notes = (f"counted on cpu, because meta cannot run it: {reason}", _IRREPRODUCIBLE)
-        return _run(recipe, "cpu", given, phase, seed, notes)
+        why = f"counted on cpu, because meta cannot run it: {reason}"
+        return attempt.run("cpu", why, _IRREPRODUCIBLE)
 
 
 _IRREPRODUCIBLE = (
@@ -106,35 +109,48 @@ def _recipe(model: Model, model_args: Mapping[str, Any] | None) -> Recipe:
     )
 
 
-def _run(
-    recipe: Recipe,
-    device: str,
-    given: Inputs | None,
-    phase: str,
-    seed: int,
-    notes: tuple[str, ...],
-) -> Trace:
-    subject = Subject.make(recipe, device, given, phase, seed)
-    notes += recipe.assumed(subject.model) if device == "meta" else ()
-    found = capture(
-        subject.model,
-        subject.args,
-        subject.kwargs,
-        phase=phase,
-        device=device,
-        name=recipe.name,
-        source=recipe.source,
-        seed=seed,
-        rules=recipe.rules if device == "meta" else {},
-        context=recipe.context,
-        notes=notes,
-    )
-    if recipe.reference is not None:
-        found = _with_reference(found, recipe)
-    found = replace(found, environment=environment(gpu=_gpu(device), seed=seed))
-    if found.failure is not None:
-        raise ForwardError(found)
-    return found
+@dataclass(frozen=True)
+class _Attempt:
+    """One question, to be run on one device or another."""
+
+    recipe: Recipe
+    inputs: Inputs | None
+    phase: str
+    seed: int
+
+    def run(self, device: str, *notes: str) -> Trace:
+        try:
+            return self._run(device, notes, 1)
+        except ForwardError as error:
+            if self.inputs is not None or "more than 1 value per channel" not in str(error):
+                raise
+        note = "a batch of 2, because BatchNorm cannot train on one value per channel"
+        return self._run(device, (*notes, note), 2)
+
+    def _run(self, device: str, notes: tuple[str, ...], batch: int) -> Trace:
+        recipe = self.recipe
+        logger.info("running %s (%s) on %s", recipe.name, self.phase, device)
+        subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch)
+        notes += recipe.assumed(subject.model) if device == "meta" else ()
+        found = capture(
+            subject.model,
+            subject.args,
+            subject.kwargs,
+            phase=self.phase,
+            device=device,
+            name=recipe.name,
+            source=recipe.source,
+            seed=self.seed,
+            rules=recipe.rules if device == "meta" else {},
+            context=recipe.context,
+            notes=notes,
+        )
+        if recipe.reference is not None:
+            found = _with_reference(found, recipe)
+        found = replace(found, environment=environment(gpu=_gpu(device), seed=self.seed))
+        if found.failure is not None:
+            raise ForwardError(found)
+        return found
 
 
 def _with_reference(found: Trace, recipe: Recipe) -> Trace:
@@ -147,10 +163,8 @@ def _with_reference(found: Trace, recipe: Recipe) -> Trace:
     return replace(found, state=state + packed, notes=(*found.notes, note))
 
 
-def _why_not_meta(error: InspectError) -> str | None:
+def _why_not_meta(error: ForwardError) -> str | None:
     """Why the meta device is to blame for an error, or None when the model or the input is."""
-    if not isinstance(error, ForwardError):
-        return None
     failure = error.trace.failure
     assert failure is not None
     text = failure.message.strip()

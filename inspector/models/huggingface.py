@@ -81,7 +81,8 @@ def default_inputs(model: Any, phase: str) -> Inputs | None:
     3,000 frames, or one second of samples. Training a language model gives it labels."""
     config = model.config
     text = getattr(config, "text_config", config)
-    length = min(TEXT_LENGTH, getattr(text, "max_position_embeddings", None) or TEXT_LENGTH)
+    longest = getattr(text, "max_position_embeddings", None) or TEXT_LENGTH
+    length = min(TEXT_LENGTH, longest) if longest > 0 else TEXT_LENGTH  # some write -1 for no limit
     tokens = InputSpec((1, length), torch.int64, below=getattr(text, "vocab_size", None))
     kwargs: dict[str, Any] = {}
     main = getattr(model, "main_input_name", "input_ids")

@@ -119,6 +119,17 @@ def _as_value(value: Any) -> Any:
     return _parse_value(value, value) if isinstance(value, str) else value
 
 
+def batch_of_two(inputs: Inputs) -> Inputs:
+    """The same inputs with a first dimension of 2 where it was 1."""
+
+    def double(value: Any) -> Any:
+        if isinstance(value, InputSpec) and value.shape[:1] == (1,):
+            return InputSpec((2, *value.shape[1:]), value.dtype, value.below)
+        return value
+
+    return Inputs(tuple(map(double, inputs.args)), {k: double(v) for k, v in inputs.kwargs.items()})
+
+
 def materialise(
     inputs: Inputs, model: nn.Module, device: str, seed: int = 0
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from inspector.errors import InspectError
 from inspector.models.build import build, out_of_memory
-from inspector.models.inputs import Inputs, first_line, materialise
+from inspector.models.inputs import Inputs, batch_of_two, first_line, materialise
 from inspector.trace.capture.isolate import random_state
 from inspector.trace.capture.recorder import Rule
 
@@ -74,11 +74,18 @@ class Subject:
 
     @staticmethod
     def make(
-        recipe: Recipe, device: str, inputs: Inputs | None = None, phase: str = "forward", seed: int = 0
+        recipe: Recipe,
+        device: str,
+        inputs: Inputs | None = None,
+        phase: str = "forward",
+        seed: int = 0,
+        batch: int = 1,
     ) -> Subject:
-        """Build the recipe's model on `device`, with `inputs` or the source's own."""
+        """Build the recipe's model on `device`, with `inputs` or the source's own (`batch` 1 or 2)."""
         model = recipe.build(device, seed)
         given = inputs if inputs is not None else recipe.defaults(model, phase)
+        if inputs is None and given is not None and batch == 2:
+            given = batch_of_two(given)
         if given is None:
             raise InspectError(
                 f"{recipe.name} has no default input",

@@ -133,10 +133,9 @@ def default_inputs(model: nn.Module, base: str, kind: str, entry: Any, phase: st
         image = InputSpec((1, 3, FLOW_SIZE, FLOW_SIZE))
         return Inputs((image, image))
     height, width = _crop(model, base, entry)
-    batch = 2 if phase == "train" and kind in ("segmentation",) else 1
     if kind == "video":
         return Inputs((InputSpec((1, 3, VIDEO_FRAMES, height, width)),))
-    return Inputs((InputSpec((batch, 3, height, width)),))
+    return Inputs((InputSpec((1, 3, height, width)),))
 
 
 def _crop(model: nn.Module, base: str, entry: Any) -> tuple[int, int]:

@@ -329,7 +329,7 @@ class Recorder(TorchDispatchMode):
         written = [spec for i in operator.written if i < len(args) for spec in tensors(args[i])]
         if kwargs:
             written += [s for n in operator.written_names if n in kwargs for s in tensors(kwargs[n])]
-        read, wrote = traffic(name, inputs, outputs, written, self._size)
+        read, wrote = traffic(name, args, inputs, outputs, written, self._size)
         if outputs and find(name) is None and not (read or wrote):
             price = (0, 0, 0)  # a view
         else:

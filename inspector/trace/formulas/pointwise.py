@@ -462,3 +462,26 @@ def fft_c2r(out: Any, x: TensorSpec, dims: Any, *_: Any, **__: Any) -> Cost:
 )
 def fake_quantize(out: Any, x: TensorSpec, *_: Any) -> Cost:
     return Cost(0, 7 * x.numel)
+
+
+# Losses whose definition is more than a table row.
+
+
+@formula("aten.binary_cross_entropy_with_logits")
+def binary_cross_entropy_with_logits(out: Any, x: TensorSpec, *_: Any) -> Cost:
+    """max(x, 0) - x * t + log1p(exp(-abs(x))): 8."""
+    return Cost(0, 8 * x.numel)
+
+
+@formula("aten._upsample_bilinear2d_aa_backward", "aten._upsample_bicubic2d_aa_backward")
+def upsample_antialiased_backward(
+    out: Any, grad: TensorSpec, out_size: Any, in_size: list[int], *_: Any
+) -> Cost:
+    """Each tap of the forward's two passes gives a multiplication and an addition back."""
+    height, width = in_size[-2:]
+    horizontal = grad.numel // grad.shape[-2] * height
+    taps_w, taps_h = (
+        2 * ceil(max(size / length, 1))
+        for size, length in zip((width, height), (grad.shape[-1], grad.shape[-2]))
+    )
+    return Cost(0, 2 * (taps_h * grad.numel + taps_w * horizontal))

@@ -31,13 +31,20 @@ EMPTY = frozenset(
     f"aten.{name}"
     for name in "empty empty_like empty_strided new_empty new_empty_strided empty_permuted resize".split()
 )
-METADATA = EMPTY | {"aten.set", "aten.is_same_size", "aten.lift_fresh"}
+METADATA = EMPTY | frozenset(
+    f"aten.{name}"
+    for name in (
+        "set is_same_size lift_fresh as_strided squeeze unsqueeze transpose t swapaxes swapdims detach"
+    ).split()
+)
+"""Operators that touch no element, also when they change their argument's shape in place."""
 
 Bytes = Callable[[TensorSpec], int]
 
 
 def traffic(
     name: str,
+    args: list[Any],
     inputs: list[TensorSpec],
     outputs: list[TensorSpec],
     written: Iterable[TensorSpec],
@@ -45,11 +52,13 @@ def traffic(
 ) -> tuple[int, int]:
     """Bytes read and written by one call.
 
-    `inputs` and `outputs` in the operator's order, `written` the inputs that it changes in place;
+    `args` as the operator got them, `inputs` and `outputs` in its order, `written` the inputs that it changes in place;
     `size` gives the bytes of a tensor (an expanded one holds no more than its storage).
     """
     base = name[:-1] if name.endswith("_") else name
     written = list(written)
+    if name == "aten.native_batch_norm" and len(args) > 5 and args[5] is False:
+        outputs = outputs[:1]  # stored statistics: the batch's are allocated by some devices only
     held = {spec.storage for spec in inputs}
     results = [spec for spec in outputs if spec.storage not in held or spec.storage == -1]
     if base in METADATA or (outputs and not results and not written):
