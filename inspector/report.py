@@ -100,7 +100,9 @@ class Report:
             raise InspectError(f"a {self.command} report has no tables")
         name = table or next(iter(self.tables))
         if name not in self.tables:
-            raise InspectError(f"no table is called {name!r}", f"there are: {', '.join(self.tables)}")
+            raise InspectError(
+                f"no table is called {name!r}", f"there are: {', '.join(self.tables)}"
+            )
         return self.tables[name]
 
     def __str__(self) -> str:
@@ -124,7 +126,7 @@ def environment(**more: Any) -> dict[str, Any]:
 
     from inspector import __version__
 
-    versions = {
+    versions: dict[str, Any] = {
         name: str(getattr(sys.modules[name], "__version__", None))
         for name in ("torch", "torchvision", "timm", "transformers")
         if name in sys.modules

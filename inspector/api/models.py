@@ -32,9 +32,7 @@ def models(query: str | None = None, *, source: str | None = None) -> Report:
     units = {"params": "optional", "gmacs": "optional"}
     findings = []
     if source is None and find_spec("timm") is None:
-        findings.append(
-            Finding("timm", "skip", "", "timm is not installed: pip install 'inspector[timm]'")
-        )
+        findings.append(Finding("timm", "skip", "", "timm is not installed: pip install 'inspector[timm]'"))
     return Report(
         command="models",
         subject={"name": query or "*", "source": source or "all"},
@@ -42,9 +40,7 @@ def models(query: str | None = None, *, source: str | None = None) -> Report:
         metrics={"models": Metric(len(frame), "count", direction="none")},
         tables={"models": frame},
         findings=findings,
-        sections=[
-            Section("models (params and GMACs as torchvision publishes them)", frame, units)
-        ],
+        sections=[Section("models (params and GMACs as torchvision publishes them)", frame, units)],
     )
 
 
@@ -56,4 +52,5 @@ def _rows(source: str | None) -> Iterator[dict[str, Any]]:
 
 def _matches(spec: str, query: str) -> bool:
     name = spec.rpartition(":")[2]
-    return query.lower() in spec.lower() or fnmatch(name, query) or fnmatch(spec, query)
+    spec, name, query = spec.lower(), name.lower(), query.lower()
+    return query in spec or fnmatch(name, query) or fnmatch(spec, query)

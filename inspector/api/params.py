@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
+from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
 from inspector.errors import InspectError
 from inspector.models import Recipe, resolve
@@ -44,12 +45,9 @@ def params(
         recipe = from_module(model)
     else:
         recipe = model
-    live = recipe.build(recipe.only_on[0] if recipe.only_on else "meta") if recipe.rebuilds else None
-    built = live if live is not None else recipe.construct()
+    built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta")
     entries = state_entries(built)
-    modes = pd.DataFrame(
-        list(mode_sensitive(built)), columns=["module", "type", "mode", "train", "eval"]
-    )
+    modes = pd.DataFrame(list(mode_sensitive(built)), columns=["module", "type", "mode", "train", "eval"])
     result = _report(recipe.name, recipe.source, entries, top)
     result.tables["modes"] = modes
     if len(modes):
@@ -72,7 +70,10 @@ def _checkpoint(path: Path, top: int | None) -> Report:
     result = _report(path.name, "checkpoint", entries, top)
     result.findings.append(
         Finding(
-            "kind", "warn", "", "a checkpoint does not say which tensors are parameters: all are listed"
+            "kind",
+            "warn",
+            "",
+            "a checkpoint does not say which tensors are parameters: all are listed",
         )
     )
     return result
@@ -142,21 +143,27 @@ def _summarised(modes: pd.DataFrame) -> pd.DataFrame:
 def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding]:
     """Compare the ledger with `model.state_dict()`, key by key and in bytes.
 
-    Tied names appear in state_dict once each, buffers that are not persistent do not appear; every
-    other difference (a hook that renames, a key that the model makes up) fails.
+    Tied names appear in state_dict once each, buffers that are not persistent do not appear, modules
+    may add an extra state; every other difference (a hook that renames, a key that the model makes
+    up, another shape or dtype) fails.
     """
     saved = model.state_dict(keep_vars=True)
-    tensors = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
+    tensors = {
+        name: value
+        for name, value in saved.items()
+        if isinstance(value, Tensor) and not name.endswith(_EXTRA_STATE_KEY_SUFFIX)
+    }
     extra = sorted(name for name in saved if name not in tensors)
     known = {name: e for e in entries if e.kind != "packed" for name in (e.name, *e.aliases)}
-    hidden = _not_persistent(model)
+    held = dict(_held(model))
+    hidden = {name for name, (_, persistent) in held.items() if not persistent}
     missing = sorted(name for name in known if name not in tensors and name not in hidden)
     packed = {e.name for e in entries if e.kind == "packed"}
     added = sorted(name for name in tensors if name not in known and name not in packed)
     unequal = sorted(
         name
         for name in tensors
-        if name in known and not _lazy(tensors[name]) and tuple(tensors[name].shape) != known[name].shape
+        if name in held and not _lazy(tensors[name]) and _form(tensors[name]) != _form(held[name][0])
     )
     ties = sum(len(entry.aliases) for entry in entries)
     parts = [f"{len(tensors)} tensors"]
@@ -169,7 +176,7 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
     wrong = [
         ("are missing from state_dict", missing),
         ("are in state_dict only", [] if packed else added),
-        ("have another shape in state_dict", unequal),
+        ("have another shape or dtype in state_dict", unequal),
     ]
     faults = [
         Finding("state_dict", "fail", names[0], f"{len(names)} tensors {what}", {"names": names})
@@ -182,12 +189,18 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
 
 
 def _lazy(tensor: Tensor) -> bool:
-    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)
+    return isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer))
 
 
-def _not_persistent(model: nn.Module) -> set[str]:
-    return {
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules(remove_duplicate=False)
-        for name in module._non_persistent_buffers_set
-    }
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.dtype
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, bool]]]:
+    """Every name in the registries: its tensor (tied names may differ in shape), and persistent or
+    not."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                persistent = name not in module._non_persistent_buffers_set
+                yield f"{path}.{name}" if path else name, (tensor, persistent)

@@ -17,7 +17,7 @@ from inspector.models import Recipe, Subject, resolve
 from inspector.models.inputs import Inputs, as_inputs
 from inspector.models.python import from_module
 from inspector.report import Finding, Metric, Report, Section, environment
-from inspector.trace.capture import capture
+from inspector.trace.capture import ForwardError, capture
 from inspector.trace.capture.state import state_entries
 from inspector.trace.record import Failure, Trace
 from inspector.views.modules import modules_frame, tree, types_frame
@@ -30,23 +30,6 @@ _SHAPE_ERROR = re.compile(
     r"size|shape|channels|dimension|mat1 and mat2|must match|expected input|argument", re.IGNORECASE
 )
 _META_ERROR = re.compile(r"meta|data-dependent|dynamic|aten::|fake tensor|storage", re.IGNORECASE)
-
-
-class ForwardError(InspectError):
-    """The model raised while it ran; `trace` holds what ran before."""
-
-    def __init__(self, trace: Trace) -> None:
-        failure = trace.failure
-        assert failure is not None
-        where = f"module {failure.module!r} ({failure.type})" if failure.module else failure.type
-        inputs = f" on {', '.join(failure.inputs)}" if failure.inputs else ""
-        said = failure.message.strip().splitlines()
-        message = f"{failure.error}: {said[0]}" if said else failure.error
-        super().__init__(
-            f"{where} raised{inputs}: {message}",
-            "check --input against what the model expects; --debug shows the whole error",
-        )
-        self.trace = trace
 
 
 def trace(
@@ -80,12 +63,12 @@ def trace(
     try:
         return attempt.run("meta")
     except ForwardError as error:
-        reason = _why_not_meta(error)
-        if reason is None:
+        fault = _why_not_meta(error)
+        if fault is None:
             raise
-        logger.info("meta cannot run %s: %s", recipe.name, reason)
-        _check_memory(recipe, reason)
-        why = f"counted on cpu, because meta cannot run it: {reason}"
+        logger.info("meta cannot run %s: %s", recipe.name, fault)
+        _check_memory(recipe, fault)
+        why = f"counted on cpu, because meta cannot run it: {fault}"
         return attempt.run("cpu", why, _IRREPRODUCIBLE)
 
 
@@ -132,25 +115,28 @@ class _Attempt:
         logger.info("running %s (%s) on %s", recipe.name, self.phase, device)
         subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch)
         notes += recipe.assumed(subject.model) if device == "meta" else ()
-        found = capture(
-            subject.model,
-            subject.args,
-            subject.kwargs,
-            phase=self.phase,
-            device=device,
-            name=recipe.name,
-            source=recipe.source,
-            seed=self.seed,
-            rules=recipe.rules if device == "meta" else {},
-            context=recipe.context,
-            notes=notes,
-        )
-        if recipe.reference is not None:
-            found = _with_reference(found, recipe)
-        found = replace(found, environment=environment(gpu=_gpu(device), seed=self.seed))
-        if found.failure is not None:
-            raise ForwardError(found)
-        return found
+        try:
+            found = capture(
+                subject.model,
+                subject.args,
+                subject.kwargs,
+                phase=self.phase,
+                device=device,
+                name=recipe.name,
+                source=recipe.source,
+                seed=self.seed,
+                rules=recipe.rules if device == "meta" else {},
+                context=recipe.context,
+                notes=notes,
+            )
+        except ForwardError as error:
+            raise ForwardError(self._completed(error.trace, device)) from error.__cause__
+        return self._completed(found, device)
+
+    def _completed(self, found: Trace, device: str) -> Trace:
+        if self.recipe.reference is not None:
+            found = _with_reference(found, self.recipe)
+        return replace(found, environment=environment(gpu=_gpu(device), seed=self.seed))
 
 
 def _with_reference(found: Trace, recipe: Recipe) -> Trace:
@@ -226,9 +212,7 @@ def profile(
     if isinstance(model, Trace):
         found = model
     else:
-        found = trace(
-            model, inputs, phase=phase, device=device, seed=seed, model_args=model_args
-        )
+        found = trace(model, inputs, phase=phase, device=device, seed=seed, model_args=model_args)
     return report(found, by=by, depth=depth, top=top, strict=strict)
 
 
@@ -253,7 +237,12 @@ _COUNTED = ("macs", "forward_macs", "backward_macs", "pointwise_flops", "flops",
 
 
 def report(
-    found: Trace, *, by: str = "module", depth: int = 2, top: int | None = None, strict: bool = False
+    found: Trace,
+    *,
+    by: str = "module",
+    depth: int = 2,
+    top: int | None = None,
+    strict: bool = False,
 ) -> Report:
     """The report of a trace: a pure function of it."""
     if by not in GROUPINGS:
@@ -366,12 +355,17 @@ def _unused(found: Trace) -> list[Finding]:
         return []
     used = {spec.storage for op in found.ops for spec in op.inputs}
     idle = sum(
-        1 for i, s in enumerate(found.storages) if s.role == "parameter" and i not in used and s.nbytes
+        1
+        for i, s in enumerate(found.storages)
+        if s.role == "parameter" and i not in used and s.nbytes
     )
     if not idle:
         return []
     return [
         Finding(
-            "unused", "warn", "", f"{idle} parameter tensors were not read by any operator in this pass"
+            "unused",
+            "warn",
+            "",
+            f"{idle} parameter tensors were not read by any operator in this pass",
         )
     ]

@@ -15,33 +15,48 @@ if TYPE_CHECKING:
 
 Model = Annotated[
     Optional[str],
-    typer.Argument(help="resnet50 (default), NAME@ENTRY, timm:NAME, hf:PATH, file.py:ATTR or package.module:ATTR."),
+    typer.Argument(
+        help="resnet50 (default), NAME@ENTRY, timm:NAME, hf:PATH, file.py:ATTR or package.module:ATTR."
+    ),
 ]
 Input = Annotated[
     Optional[list[str]],
-    typer.Option("--input", help="1x3x224x224, 'float32[1,3,224,224]' or 'ids=int64[1,128]'; repeatable."),
+    typer.Option(
+        "--input", help="1x3x224x224, 'float32[1,3,224,224]' or 'ids=int64[1,128]'; repeatable."
+    ),
 ]
 ModelArg = Annotated[
     Optional[list[str]],
-    typer.Option("--model-arg", help="name=value for the model's constructor (YAML value); repeatable."),
+    typer.Option(
+        "--model-arg", help="name=value for the model's constructor (YAML value); repeatable."
+    ),
 ]
 Phase = Annotated[str, typer.Option(help="forward, or train: forward and backward in train mode.")]
 Device = Annotated[
-    Optional[str], typer.Option(help="Count on meta, cpu or cuda. Default: meta, cpu where meta cannot.")
+    Optional[str],
+    typer.Option(help="Count on meta, cpu or cuda. Default: meta, cpu where meta cannot."),
 ]
-Seed = Annotated[Optional[int], typer.Option(help="Seed of inputs and weights where values matter.")]
+Seed = Annotated[
+    Optional[int], typer.Option(help="Seed of inputs and weights where values matter.")
+]
 Format = Annotated[
-    Optional[str], typer.Option("--format", help="table, markdown, json, csv or html. Default: table.")
+    Optional[str],
+    typer.Option("--format", help="table, markdown, json, csv or html. Default: table."),
 ]
 Output = Annotated[
-    Optional[Path], typer.Option("--output", "-o", help="Write to this file; its suffix chooses the format.")
+    Optional[Path],
+    typer.Option("--output", "-o", help="Write to this file; its suffix chooses the format."),
 ]
 Config = Annotated[Optional[Path], typer.Option("--config", help="YAML file of settings.")]
 Set = Annotated[
     Optional[list[str]],
-    typer.Option("--set", metavar="KEY VALUE", help="Override one setting, e.g. SEED 1; repeatable."),
+    typer.Option(
+        "--set", metavar="KEY VALUE", help="Override one setting, e.g. SEED 1; repeatable."
+    ),
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to standard error.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Log what happens to standard error.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 
 
@@ -130,6 +145,7 @@ def pairs(texts: list[str] | None) -> dict[str, Any]:
             found[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise InspectError(
-                f"--model-arg {text!r}: the value is not YAML", "quote strings with special characters"
+                f"--model-arg {text!r}: the value is not YAML",
+                "quote strings with special characters",
             ) from error
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -14,10 +15,14 @@ def profile(
     model: options.Model = None,
     input: options.Input = None,
     phase: options.Phase = "forward",
-    by: Annotated[str, typer.Option(help="Show the tree by module, or a table by type or op.")] = "module",
+    by: Annotated[
+        str, typer.Option(help="Show the tree by module, or a table by type or op.")
+    ] = "module",
     depth: Annotated[int, typer.Option(min=0, help="Levels of the module tree to show.")] = 2,
     top: Annotated[Optional[int], typer.Option(min=1, help="Show only the largest N rows.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any operator has no formula.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 1 if any operator has no formula.")
+    ] = False,
     model_arg: options.ModelArg = None,
     device: options.Device = None,
     seed: options.Seed = None,
@@ -34,9 +39,10 @@ def profile(
     chosen = options.settings(
         config, set, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
-    from inspector.api.profile import ForwardError, report, trace
+    from inspector.api.profile import report, trace
+    from inspector.trace.capture import ForwardError
 
-    shown = {"by": by, "depth": depth, "top": top, "strict": strict}
+    make = partial(report, by=by, depth=depth, top=top, strict=strict)
     try:
         found = trace(
             chosen.model,
@@ -47,11 +53,11 @@ def profile(
             model_args=chosen.model_args,
         )
     except ForwardError as error:
-        options.emit(report(error.trace, **shown), format, output)
+        options.emit(make(error.trace), format, output)
         raise
     if save_trace is not None:
         found.save(save_trace)
-    result = report(found, **shown)
+    result = make(found)
     options.emit(result, format, output)
     if result.verdict == "fail":
         raise typer.Exit(1)

@@ -26,7 +26,7 @@ def resolve(spec: str, model_args: Mapping[str, Any] | None = None) -> Recipe:
         from inspector.models import huggingface
 
         return huggingface.recipe(name, arguments)
-    if colon and source != "torchvision" or spec.endswith(".py"):
+    if (colon and source != "torchvision") or spec.endswith(".py"):
         from inspector.models import python
 
         return python.recipe(spec, arguments)

@@ -94,7 +94,7 @@ def to_meta(tensor: Any, moved: dict[int, tuple[Tensor, Tensor]]) -> Any:
     """The tensor's meta twin, the same one each time; `moved` keeps the originals alive."""
     if not isinstance(tensor, Tensor) or tensor.device.type == "meta":
         return tensor
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
         return tensor
     if id(tensor) not in moved:
         data = tensor.detach().to("meta")

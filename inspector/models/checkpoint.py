@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import warnings
+import zipfile
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from inspector.errors import InspectError
 from inspector.models.inputs import first_line
 from inspector.trace.record import StateEntry
 
-SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".pth.tar")
+LONGEST_HEADER = 100_000_000
+"""What the safetensors format itself allows."""
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
@@ -31,8 +36,9 @@ def is_checkpoint(spec: str) -> bool:
 def read(path: str | Path) -> tuple[StateEntry, ...]:
     """The tensors of a checkpoint, kind "tensor": a file does not say which are parameters.
 
-    `.safetensors` is read by its header alone; all else goes through
-    `torch.load(weights_only=True)` onto the meta device. Raises InspectError for a file that is
+    `.safetensors` is read by its header alone; all else goes through `torch.load(weights_only=True)`,
+    which maps the file into memory and reads no values (the format before torch 1.6 must be read
+    whole). Raises InspectError for a file that is
     missing, empty, truncated, or needs code to run.
     """
     file = Path(path).expanduser()
@@ -49,27 +55,38 @@ def read(path: str | Path) -> tuple[StateEntry, ...]:
 
 
 def _load(file: Path) -> Any:
+    # On the CPU, because torch 2.8 forgets on meta which tensors share a storage.
+    options: Any = (
+        {"map_location": "cpu", "mmap": True} if zipfile.is_zipfile(file) else {"map_location": "meta"}
+    )
     try:
-        return torch.load(file, map_location="meta", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(file, weights_only=True, **options)
     except pickle.UnpicklingError as error:
-        text = str(error)
-        if "Weights only load failed" in text and ("Unsupported" in text or "GLOBAL" in text):
+        if any(sign in str(error) for sign in ("GLOBAL", "add_safe_globals")):
             raise InspectError(
                 f"{file} holds pickled Python objects and would have to run code to load",
                 "save model.state_dict() instead of the model, with torch.save",
             ) from error
-        raise InspectError(f"{file} is not a checkpoint: {_brief(error)}", _TRUNCATED) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError) as error:
-        raise InspectError(
-            f"{file} is damaged or truncated: {_brief(error)}", _TRUNCATED
-        ) from error
+        raise InspectError(f"{file} is not a checkpoint of torch.save", _TRUNCATED) from error
+    except PermissionError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        if "TorchScript" in str(error):
+            raise InspectError(
+                f"{file} is a TorchScript archive: a program, not a checkpoint",
+                "save the state_dict() of torch.jit.load(file) with torch.save",
+            ) from error
+        raise InspectError(f"{file} is damaged or truncated: {_brief(error)}", _TRUNCATED) from error
 
 
 _TRUNCATED = "save or download it again"
 
 
 def _brief(error: Exception) -> str:
-    return first_line(error)[:120]
+    name, said = type(error).__name__, first_line(error)
+    return name if isinstance(error, LookupError) or said == name else f"{name}: {said[:120]}"
 
 
 def _entries(content: Any) -> tuple[StateEntry, ...]:
@@ -121,15 +138,15 @@ def _safetensors(file: Path) -> tuple[StateEntry, ...]:
     damaged = InspectError(f"{file} is damaged or truncated", _TRUNCATED)
     with file.open("rb") as stream:
         start = stream.read(8)
-        if len(start) < 8 or struct.unpack("<Q", start)[0] > size - 8:
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > min(size - 8, LONGEST_HEADER):
             raise damaged
-        (length,) = struct.unpack("<Q", start)
         try:
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
             entries = tuple(_safetensor(name, fields) for name, fields in header.items())
             end = max((fields["data_offsets"][1] for fields in header.values()), default=0)
-        except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
             raise damaged from error
     if 8 + length + end > size:
         raise damaged
@@ -139,12 +156,15 @@ def _safetensors(file: Path) -> tuple[StateEntry, ...]:
 
 
 def _safetensor(name: str, fields: dict[str, Any]) -> StateEntry:
+    """One entry of the header. Raises ValueError where shape, dtype and offsets contradict."""
     shape = tuple(int(length) for length in fields["shape"])
     begin, end = fields["data_offsets"]
-    numel = 1
-    for length in shape:
-        numel *= length
+    numel = prod(shape)
     dtype = _DTYPES.get(fields["dtype"])
+    if min(shape, default=0) < 0 or not 0 <= begin <= end:
+        raise ValueError(name)
+    if dtype is not None and end - begin != numel * dtype.itemsize:
+        raise ValueError(name)
     return StateEntry(
         name=name,
         kind="tensor",

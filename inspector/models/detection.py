@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def nonzero(x: Tensor) -> Any:
@@ -97,7 +97,7 @@ def countable() -> Iterator[None]:
             setattr(module, name, original)
 
 
-def assumptions(model: nn.Module) -> tuple[str, ...]:
+def assumptions(model: Any) -> tuple[str, ...]:
     """The numbers of boxes that a count on meta stands on, and where to change them."""
     heads, notes = getattr(model, "roi_heads", None), []
     if heads is None:

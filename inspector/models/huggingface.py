@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from inspector.errors import InspectError
-from inspector.models.inputs import Inputs, InputSpec, first_line
+from inspector.models.inputs import Inputs, InputSpec
+from inspector.models.naming import nearest
 from inspector.models.subject import Recipe
 
 TEXT_LENGTH = 128
@@ -43,27 +44,37 @@ def recipe(path: str, model_args: Mapping[str, Any]) -> Recipe:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         model_type = content["model_type"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise InspectError(
             f"{file} is not a model configuration", "it needs JSON with a model_type"
         ) from error
+    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
+        raise InspectError(
+            f"{file}: transformers {transformers.__version__} knows no model_type {model_type!r}",
+            nearest(str(model_type), transformers.CONFIG_MAPPING, "check the file's model_type"),
+        )
     changes = {k: v for k, v in model_args.items() if k not in _TO_BUILDER}
     chosen = {k: v for k, v in model_args.items() if k in _TO_BUILDER}
+    fields = {k: v for k, v in content.items() if k != "model_type"}
     try:
-        fields = {k: v for k, v in content.items() if k != "model_type"}
-        config = transformers.AutoConfig.for_model(model_type, **{**fields, **changes})
-    except (ValueError, TypeError, KeyError) as error:
-        raise InspectError(
-            f"{file}: {first_line(error)}", "check model_type and the fields of the configuration"
-        ) from error
+        config = transformers.AutoConfig.for_model(model_type, **fields)
+        unknown = [key for key in changes if not hasattr(config, key)]
+        if changes and not unknown:
+            config = transformers.AutoConfig.for_model(model_type, **{**fields, **changes})
+    except Exception as error:  # the validators of each configuration raise their own
+        said = " ".join(str(error).split())[:160]
+        raise InspectError(f"{file}: {said}", "check the fields of the configuration") from error
+    if unknown:
+        raise InspectError(f"{model_type} has no field {unknown[0]!r}", nearest(unknown[0], config.to_dict()))
     return from_config(config, str(path), chosen)
 
 
-def from_config(config: Any, name: str, chosen: Mapping[str, Any] = {}) -> Recipe:  # noqa: B006
+def from_config(config: Any, name: str, chosen: Mapping[str, Any] = {}) -> Recipe:
     """The class that the configuration's `architectures` names, else the causal or the base model."""
     transformers = _transformers()
-    wanted = (getattr(config, "architectures", None) or [None])[0]
-    cls = getattr(transformers, wanted, None) if wanted else None
+    listed = getattr(config, "architectures", None)
+    wanted = listed[0] if isinstance(listed, list) and listed else None
+    cls = getattr(transformers, wanted, None) if isinstance(wanted, str) else None
 
     def construct() -> nn.Module:
         if cls is not None:
@@ -101,8 +112,12 @@ def default_inputs(model: Any, phase: str) -> Inputs | None:
         kwargs["pixel_values"] = _image(config.vision_config)
     if getattr(config, "is_encoder_decoder", False):
         kwargs["decoder_input_ids"] = tokens
-    if phase == "train" and main == "input_ids" and type(model).__name__.endswith(
-        ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM")
+    if (
+        phase == "train"
+        and main == "input_ids"
+        and type(model).__name__.endswith(
+            ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM")
+        )
     ):
         kwargs["labels"] = tokens
     return Inputs((), kwargs)

@@ -23,9 +23,12 @@ from inspector.errors import InspectError
 
 HINT = "write 1x3x224x224, 'float32[1,3,224,224]', 'ids=int64[1,128]' or '[3x800x800]'"
 _NAMED = re.compile(r"([A-Za-z_]\w*)\s*=\s*(.+)", re.DOTALL)
-_TYPED = re.compile(r"([a-z]\w*)\s*\[([\d,\sx]*)\]")
+_TYPED = re.compile(r"([a-z]\w*)\s*\[\s*((?:\d+(?:\s*[x,]\s*\d+)*)?)\s*,?\s*\]")
 _PLAIN = re.compile(r"\d+(?:\s*[x,]\s*\d+)*")
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_INTEGERS = (
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.uint16, torch.uint32, torch.uint64,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def _parse_value(text: str, whole: str) -> Any:
         dtype = getattr(torch, typed[1], None)
         if not isinstance(dtype, torch.dtype):
             raise InspectError(f"input {whole!r}: no dtype is called {typed[1]!r}", HINT)
+        if not (dtype.is_floating_point or dtype.is_complex or dtype in (*_INTEGERS, torch.bool)):
+            raise InspectError(f"input {whole!r}: {typed[1]} inputs cannot be made", HINT)
         return InputSpec(_shape(typed[2], whole), dtype)
     if _PLAIN.fullmatch(text):
         return InputSpec(_shape(text, whole))
@@ -110,7 +115,8 @@ def as_inputs(value: Any) -> Inputs:
             return parse_inputs(value)
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
             if isinstance(value[0], (list, tuple)):
-                return Inputs(tuple(map(_as_value, value[0])), dict(value[1]))
+                named = {key: _as_value(entry) for key, entry in value[1].items()}
+                return Inputs(tuple(map(_as_value, value[0])), named)
         return Inputs(tuple(_as_value(entry) for entry in value))
     return Inputs((value,))
 
@@ -156,7 +162,8 @@ def materialise(
         return make(inputs.args), make(inputs.kwargs)
     except (RuntimeError, MemoryError) as error:
         raise InspectError(
-            f"cannot make the inputs on {device}: {first_line(error)}", "give smaller shapes"
+            f"cannot make the inputs on {device}: {first_line(error)}",
+            "give smaller shapes, or another dtype",
         ) from error
 
 
@@ -174,15 +181,14 @@ def _tensor(spec: InputSpec, device: str, generator: torch.Generator, legal: int
 
 
 def index_range(model: nn.Module) -> int:
-    """How many values an integer input may take: what the largest vocabulary with more than 16
-    entries and every other such embedding accepts (position and type tables take no token)."""
+    """How many values an integer input may take: what the smallest embedding accepts, because
+    nothing tells which embedding an input reaches. Without embeddings, 2."""
     sizes = [
         module.num_embeddings
         for module in model.modules()
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
     ]
-    vocabulary = [size for size in sizes if size > 16]
-    return min(vocabulary or sizes or [2])
+    return min(sizes, default=2)
 
 
 def first_line(error: BaseException) -> str:

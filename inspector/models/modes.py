@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import unwrap
 from typing import Any
 
 from torch import nn
@@ -40,7 +41,9 @@ def _change(module: nn.Module) -> tuple[str, str] | None:
             return f"dropout p={module.dropout:g} on the weights", "no dropout; fused path possible"
         return None
     if isinstance(module, nn.RNNBase):
-        return (f"dropout p={module.dropout:g} between layers", "no dropout") if module.dropout else None
+        if module.dropout and module.num_layers > 1:
+            return f"dropout p={module.dropout:g} between layers", "no dropout"
+        return None
     rate = getattr(module, "p", getattr(module, "drop_prob", None))
     if type(module).__name__ in ("StochasticDepth", "DropPath"):
         return (f"drops the branch with p={rate:g}", "keeps the branch") if rate else None
@@ -61,5 +64,6 @@ def _normalisation(module: _NormBase) -> tuple[str, str] | None:
 def _reads_training(cls: type) -> bool:
     if cls.__module__.startswith(("torch.nn.modules.container", "torch.nn.modules.transformer")):
         return False
-    code = getattr(cls.forward, "__code__", None)  # type: ignore[attr-defined]
+    forward = getattr(cls, "forward", None)  # a scripted module's class has none
+    code = getattr(unwrap(forward), "__code__", None) if callable(forward) else None
     return code is not None and "training" in code.co_names

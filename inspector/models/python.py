@@ -6,11 +6,11 @@ import importlib
 import importlib.util
 import inspect as introspection
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Iterator
+from typing import Any
 
 from torch import nn
 
@@ -44,7 +44,12 @@ def recipe(spec: str, model_args: Mapping[str, Any]) -> Recipe:
 
     def construct() -> nn.Module:
         with _importable(place):
-            return target(**model_args)
+            try:
+                return target(**model_args)
+            except SystemExit as error:
+                raise InspectError(
+                    f"{spec} left the program: SystemExit({error.code!r})", "make it return a model"
+                ) from error
 
     return Recipe(spec, "python", construct, _examples(module))
 
@@ -108,7 +113,11 @@ def _load_file(place: str) -> ModuleType:
         raise InspectError(f"{place} is not a Python file", "write path/to/file.py:NAME")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
@@ -118,18 +127,24 @@ def _find(module: ModuleType, place: str, attribute: str) -> Any:
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            known = _candidates(module)
-            hint = nearest(part, known, _models_in(module))
-            raise InspectError(f"{place} has no {attribute!r}", hint if known else _models_in(module))
+            hint = nearest(part, _candidates(found) or _callables(found), _models_in(module))
+            raise InspectError(f"{place} has no {attribute!r}", hint)
         found = getattr(found, part)
     return found
 
 
-def _candidates(module: ModuleType) -> list[str]:
-    """Models, model classes and functions that the file itself defines."""
+def _callables(place: Any) -> list[str]:
+    """What a package offers that it imports from elsewhere."""
+    named = getattr(place, "__dict__", {}).items()
+    return [name for name, value in named if callable(value) and not name.startswith("_")]
+
+
+def _candidates(place: Any) -> list[str]:
+    """Models, model classes and functions that a file, or a class in it, itself defines."""
+    home = place.__name__ if isinstance(place, ModuleType) else getattr(place, "__module__", None)
     names = []
-    for name, value in vars(module).items():
-        own = getattr(value, "__module__", None) == module.__name__
+    for name, value in getattr(place, "__dict__", {}).items():
+        own = getattr(value, "__module__", None) == home
         model_class = isinstance(value, type) and issubclass(value, nn.Module)
         if isinstance(value, nn.Module) or (
             own and not name.startswith("_") and (model_class or introspection.isfunction(value))
@@ -140,7 +155,7 @@ def _candidates(module: ModuleType) -> list[str]:
 
 def _models_in(module: ModuleType) -> str:
     names = _candidates(module)
-    return f"it has: {', '.join(names)}" if names else "it defines no model, class or function"
+    return f"it has: {', '.join(names)}" if names else "it defines no model, nor a function"
 
 
 def _check_arguments(spec: str, target: Any, model_args: Mapping[str, Any]) -> None:
@@ -151,9 +166,8 @@ def _check_arguments(spec: str, target: Any, model_args: Mapping[str, Any]) -> N
     try:
         signature.bind(**model_args)
     except TypeError as error:
-        raise InspectError(
-            f"{spec}{signature}: {error}", "give arguments with --model-arg name=value"
-        ) from error
+        call = " ".join(f"{spec}{signature}".split())
+        raise InspectError(f"{call}: {error}", "give arguments with --model-arg name=value") from error
 
 
 def _examples(module: ModuleType) -> Any:
@@ -163,14 +177,14 @@ def _examples(module: ModuleType) -> Any:
     def defaults(model: nn.Module, phase: str) -> Inputs | None:
         if maker is None:
             return None
+        hint = "make it return a tensor, a tuple, a dict of keyword inputs or grammar strings"
         try:
-            return as_inputs(maker())
-        except InspectError:
-            raise
-        except Exception as error:
-            raise InspectError(
-                f"example_inputs() raised {type(error).__name__}: {first_line(error)}",
-                "make it return a tensor, a tuple, a dict of keyword inputs or grammar strings",
-            ) from error
+            made = maker()
+        except (Exception, SystemExit) as error:
+            said = f"{type(error).__name__}: {first_line(error)}"
+            raise InspectError(f"example_inputs() raised {said}", hint) from error
+        if made is None:
+            raise InspectError("example_inputs() returned None", hint)
+        return as_inputs(made)
 
     return defaults

@@ -15,7 +15,7 @@ from inspector.errors import InspectError
 from inspector.models.build import build, out_of_memory
 from inspector.models.inputs import Inputs, batch_of_two, first_line, materialise
 from inspector.trace.capture.isolate import random_state
-from inspector.trace.capture.recorder import Rule
+from inspector.trace.capture.pricing import Rule
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Recipe:
     assumed: Callable[[nn.Module], tuple[str, ...]] = lambda model: ()
     only_on: tuple[str, str] | None = None
     reference: Callable[[], nn.Module] | None = None
-    rebuilds: bool = True
+    rebuilds: bool = True  # a live model is never moved: the pass runs on stand-ins
 
     def build(self, device: str, seed: int = 0) -> nn.Module:
         """The model on `device`. What its constructor raises becomes an InspectError."""
         try:
-            model = build(self.construct, device, seed)
+            model = build(self.construct, device, seed) if self.rebuilds else self.construct()
         except InspectError:
             raise
         except Exception as error:
@@ -93,24 +93,24 @@ class Subject:
             )
         args, kwargs = materialise(given, model, device, seed)
         if lazy(model):
-            model = materialised(model, args, kwargs, device)
+            model = materialised(recipe, given, seed)
         return Subject(recipe, model, args, kwargs, device)
 
 
 def lazy(model: nn.Module) -> bool:
     """Whether some parameter waits for the first input to learn its shape."""
     tensors = (*model.parameters(), *model.buffers())
-    return any(isinstance(tensor, nn.parameter.UninitializedTensorMixin) for tensor in tensors)
+    return any(isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)) for tensor in tensors)
 
 
-def materialised(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], device: str
-) -> nn.Module:
-    """A copy whose lazy parameters have their shapes, from one forward that nobody counts."""
+def materialised(recipe: Recipe, inputs: Inputs, seed: int) -> nn.Module:
+    """The model with its lazy parameters initialised, on the CPU, by one forward that nobody counts.
+    A live model is copied first."""
+    model = recipe.build("cpu", seed) if recipe.rebuilds else copy.deepcopy(recipe.construct())
+    args, kwargs = materialise(inputs, model, "cpu", seed)
     with torch.no_grad(), random_state():
-        model = copy.deepcopy(model).to(device).eval()
         try:
-            model(*args, **kwargs)
+            model.eval()(*args, **kwargs)
         except Exception as error:
             raise InspectError(
                 f"the lazy parameters cannot be initialised: {first_line(error)}",

@@ -33,6 +33,8 @@ def recipe(name: str, model_args: Mapping[str, Any]) -> Recipe:
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
         raise InspectError(f"no timm model is called {base!r}", nearest(base, names()))
+    if name.endswith("."):
+        raise InspectError(f"{name!r} names no configuration", f"write {base} or {base}.TAG")
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{base}.*")]
     if tag and tag not in tags:
         known = ", ".join(t for t in tags if t) or "none"
@@ -45,14 +47,17 @@ def recipe(name: str, model_args: Mapping[str, Any]) -> Recipe:
         name=name,
         source="timm",
         construct=construct,
-        defaults=lambda model, phase: _inputs(model, phase),
+        defaults=lambda model, phase: _inputs(model, model_args),
     )
 
 
-def _inputs(model: Any, phase: str) -> Inputs:
+def _inputs(model: Any, model_args: Mapping[str, Any]) -> Inputs:
+    """One image of the configuration's size, unless `in_chans` or `img_size` asked for another."""
     config = getattr(model, "pretrained_cfg", None) or {}
-    size = tuple(config.get("input_size", (3, 224, 224)))
-    return Inputs((InputSpec((1, *size)),))
+    channels, *size = config.get("input_size", (3, 224, 224))
+    size = model_args.get("img_size", size)
+    height, width = (size, size) if isinstance(size, int) else size
+    return Inputs((InputSpec((1, model_args.get("in_chans", channels), height, width)),))
 
 
 def rows() -> Iterator[dict[str, Any]]:

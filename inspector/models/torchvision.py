@@ -45,12 +45,13 @@ def recipe(name: str, model_args: Mapping[str, Any]) -> Recipe:
     if quantized:
         arguments["quantize"] = True
     detects = kind == "detection"
+    rules: Mapping[str, Any] = detection.RULES if detects else {}
     return Recipe(
         name=name,
         source="torchvision",
         construct=_constructor(builder, arguments),
         defaults=lambda model, phase: default_inputs(model, base, kind, entry, phase),
-        rules=detection.RULES if detects else {},
+        rules=rules,
         context=detection.countable if detects else _nothing,
         assumed=detection.assumptions if detects else lambda model: (),
         only_on=("cpu", "quantized kernels exist on the CPU only") if quantized else None,

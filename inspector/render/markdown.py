@@ -10,7 +10,9 @@ def render(report: Report) -> str:
     name = report.subject.get("name", "")
     parts = [f"### inspect {report.command}: {escape(str(name))}"]
     if report.header:
-        parts.append("\n".join(f"- {escape(label)}: {escape(text)}" for label, text in report.header))
+        parts.append(
+            "\n".join(f"- {escape(label)}: {escape(text)}" for label, text in report.header)
+        )
     if report.metrics:
         parts.append(table(["metric", "value", "exact"], metric_rows(report), [False, True, True]))
     for section in report.sections:

@@ -60,7 +60,12 @@ def table(section: Section, width: int | None = None) -> str:
 
 def _table(headings: list[str], rows: list[list[str]], align: list[str]) -> str:
     return tabulate(
-        rows, headings, tablefmt="simple", disable_numparse=True, colalign=align, preserve_whitespace=True
+        rows,
+        headings,
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=align,
+        preserve_whitespace=True,
     )
 
 

@@ -55,7 +55,9 @@ def types_frame(trace: Trace) -> pd.DataFrame:
     Columns: type, modules, calls, params, macs, flops, activations, bytes, unknown_ops, share.
     """
     kinds = {module.path: module.type for module in trace.modules}
-    rows: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("modules", "calls", *SUMS), 0))
+    rows: dict[str, dict[str, int]] = defaultdict(
+        lambda: dict.fromkeys(("modules", "calls", *SUMS), 0)
+    )
     for module in trace.modules:
         rows[module.type]["modules"] += 1
         rows[module.type]["calls"] += module.calls
@@ -73,7 +75,9 @@ def types_frame(trace: Trace) -> pd.DataFrame:
     frame = pd.DataFrame(
         [{"type": kind, **row, "share": row["macs"] / whole} for kind, row in rows.items()]
     )
-    return frame.sort_values(["macs", "flops", "params", "type"], ascending=[False, False, False, True])
+    return frame.sort_values(
+        ["macs", "flops", "params", "type"], ascending=[False, False, False, True]
+    )
 
 
 def tree(frame: pd.DataFrame, name: str, depth: int, top: int | None = None) -> pd.DataFrame:

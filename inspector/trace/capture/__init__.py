@@ -12,12 +12,36 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from inspector.errors import InspectError
-from inspector.trace.capture.isolate import countable_kernels, preserved, random_state, swap_state
-from inspector.trace.capture.recorder import Recorder, Rule, describe
+from inspector.trace.capture.isolate import (
+    countable_kernels,
+    no_collection,
+    preserved,
+    random_state,
+    swap_state,
+)
+from inspector.trace.capture.pricing import Rule
+from inspector.trace.capture.recorder import Recorder, describe
 from inspector.trace.capture.state import state_entries
 from inspector.trace.record import Failure, Module, Trace
 
 PHASES = ("forward", "train")
+
+
+class ForwardError(InspectError):
+    """The model raised while it ran; `trace` holds what ran before."""
+
+    def __init__(self, trace: Trace) -> None:
+        failure = trace.failure
+        assert failure is not None
+        where = f"module {failure.module!r} ({failure.type})" if failure.module else failure.type
+        inputs = f" on {', '.join(failure.inputs)}" if failure.inputs else ""
+        said = failure.message.strip().splitlines()
+        message = f"{failure.error}: {said[0]}" if said else failure.error
+        super().__init__(
+            f"{where} raised{inputs}: {message}",
+            "check --input against what the model expects; --debug shows the whole error",
+        )
+        self.trace = trace
 
 
 def capture(
@@ -38,34 +62,35 @@ def capture(
 
     `phase` "forward" runs in eval mode without gradients; "train" runs in train mode, then the
     backward of the sum of the outputs, or of the loss where the model returns one. Inputs must be
-    on `device`. The model is the same afterwards. A forward that raises gives a trace with
-    `failure` set, which holds what ran before; the exception itself is its `__cause__`-free record,
-    and `capture` does not raise it.
+    on `device`. The model is the same afterwards. Raises ForwardError when the model raises, with
+    the trace of what ran before.
     """
     if phase not in PHASES:
         raise InspectError(f"unknown phase {phase!r}", f"use one of: {', '.join(PHASES)}")
     kwargs = dict(kwargs or {})
     state = state_entries(model)
-    paths: dict[int, str] = {}
-    for path, module in model.named_modules():
-        paths.setdefault(id(module), path)
-    recorder = Recorder(paths, device, rules)
+    tree = list(model.named_modules())
+    recorder = Recorder({id(module): path for path, module in tree}, device, rules)
     error: Exception | None = None
+    outputs = None
     with ExitStack() as stack:
-        for guard in (preserved(model), random_state(), countable_kernels(), context()):
+        for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context()):
             stack.enter_context(guard)
         torch.manual_seed(seed)
         swap_state(model, device)
         model.train(phase == "train")
-        _hold_state(recorder, model, (args, kwargs))
+        _hold_state(recorder, tree, (args, kwargs))
         try:
-            _run(recorder, model, args, kwargs, phase)
+            outputs = _run(recorder, model, args, kwargs, phase)
         except Exception as raised:
             error = raised
+        storages = recorder.lifetimes()  # while outputs and gradients live
+        ops = recorder.ops()
+    del outputs
     failure = recorder.failure if error is not None else None
     if error is not None and failure is None:
         failure = Failure("", type(model).__name__, (), type(error).__name__, str(error))
-    return Trace(
+    trace = Trace(
         model=name or type(model).__name__,
         source=source,
         phase=phase,
@@ -73,20 +98,23 @@ def capture(
         inputs=tuple(
             [describe(value) for value in args] + [f"{k}={describe(v)}" for k, v in kwargs.items()]
         ),
-        ops=recorder.ops(),
-        storages=recorder.lifetimes(),
+        ops=ops,
+        storages=storages,
         modules=tuple(
             Module(path, type(module).__name__, recorder.calls.get(path, 0))
-            for path, module in model.named_modules()
+            for path, module in tree
         ),
         state=state,
         notes=notes,
         failure=failure,
     )
+    if error is not None:
+        raise ForwardError(trace) from error
+    return trace
 
 
-def _hold_state(recorder: Recorder, model: nn.Module, inputs: Any) -> None:
-    for path, module in model.named_modules():
+def _hold_state(recorder: Recorder, tree: list[tuple[str, nn.Module]], inputs: Any) -> None:
+    for path, module in tree:
         for parameter in module._parameters.values():
             if parameter is not None:
                 recorder.hold(parameter, "parameter")
@@ -99,19 +127,22 @@ def _hold_state(recorder: Recorder, model: nn.Module, inputs: Any) -> None:
             recorder.hold(leaf, "input")
 
 
-def _run(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any, phase: str) -> None:
+def _run(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any, phase: str) -> Any:
+    """Forward, and in the train phase backward; returns what keeps the results alive."""
     with torch.set_grad_enabled(phase == "train"):
-        with recorder:
+        with recorder.recording():
             outputs = model(*args, **kwargs)
-        if phase == "train":
-            roots = differentiable(outputs)
-            if not roots:
-                raise RuntimeError("no output requires grad: there is no backward to count")
-            seeds = [torch.ones_like(root) for root in roots]
-            del outputs
-            recorder.phase = "backward"
-            with recorder:
-                torch.autograd.backward(roots, seeds)
+        if phase == "forward":
+            return outputs
+        roots = differentiable(outputs)
+        if not roots:
+            raise RuntimeError("no output requires grad: there is no backward to count")
+        seeds = [torch.ones_like(root) for root in roots]
+        del outputs
+        recorder.phase = "backward"
+        with recorder.recording():
+            torch.autograd.backward(roots, seeds)
+        return roots
 
 
 def differentiable(outputs: Any) -> list[Tensor]:

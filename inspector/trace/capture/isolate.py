@@ -6,6 +6,7 @@ that nothing the forward does can reach the model's own tensors.
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
     for module in model.modules():
         attributes = dict(module.__dict__)
         contents = [
-            (value, value.copy()) for value in attributes.values() if isinstance(value, _CONTAINERS)
+            (value, value.copy() if value else None)  # most hook registries are empty
+            for value in attributes.values()
+            if isinstance(value, _CONTAINERS)
         ]
         saved.append((module, attributes, contents))
     try:
@@ -34,7 +37,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
             module.__dict__.clear()
             module.__dict__.update(attributes)
             for container, content in contents:
-                _refill(container, content)
+                if content is not None or container:
+                    _refill(container, content or ())
 
 
 def _refill(container: Any, content: Any) -> None:
@@ -62,7 +66,7 @@ def swap_state(model: nn.Module, device: str) -> None:
         for registry in (module._parameters, module._buffers):
             for name, tensor in registry.items():
                 if tensor is not None:
-                    registry[name] = stand_in(tensor)
+                    registry[name] = stand_in(tensor)  # type: ignore[assignment]
 
 
 def copied(tensor: torch.Tensor, device: str) -> torch.Tensor:
@@ -74,6 +78,19 @@ def copied(tensor: torch.Tensor, device: str) -> torch.Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(data, requires_grad=tensor.requires_grad)
     return data.requires_grad_(tensor.requires_grad) if data.is_floating_point() else data
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Pause the cyclic garbage collector: when it runs would decide when storages die, and it walks
+    over every recorded call."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -41,7 +41,13 @@ class MetaMemo:
         return made[0] if single else tuple(made)
 
     def learn(
-        self, signature: Any, operator: Any, args: Any, result: Any, made: list[TensorSpec], known: int
+        self,
+        signature: Any,
+        operator: Any,
+        args: Any,
+        result: Any,
+        made: list[TensorSpec],
+        known: int,
     ) -> None:
         """Keep a result. `known` storages existed before the call: a result among them is no copy."""
         if not self.active or operator.in_place is None:
@@ -54,7 +60,9 @@ class MetaMemo:
                 single = isinstance(result, Tensor)
                 results = (result,) if single else result
                 if isinstance(results, tuple) and all(map(_plain, results)):
-                    layouts = [None if r is None else (r.shape, r.stride(), r.dtype) for r in results]
+                    layouts = [
+                        None if r is None else (r.shape, r.stride(), r.dtype) for r in results
+                    ]
                     self._results[signature] = single, layouts
         except TypeError:
             return

@@ -13,7 +13,8 @@ from __future__ import annotations
 import threading
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from inspector.trace.capture.isolate import stepwise
 from inspector.trace.capture.memo import MetaMemo
-from inspector.trace.formulas import cost, find
-from inspector.trace.formulas.traffic import tensors, traffic
+from inspector.trace.capture.pricing import Call, Operator, Rule, price
+from inspector.trace.formulas.traffic import tensors
 from inspector.trace.record import Failure, Op, Storage, TensorSpec
 
 _sequence_number = torch._C._autograd._get_sequence_nr
@@ -33,8 +34,6 @@ _running_node = torch._C._current_autograd_node
 _DTYPES = {d: str(d)[6:] for d in vars(torch).values() if isinstance(d, torch.dtype)}
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 """One fused kernel on CPU (oneDNN) and CUDA (cuDNN); stepwise without them, and then countable."""
-
-Rule = Callable[..., Any]
 
 
 class _StorageRef(weakref.ref):
@@ -45,34 +44,8 @@ class _StorageRef(weakref.ref):
     key: int
 
 
-class Operator:
-    """What is fixed for one operator: its name, what it writes in place, whether it is composite."""
-
-    __slots__ = ("name", "composite", "written", "written_names", "rule", "in_place")
-
-    def __init__(self, func: Any, rules: Mapping[str, Rule]) -> None:
-        schema = getattr(func, "_schema", None)
-        if schema is None:  # a higher-order operator
-            self.name = f"higher_order.{func}"
-            self.composite, self.written, self.written_names = False, (), ()
-            self.in_place: bool | None = None
-        else:
-            self.name = schema.name.replace("::", ".")
-            arguments = schema.arguments
-            changed = [a.alias_info is not None and a.alias_info.is_write for a in arguments]
-            self.written = tuple(i for i, yes in enumerate(changed) if yes)
-            self.written_names = tuple(a.name for a, yes in zip(arguments, changed) if yes)
-            self.composite = torch._C._dispatch_has_kernel_for_dispatch_key(
-                func.name(), "CompositeImplicitAutograd"
-            ) and not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "Autograd")
-            self.in_place = self.written == (0,) and len(schema.returns) == 1
-            if not self.in_place and (self.written or any(r.alias_info for r in schema.returns)):
-                self.in_place = None  # a view, or several results: always run
-        self.rule = rules.get(self.name)
-
-
 class Recorder(TorchDispatchMode):
-    """Records operators, storages and module calls between `__enter__` and `__exit__`.
+    """Records operators, storages and module calls inside `recording()`.
 
     `paths` maps the id of each module to its path. `rules` replaces the result of an operator, by
     name, where `device` cannot compute it (data-dependent shapes); a rule that returns
@@ -88,7 +61,7 @@ class Recorder(TorchDispatchMode):
         self.paths = paths
         self.device = device
         self.rules = rules or {}
-        self.raw: list[tuple[Any, ...]] = []
+        self.raw: list[Call] = []
         self.storages: list[list[Any]] = []
         self.calls: dict[str, int] = {}
         self.failure: Failure | None = None
@@ -103,24 +76,19 @@ class Recorder(TorchDispatchMode):
         self._owners: dict[int, str] = {}
         self._boundaries: list[int] = []
         self._origins: list[tuple[str, str]] = []
-        self._functions = _Functions(self)
-        self._originals: tuple[Any, Any]
 
-    # Entering and leaving.
-
-    def __enter__(self) -> Recorder:
-        super().__enter__()
-        self._functions.__enter__()
-        self._originals = torch.nn.Module.__call__, functional.scaled_dot_product_attention
-        torch.nn.Module.__call__ = self._tracked(self._originals[0])  # type: ignore[method-assign]
-        functional.scaled_dot_product_attention = self._grouped(self._originals[1])
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        torch.nn.Module.__call__ = self._originals[0]  # type: ignore[method-assign]
-        functional.scaled_dot_product_attention = self._originals[1]
-        self._functions.__exit__(*error)
-        super().__exit__(*error)
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record everything that this thread runs inside."""
+        module, attention = torch.nn.Module.__call__, functional.scaled_dot_product_attention
+        torch.nn.Module.__call__ = self._tracked(module)  # type: ignore[method-assign]
+        functional.scaled_dot_product_attention = self._grouped(attention)
+        try:
+            with self, _Functions(self):
+                yield
+        finally:
+            torch.nn.Module.__call__ = module  # type: ignore[method-assign]
+            functional.scaled_dot_product_attention = attention
 
     def _tracked(self, call: Any) -> Any:
         """`nn.Module.__call__` that notes which module runs, for calls from this thread."""
@@ -162,7 +130,9 @@ class Recorder(TorchDispatchMode):
     def _note_failure(self, module: Any, path: str, args: Any, kwargs: Any, error: Any) -> None:
         if self.failure is None:
             shapes = tuple(describe(value) for value in (*args, *kwargs.values()))
-            self.failure = Failure(path, _type_name(module), shapes, type(error).__name__, str(error))
+            self.failure = Failure(
+                path, _type_name(module), shapes, type(error).__name__, str(error)
+            )
 
     # Storages.
 
@@ -229,7 +199,7 @@ class Recorder(TorchDispatchMode):
         path, group = self.path, self.group
         if self.phase == "backward" and not self.depth:
             path, group = self._origin()
-        self.raw.append((operator, path, group, self.phase, shadow, named, made, signature))
+        self.raw.append(Call(operator, path, group, self.phase, shadow, named, made, signature))
         if self.depth:
             self._mark()
         return result
@@ -308,57 +278,7 @@ class Recorder(TorchDispatchMode):
 
     def ops(self) -> tuple[Op, ...]:
         """The recorded operators with their costs."""
-        prices: dict[Any, Any] = {}
-        return tuple(self._priced(prices, *entry) for entry in self.raw)
-
-    def _priced(
-        self,
-        prices: dict[Any, Any],
-        operator: Operator,
-        path: str,
-        group: str,
-        phase: str,
-        args: Any,
-        kwargs: Any,
-        out: Any,
-        signature: Any,
-    ) -> Op:
-        name = operator.name
-        inputs = tensors(args) + (tensors(kwargs) if kwargs else [])
-        outputs = tensors(out)
-        written = [spec for i in operator.written if i < len(args) for spec in tensors(args[i])]
-        if kwargs:
-            written += [s for n in operator.written_names if n in kwargs for s in tensors(kwargs[n])]
-        read, wrote = traffic(name, args, inputs, outputs, written, self._size)
-        if outputs and find(name) is None and not (read or wrote):
-            price = (0, 0, 0)  # a view
-        else:
-            price = self._price(prices, name, args, kwargs, out, signature)
-        macs, pointwise, activations = price
-        if phase == "backward":
-            activations = 0
-        return Op(
-            name, group, path, phase, tuple(inputs), tuple(outputs),
-            macs, pointwise, activations, read, wrote,
-        )  # fmt: skip
-
-    @staticmethod
-    def _price(
-        prices: dict[Any, Any], name: str, args: Any, kwargs: Any, out: Any, signature: Any
-    ) -> Any:
-        """The cost, worked out once for calls that look the same."""
-        try:
-            found = prices.get(signature)
-        except TypeError:  # an argument that cannot be hashed
-            return cost(name, out, tuple(args), kwargs) or (None, None, 0)
-        if found is None:
-            found = prices[signature] = cost(name, out, tuple(args), kwargs) or (None, None, 0)
-        return found
-
-    def _size(self, spec: TensorSpec) -> int:
-        if spec.storage < 0:
-            return spec.nbytes
-        return min(spec.nbytes, self.storages[spec.storage][0])
+        return price(self.raw, [entry[0] for entry in self.storages])
 
     def lifetimes(self) -> tuple[Storage, ...]:
         """The storages seen, with birth and death."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from inspector.trace.record import StateEntry
 
@@ -32,14 +32,21 @@ def _named(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor, bool]]:
                 yield prefix + name, "parameter", parameter, True
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                yield prefix + name, "buffer", buffer, name not in module._non_persistent_buffers_set
+                yield (
+                    prefix + name,
+                    "buffer",
+                    buffer,
+                    name not in module._non_persistent_buffers_set,
+                )
         for name, tensor in packed_weights(module):
             yield prefix + name, "packed", tensor, True
 
 
 def packed_weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Weight and bias that a quantized module holds outside its parameters."""
-    if not type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+    if not type(module).__module__.startswith(
+        ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+    ):
         return
     pair = getattr(module, "_weight_bias", None)
     if pair is None:
@@ -50,18 +57,22 @@ def packed_weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _identity(tensor: torch.Tensor) -> Any:
-    if isinstance(tensor, UninitializedTensorMixin):
+    if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
         return id(tensor)
     try:
         storage = tensor.untyped_storage()
-        return storage._cdata, tensor.storage_offset(), tensor.numel() if tensor.numel() else id(tensor)
+        return (
+            storage._cdata,
+            tensor.storage_offset(),
+            tensor.numel() if tensor.numel() else id(tensor),
+        )
     except (NotImplementedError, RuntimeError):
         return id(tensor)
 
 
 def _entry(group: list[tuple[str, str, torch.Tensor, bool]]) -> StateEntry:
     name, kind, tensor, _ = group[0]
-    lazy = isinstance(tensor, UninitializedTensorMixin)
+    lazy = isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
     numel = 0 if lazy else tensor.numel()
     return StateEntry(
         name=name,

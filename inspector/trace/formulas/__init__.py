@@ -65,11 +65,17 @@ def find(name: str) -> Formula | None:
 
 
 def cost(name: str, outputs: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost | None:
-    """The cost of one operator call, or None when no formula knows it."""
+    """The cost of one operator call, or None when no formula knows it.
+
+    A formula that does not fit the call (another version's signature) knows nothing about it.
+    """
     function = find(name)
     if function is None:
         return None
-    result = function(outputs, *args, **kwargs)
+    try:
+        result = function(outputs, *args, **kwargs)
+    except (TypeError, ValueError, IndexError, KeyError, StopIteration):
+        return None
     if result.macs and first(outputs).dtype.startswith("complex"):
         return result._replace(macs=4 * result.macs)
     return result

@@ -37,12 +37,21 @@ def dot(out: Any, a: TensorSpec, b: TensorSpec) -> Cost:
     return contraction(a.numel, out)
 
 
-@formula("aten.addmm", "aten._addmm_activation", "aten.baddbmm")
+@formula("aten.addmm", "aten.baddbmm")
 def addmm(
-    out: Any, bias: TensorSpec, a: TensorSpec, b: TensorSpec, *, beta: Any = 1, **_: Any
+    out: Any, bias: TensorSpec, a: TensorSpec, b: TensorSpec, *_: Any, beta: Any = 1, **__: Any
 ) -> Cost:
     added = first(out).numel if beta != 0 else 0
     return contraction(first(out).numel * a.shape[-1], out, added)
+
+
+@formula("aten._addmm_activation")
+def addmm_activation(
+    out: Any, bias: TensorSpec, a: TensorSpec, b: TensorSpec, *, use_gelu: bool = False, **rest: Any
+) -> Cost:
+    """relu 1, gelu 5 for each output element."""
+    product = addmm(out, bias, a, b, **rest)
+    return product._replace(pointwise=product.pointwise + first(out).numel * (5 if use_gelu else 1))
 
 
 @formula("aten.addbmm")
@@ -58,6 +67,7 @@ def addbmm(
 def addmv(
     out: Any, bias: TensorSpec, matrix: TensorSpec, vector: TensorSpec, *, beta: Any = 1, **_: Any
 ) -> Cost:
+    """matrix (m, k), vector (k)."""
     return contraction(matrix.numel, out, first(out).numel if beta != 0 else 0)
 
 
@@ -184,7 +194,7 @@ def cudnn_convolution_transpose(
     return contraction(conv_macs(x, weight, first(out), True), out)
 
 
-@formula("aten.convolution_backward", "aten.convolution_backward_overrideable")
+@formula("aten.convolution_backward")
 def convolution_backward(
     out: Any,
     grad: TensorSpec,
@@ -380,11 +390,10 @@ def flex_attention(out: Any, q: TensorSpec, k: TensorSpec, v: TensorSpec, *_: An
 # Recurrence, one fused call. weight_ih (gates * hidden, input), weight_hh (gates * hidden, hidden).
 
 
-def _rnn(weights: list[TensorSpec], steps: int, hidden: int, gate_flops: int) -> Cost:
-    """`weights` of all layers and directions: each matrix meets every time step once."""
+def _rnn(weights: list[TensorSpec], steps: int, cells: int, hidden: int, gate_flops: int) -> Cost:
+    """`weights` of all cells (layers times directions): each matrix meets every time step once."""
     matrices = [w for w in weights if len(w.shape) == 2]
     biases = [w for w in weights if len(w.shape) == 1]
-    cells = sum(1 for w in matrices if w.shape[1] == hidden) or 1
     macs = steps * sum(w.numel for w in matrices)
     pointwise = steps * sum(b.numel for b in biases) + steps * cells * gate_flops * hidden
     return Cost(macs, pointwise, steps * sum(w.shape[0] for w in matrices))
@@ -409,9 +418,10 @@ def cudnn_rnn(
     bidirectional: bool,
     *_: Any,
 ) -> Cost:
-    """mode: 0 relu, 1 tanh, 2 LSTM, 3 GRU. x (L, N, input)."""
+    """mode: 0 relu, 1 tanh, 2 LSTM, 3 GRU. x (L, N, input), or packed (sum of lengths, input)."""
     gates = ("relu", "tanh", "lstm", "gru")[mode]
-    return _rnn(weights, prod(x.shape[:2]), hidden, GATE_FLOPS[gates])
+    cells = layers * (2 if bidirectional else 1)
+    return _rnn(weights, prod(x.shape[:-1]), cells, hidden, GATE_FLOPS[gates])
 
 
 @formula("aten.mkldnn_rnn_layer")
@@ -419,7 +429,7 @@ def mkldnn_rnn_layer(
     out: Any, x: TensorSpec, w0: TensorSpec, w1: TensorSpec, b0: TensorSpec, b1: TensorSpec, *_: Any
 ) -> Cost:
     """One LSTM layer in one direction, x (L, N, input)."""
-    return _rnn([w0, w1, b0, b1], prod(x.shape[:2]), w1.shape[1], GATE_FLOPS["lstm"])
+    return _rnn([w0, w1, b0, b1], prod(x.shape[:-1]), 1, w1.shape[1], GATE_FLOPS["lstm"])
 
 
 @formula("aten._cdist_forward", "aten._euclidean_dist")

@@ -32,7 +32,7 @@ NAMES = """
     upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
     _upsample_nearest_exact3d values view_as_complex_copy view_as_real_copy view_copy vstack
     zero zeros zeros_like im2col _assert_async _assert_scalar _assert_tensor_metadata
-    _conj_copy _copy_from _copy_from_and_resize _efficientzerotensor     _local_scalar_dense _make_dual _pack_padded_sequence _pad_packed_sequence _pin_memory
+    _conj_copy _copy_from _copy_from_and_resize _efficientzerotensor     _linalg_check_errors _local_scalar_dense _make_dual _pack_padded_sequence _pad_packed_sequence _pin_memory
     _reshape_alias_copy _reshape_copy _shape_as_tensor _to_copy _unsafe_index _unsafe_view
     _chunk_cat _nested_tensor_from_mask _sobol_engine_draw _resize_output max_unpool2d
     max_unpool3d _cudnn_init_dropout_state _foreach_zero _foreach_copy

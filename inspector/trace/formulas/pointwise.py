@@ -23,6 +23,9 @@ NORM_STORED = {"affine": 2, "plain": 1}
 NORM_BACKWARD = {"affine": 13, "plain": 9}
 """Gradient of (x - mean) * rstd [* w + b]. plain: the normalised input again (2), two sums over
 the gradient (1 and 2), the combination (4). affine: also g * w (1), grad w (2), grad b (1)."""
+NORM_STORED_BACKWARD = {"affine": 6, "plain": 1}
+"""With stored statistics g * (w * rstd) (1); affine: also the normalised input again (2), grad w (2),
+grad b (1)."""
 SAMPLE_FLOPS = {"nearest": 0, "linear": 3, "bilinear": 7, "trilinear": 15, "bicubic": 31}
 """A weighted sum of n taps is n multiplications and n - 1 additions (2, 4, 8 and 16 taps)."""
 GATE_FLOPS = {"relu": 2, "tanh": 2, "lstm": 22, "gru": 16}
@@ -41,53 +44,66 @@ PER_OUTPUT = {
         relu remainder round rsqrt sgn sign signbit sin sinh special_entr special_erfcx special_i0e
         special_i1 special_i1e special_ndtri sqrt square sub tan tanh threshold trunc where xlogy
         __and__ __or__ __xor__ __iand__ __ior__ __ixor__ __lshift__ __rshift__ __ilshift__
-        __irshift__ cumsum cumprod cummax cummin prelu _prelu_kernel threshold_backward
-        hardtanh_backward leaky_relu_backward native_dropout_backward relu6 float_power
+        __irshift__ cumsum cumprod cummax cummin threshold_backward hardtanh_backward rsub
+        hardshrink hardshrink_backward softshrink_backward float_power
     """,
     2: """
-        clamp hardtanh hardshrink softshrink leaky_relu rsub elu celu native_dropout _fused_dropout
-        hardsigmoid_backward softshrink_backward hardshrink_backward mse_loss_backward logit
+        hardtanh relu6 softshrink leaky_relu leaky_relu_backward prelu _prelu_kernel
+        native_dropout _fused_dropout native_dropout_backward _masked_scale
+        hardsigmoid_backward mse_loss_backward
     """,
     3: """
-        addcdiv addcmul lerp softplus softplus_backward tanh_backward sigmoid_backward logaddexp
-        logaddexp2 logcumsumexp sinc elu_backward _masked_scale mse_loss smooth_l1_loss_backward
-        huber_loss_backward logit_backward log_sigmoid_backward
+        addcdiv addcmul lerp softplus tanh_backward sigmoid_backward logcumsumexp sinc elu
+        smooth_l1_loss_backward huber_loss_backward logit logit_backward log_sigmoid_backward
     """,
-    4: "sigmoid hardsigmoid hardswish_backward log_sigmoid_forward",
-    5: "silu hardswish special_log_ndtr",
+    4: """
+        sigmoid hardsigmoid hardswish_backward softplus_backward celu elu_backward logaddexp
+        logaddexp2 _prelu_kernel_backward
+    """,
+    5: "silu hardswish glu log_sigmoid_forward special_log_ndtr",
     6: "mish",
     9: "silu_backward",
-    11: "mish_backward",
+    14: "mish_backward",
 }
 """FLOPs per output element, by operator. sigmoid 1 / (1 + exp(-x)): 4; silu x * sigmoid(x): 5;
 hardsigmoid clip(x + 3, 0, 6) / 6: 4; hardswish x * that: 5; softplus log(1 + exp(x)): 3;
 mish x * tanh(softplus(x)): 5, and its threshold; a clamp's two bounds: 2; addcmul a + c * x * y: 3;
-lerp a + w * (b - a): 3; dropout, mask and scale: 2 (draws are not arithmetic); logaddexp: 3;
+lerp a + w * (b - a): 3; dropout, mask and scale: 2 (draws are not arithmetic), its backward too;
+logaddexp log(exp(a) + exp(b)): 4; logit log(x / (1 - x)): 3, backward g / (x * (1 - x)): 3;
+glu a * sigmoid(b): 5; log_sigmoid -log(1 + exp(-x)): 5, backward g * z / (1 + z) with z kept: 3;
 sigmoid_backward g * (1 - y) * y: 3; tanh_backward g * (1 - y * y): 3;
-silu_backward g * s * (1 + x * (1 - s)), s = sigmoid(x) again: 9. Select and compare are 1."""
+softplus_backward g * z / (1 + z), z = exp(x): 4;
+silu_backward g * s * (1 + x * (1 - s)), s = sigmoid(x) again: 9;
+mish_backward g * (t + x * s * (1 - t * t)), t = tanh(softplus(x)) and s = sigmoid(x) again: 14.
+A select, with the comparisons that decide it, is 1, and its costliest branch counts: leaky_relu
+and prelu w * x: 2, backward 2, with a gradient of w 4; elu a * expm1(x): 3, backward
+g * a * exp(x): 4; celu divides before: 4; softshrink x - a: 2; the backward of shrinks and hardtanh
+1, of hardsigmoid g / 6: 2, of hardswish g * (x / 3 + 1 / 2): 4, of smooth L1 and Huber
+g * (x - t): 3, of the squared error 2."""
 
 PER_INPUT = {
     1: """
-        sum mean amax amin max min prod any all argmax argmin nansum count_nonzero aminmax mode
-        median kthvalue equal isin bucketize searchsorted bincount histc trace
+        sum mean amax amin prod any all argmax argmin nansum count_nonzero aminmax mode
+        median kthvalue equal isin bincount histc
         max_pool2d_with_indices_backward max_pool3d_with_indices_backward
         adaptive_max_pool2d_backward adaptive_max_pool3d_backward
         upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward
         _upsample_nearest_exact1d_backward _upsample_nearest_exact2d_backward
-        _upsample_nearest_exact3d_backward embedding_dense_backward embedding_renorm
+        _upsample_nearest_exact3d_backward embedding_dense_backward
         reflection_pad1d_backward reflection_pad2d_backward reflection_pad3d_backward
         replication_pad1d_backward replication_pad2d_backward replication_pad3d_backward
         _unsafe_masked_index_put_accumulate _unsafe_masked_index glu_jvp
     """,
     2: "norm linalg_vector_norm",
-    3: "logsumexp glu",
-    4: "var std var_mean std_mean smooth_l1_loss huber_loss",
-    6: "binary_cross_entropy",
+    3: "mse_loss",
+    4: "var std var_mean std_mean logsumexp",
+    6: "smooth_l1_loss huber_loss",
+    8: "binary_cross_entropy",
 }
 """FLOPs per element of the first input: reductions, and gradients that only accumulate. A vector
 norm is a power and a sum; a variance is a sum, a subtraction, a square and a sum; logsumexp is
-max, subtract, exp, sum, of which the max is free in the running form: 3; glu a * sigmoid(b) is 5 for
-half as many outputs: 3 with rounding up."""
+max, subtract, exp, sum, as in softmax. Losses with their sum: squared error 3; smooth L1 and Huber
+d = x - t, |d|, select, d * d / 2: 6; cross entropy (t - 1) * log(1 - x) - t * log(x): 8."""
 
 
 def _register(table: dict[int, str], count: Any) -> None:
@@ -104,9 +120,8 @@ def _per_output(flops: int) -> Any:
 
 
 def _per_input(flops: int) -> Any:
-    def reduction(out: Any, x: Any, *args: Any, **__: Any) -> Cost:
-        elementwise = bool(args) and isinstance(args[0], TensorSpec)
-        return Cost(0, flops * max(numel(x), numel(args[0]) if elementwise else 0))
+    def reduction(out: Any, x: Any, *_: Any, **__: Any) -> Cost:
+        return Cost(0, flops * numel(x))
 
     return reduction
 
@@ -115,8 +130,21 @@ _register(PER_OUTPUT, _per_output)
 _register(PER_INPUT, _per_input)
 
 
+@formula("aten.max", "aten.min")
+def extremum(out: Any, x: TensorSpec, *args: Any, **_: Any) -> Cost:
+    """Of all elements, along a dimension, or of two tensors."""
+    return Cost(0, first(out).numel if args and isinstance(args[0], TensorSpec) else x.numel)
+
+
+@formula("aten.trace")
+def trace(out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
+    """Adds the diagonal."""
+    return Cost(0, min(x.shape))
+
+
 @formula("aten.clamp")
 def clamp(out: Any, x: TensorSpec, low: Any = None, high: Any = None) -> Cost:
+    """One comparison for each bound."""
     return Cost(0, first(out).numel * ((low is not None) + (high is not None)))
 
 
@@ -130,7 +158,8 @@ def gelu(out: Any, x: TensorSpec, *, approximate: str = "none") -> Cost:
 def gelu_backward(out: Any, grad: TensorSpec, x: TensorSpec, *, approximate: str = "none") -> Cost:
     """g * (cdf + x * pdf): cdf (1 + erf(x / sqrt 2)) / 2 is 4, pdf a * exp(-x * x / 2) is 4, 3 more.
 
-    tanh: inner 4, tanh 1, (1 + t) / 2 2, 1 - t * t 2, inner derivative 4, x / 2 * 2, add, times g.
+    tanh: g / 2 * (1 + t + x * (1 - t * t) * du): the argument u of tanh 5, t 1, du = a * (1 + 3 b * x * x)
+    with x * x kept 3, 1 - t * t 2, the rest 6.
     """
     return Cost(0, x.numel * (17 if approximate == "tanh" else 11))
 
@@ -147,6 +176,22 @@ def binary_cross_entropy_backward(out: Any, grad: TensorSpec, x: TensorSpec, *_:
     return Cost(0, 5 * x.numel)
 
 
+@formula("aten.binary_cross_entropy_with_logits")
+def binary_cross_entropy_with_logits(
+    out: Any, x: TensorSpec, target: TensorSpec, weight: Any = None, pos_weight: Any = None, *_: Any
+) -> Cost:
+    """(1 - t) * x + log(1 + exp(-x)): 7, and the sum. A weight multiplies (1); a positive weight
+    scales the logarithm by 1 + (p - 1) * t (3, p - 1 is free)."""
+    weighted = isinstance(weight, TensorSpec) + 3 * isinstance(pos_weight, TensorSpec)
+    return Cost(0, x.numel * (8 + weighted))
+
+
+@formula("aten.embedding_renorm")
+def embedding_renorm(out: Any, weight: TensorSpec, indices: TensorSpec, *_: Any) -> Cost:
+    """The norm of each row that is used (2), and its scaling (1)."""
+    return Cost(0, 3 * indices.numel * weight.shape[-1])
+
+
 @formula("aten._softmax", "aten._safe_softmax", "aten._log_softmax")
 def softmax(out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
     return Cost(0, SOFTMAX * x.numel)
@@ -161,7 +206,8 @@ def softmax_backward(out: Any, grad: TensorSpec, *_: Any, **__: Any) -> Cost:
 @formula("aten.nll_loss_forward", "aten.nll_loss2d_forward", "aten.nll_loss_backward")
 def nll_loss(out: Any, *args: Any, **__: Any) -> Cost:
     """One addition a sample; the target is the first integer tensor."""
-    target = next(a for a in args if isinstance(a, TensorSpec) and a.dtype == "int64")
+    integer = ("int64", "uint8")
+    target = next(a for a in args if isinstance(a, TensorSpec) and a.dtype in integer)
     return Cost(0, target.numel)
 
 
@@ -221,8 +267,10 @@ def rms_norm_backward(
 
 
 @formula("aten.native_batch_norm_backward", "aten.batch_norm_backward")
-def batch_norm_backward(out: Any, grad: TensorSpec, x: TensorSpec, weight: Any, *_: Any) -> Cost:
-    return Cost(0, x.numel * NORM_BACKWARD[_affine(weight)])
+def batch_norm_backward(out: Any, grad: TensorSpec, x: TensorSpec, weight: Any, *rest: Any) -> Cost:
+    """rest: running and saved statistics, training, ..."""
+    training = next((entry for entry in rest if isinstance(entry, bool)), True)
+    return Cost(0, x.numel * (NORM_BACKWARD if training else NORM_STORED_BACKWARD)[_affine(weight)])
 
 
 @formula("aten.cudnn_batch_norm_backward", "aten.miopen_batch_norm_backward")
@@ -259,48 +307,62 @@ def weight_norm_backward(out: Any, grad: TensorSpec, v: TensorSpec, *_: Any) -> 
 # Pooling: each output compares or adds the elements of its window.
 
 
-@formula(
-    "aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices", "aten.max_pool2d",
-    "aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d", "quantized.max_pool2d",
-    "aten.quantized_max_pool2d", "aten.quantized_max_pool1d",
-)
-def pool(out: Any, x: TensorSpec, kernel: Any, *_: Any, **__: Any) -> Cost:
-    return Cost(0, first(out).numel * _window(x, kernel))
+def _pool(dims: int) -> Any:
+    def pool(out: Any, x: TensorSpec, kernel: Any, *_: Any, **__: Any) -> Cost:
+        return Cost(0, first(out).numel * _window(kernel, dims))
+
+    return pool
 
 
-@formula("aten.avg_pool2d_backward", "aten.avg_pool3d_backward")
-def avg_pool_backward(out: Any, grad: TensorSpec, x: TensorSpec, kernel: Any, *_: Any) -> Cost:
-    return Cost(0, grad.numel * _window(x, kernel))
+def _pool_backward(dims: int) -> Any:
+    """Averages are spread again: one addition for each element of each window."""
+
+    def pool(out: Any, grad: TensorSpec, x: TensorSpec, kernel: Any, *_: Any, **__: Any) -> Cost:
+        return Cost(0, grad.numel * _window(kernel, dims))
+
+    return pool
 
 
-def _window(x: TensorSpec, kernel: Any) -> int:
-    """Elements of a window; a kernel of one number is square (2-d over NCHW, 3-d over NCDHW)."""
-    kernel = [kernel] if isinstance(kernel, int) else list(kernel)
-    dims = max(len(x.shape) - 2, 1) if len(kernel) == 1 and len(x.shape) > 3 else len(kernel)
-    return prod(kernel) if len(kernel) > 1 else kernel[0] ** dims
+def _window(kernel: Any, dims: int) -> int:
+    """Elements of a window; a kernel of one number has the same size in all dimensions."""
+    sizes = [kernel] if isinstance(kernel, int) else list(kernel)
+    return prod(sizes) if len(sizes) == dims else sizes[0] ** dims
 
 
-@formula(
-    "aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d", "aten.adaptive_max_pool2d",
-    "aten.adaptive_max_pool3d", "aten.adaptive_avg_pool1d", "aten.adaptive_avg_pool2d",
-    "aten.mkldnn_adaptive_avg_pool2d",
-)
-def adaptive_pool(out: Any, x: TensorSpec, *_: Any) -> Cost:
-    return Cost(0, _adaptive(x, first(out)))
+def _adaptive_pool(dims: int) -> Any:
+    def pool(out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
+        return Cost(0, _adaptive(x, first(out), dims))
+
+    return pool
 
 
-@formula("aten._adaptive_avg_pool2d_backward", "aten._adaptive_avg_pool3d_backward")
-def adaptive_pool_backward(out: Any, grad: TensorSpec, x: TensorSpec) -> Cost:
-    return Cost(0, _adaptive(x, grad))
+def _adaptive_pool_backward(dims: int) -> Any:
+    def pool(out: Any, grad: TensorSpec, x: TensorSpec, *_: Any, **__: Any) -> Cost:
+        return Cost(0, _adaptive(x, grad, dims))
+
+    return pool
 
 
-def _adaptive(x: TensorSpec, y: TensorSpec) -> int:
+def _adaptive(x: TensorSpec, y: TensorSpec, dims: int) -> int:
     """Window i of n over length L runs from floor(i L / n) to ceil((i + 1) L / n)."""
-    dims = len(y.shape) - (2 if len(y.shape) > 3 else 1)
     total = prod(y.shape[:-dims])
     for length, n in zip(x.shape[-dims:], y.shape[-dims:]):
         total *= sum(-(-(i + 1) * length // n) - i * length // n for i in range(n))
     return total
+
+
+for _dims in (1, 2, 3):
+    formula(f"aten.avg_pool{_dims}d")(_pool(_dims))
+    formula(f"aten.adaptive_avg_pool{_dims}d")(_adaptive_pool(_dims))
+for _dims in (2, 3):
+    formula(f"aten.max_pool{_dims}d_with_indices")(_pool(_dims))
+    formula(f"aten.avg_pool{_dims}d_backward")(_pool_backward(_dims))
+    formula(f"aten.adaptive_max_pool{_dims}d")(_adaptive_pool(_dims))
+    formula(f"aten._adaptive_avg_pool{_dims}d")(_adaptive_pool(_dims))
+    formula(f"aten._adaptive_avg_pool{_dims}d_backward")(_adaptive_pool_backward(_dims))
+formula("aten.quantized_max_pool1d")(_pool(1))
+formula("aten.max_pool2d", "aten.quantized_max_pool2d", "quantized.max_pool2d")(_pool(2))
+formula("aten.mkldnn_adaptive_avg_pool2d")(_adaptive_pool(2))
 
 
 @formula("torchvision.roi_align")
@@ -325,7 +387,7 @@ def roi_align_backward(
 @formula("torchvision.nms")
 def nms(out: Any, boxes: TensorSpec, *_: Any) -> Cost:
     """All pairs of boxes, worst case: intersection (4 min or max, 2 subtract, 2 clamp, 1 multiply),
-    union (2), quotient and comparison."""
+    union (2), quotient and comparison. The boxes are sorted first."""
     n = boxes.shape[0]
     return Cost(0, 13 * (n * (n - 1) // 2) + n * ceil(log2(n)) if n > 1 else 0)
 
@@ -361,14 +423,39 @@ for _name, _kind in _SAMPLERS.items():
     formula(f"aten.{_name}_backward")(_sampler_backward(_kind))
 
 
-@formula("aten._upsample_bilinear2d_aa", "aten._upsample_bicubic2d_aa")
-def upsample_antialiased(out: Any, x: TensorSpec, *_: Any) -> Cost:
-    """Separable: each pass weighs 2 * support taps, support = (1 or 2) * max(scale, 1); bicubic has
-    twice the taps, so bilinear is counted with the larger rounding."""
-    y = first(out)
-    horizontal = TensorSpec((*y.shape[:-1][:-1], x.shape[-2], y.shape[-1]), y.dtype)
-    taps_w, taps_h = (2 * ceil(max(x.shape[d] / y.shape[d], 1)) for d in (-1, -2))
-    return Cost(0, horizontal.numel * (2 * taps_w - 1) + y.numel * (2 * taps_h - 1))
+def _antialiased(x: TensorSpec, y: TensorSpec, reach: int) -> tuple[int, int]:
+    """Taps of the two separable passes, along the width and then along the height.
+
+    A window holds 2 * ceil(support) taps, support = reach * max(scale, 1).
+    """
+    wide, high = (2 * ceil(reach * max(x.shape[d] / y.shape[d], 1)) for d in (-1, -2))
+    horizontal = prod(y.shape[:-2]) * x.shape[-2] * y.shape[-1]
+    return horizontal * wide, y.numel * high
+
+
+def _antialiased_sampler(reach: int) -> Any:
+    """A weighted sum of n taps: n multiplications and n - 1 additions."""
+
+    def sample(out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
+        y = first(out)
+        horizontal = prod(y.shape[:-2]) * x.shape[-2] * y.shape[-1]
+        return Cost(0, 2 * sum(_antialiased(x, y, reach)) - horizontal - y.numel)
+
+    return sample
+
+
+def _antialiased_backward(reach: int) -> Any:
+    """Each tap takes its weight times the gradient, and an addition."""
+
+    def sample(out: Any, grad: TensorSpec, *_: Any, **__: Any) -> Cost:
+        return Cost(0, 2 * sum(_antialiased(first(out), grad, reach)))
+
+    return sample
+
+
+for _name, _reach in (("bilinear", 1), ("bicubic", 2)):
+    formula(f"aten._upsample_{_name}2d_aa")(_antialiased_sampler(_reach))
+    formula(f"aten._upsample_{_name}2d_aa_backward")(_antialiased_backward(_reach))
 
 
 @formula("aten.grid_sampler_2d", "aten.cudnn_grid_sampler")
@@ -386,19 +473,29 @@ def grid_sampler_3d(out: Any, x: TensorSpec, grid: TensorSpec, mode: int = 0, *_
 
 @formula("aten.grid_sampler_2d_backward", "aten.grid_sampler_3d_backward")
 def grid_sampler_backward(
-    out: Any, grad: TensorSpec, x: TensorSpec, grid: TensorSpec, *_: Any
+    out: Any, grad: TensorSpec, x: TensorSpec, grid: TensorSpec, mode: int = 0, *_: Any
 ) -> Cost:
     """Taps times gradient, added to the input's gradient, and the same again for the grid's."""
-    taps = 4 if len(x.shape) == 4 else 8
+    taps = (4 if len(x.shape) == 4 else 8, 1, 16)[mode]
     return Cost(0, 4 * taps * grad.numel + 2 * grid.numel)
 
 
-# Accumulating scatters: one addition for each element of the source.
+# Accumulating scatters: one addition for each element that is added.
 
 
-@formula("aten.index_add", "aten.scatter_add", "aten.scatter_reduce", "aten.index_reduce")
-def scatter_add(out: Any, x: TensorSpec, dim: int, index: TensorSpec, source: Any, *_: Any, **__: Any) -> Cost:
-    return Cost(0, numel(source))
+@formula("aten.index_add", "aten.index_reduce")
+def index_add(
+    out: Any, x: TensorSpec, dim: int, index: TensorSpec, source: TensorSpec, *_: Any, **__: Any
+) -> Cost:
+    return Cost(0, source.numel)
+
+
+@formula("aten.scatter_add", "aten.scatter_reduce")
+def scatter_add(
+    out: Any, x: TensorSpec, dim: int, index: TensorSpec, *_: Any, **__: Any
+) -> Cost:
+    """The source may be larger than the index, which tells what is added."""
+    return Cost(0, index.numel)
 
 
 @formula("aten.index_put", "aten._index_put_impl", "aten._unsafe_index_put")
@@ -416,10 +513,37 @@ def embedding_bag(out: Any, weight: TensorSpec, indices: TensorSpec, *_: Any, **
 # Order.
 
 
-@formula("aten.sort", "aten.argsort", "aten.msort", "aten._unique2", "aten.unique_dim")
-def sort(out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
-    """n log2 n comparisons."""
-    return Cost(0, x.numel * ceil(log2(max(x.shape))) if x.numel > 1 else 0)
+@formula("aten.sort", "aten.argsort")
+def sort(out: Any, x: TensorSpec, *args: Any, dim: int = -1, **_: Any) -> Cost:
+    """n log2 n comparisons for each row of n along `dim`."""
+    dim = next((a for a in args if isinstance(a, int) and not isinstance(a, bool)), dim)
+    return _sorted(x, x.shape[dim] if x.shape else 1)
+
+
+@formula("aten.msort", "aten.unique_dim")
+def sort_first(out: Any, x: TensorSpec, dim: int = 0, *_: Any, **__: Any) -> Cost:
+    return _sorted(x, x.shape[dim] if x.shape else 1)
+
+
+@formula("aten._unique2")
+def unique(out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
+    """Sorts all elements."""
+    return _sorted(x, x.numel)
+
+
+def _sorted(x: TensorSpec, n: int) -> Cost:
+    return Cost(0, x.numel * ceil(log2(n)) if n > 1 else 0)
+
+
+@formula("aten.bucketize")
+def bucketize(out: Any, x: Any, boundaries: TensorSpec, *_: Any, **__: Any) -> Cost:
+    """A binary search for each element: log2(n + 1) comparisons to tell n + 1 places apart."""
+    return Cost(0, first(out).numel * ceil(log2(boundaries.numel + 1)))
+
+
+@formula("aten.searchsorted")
+def searchsorted(out: Any, rows: TensorSpec, x: Any, *_: Any, **__: Any) -> Cost:
+    return Cost(0, first(out).numel * ceil(log2(rows.shape[-1] + 1)))
 
 
 @formula("aten.topk")
@@ -462,26 +586,3 @@ def fft_c2r(out: Any, x: TensorSpec, dims: Any, *_: Any, **__: Any) -> Cost:
 )
 def fake_quantize(out: Any, x: TensorSpec, *_: Any) -> Cost:
     return Cost(0, 7 * x.numel)
-
-
-# Losses whose definition is more than a table row.
-
-
-@formula("aten.binary_cross_entropy_with_logits")
-def binary_cross_entropy_with_logits(out: Any, x: TensorSpec, *_: Any) -> Cost:
-    """max(x, 0) - x * t + log1p(exp(-abs(x))): 8."""
-    return Cost(0, 8 * x.numel)
-
-
-@formula("aten._upsample_bilinear2d_aa_backward", "aten._upsample_bicubic2d_aa_backward")
-def upsample_antialiased_backward(
-    out: Any, grad: TensorSpec, out_size: Any, in_size: list[int], *_: Any
-) -> Cost:
-    """Each tap of the forward's two passes gives a multiplication and an addition back."""
-    height, width = in_size[-2:]
-    horizontal = grad.numel // grad.shape[-2] * height
-    taps_w, taps_h = (
-        2 * ceil(max(size / length, 1))
-        for size, length in zip((width, height), (grad.shape[-1], grad.shape[-2]))
-    )
-    return Cost(0, 2 * (taps_h * grad.numel + taps_w * horizontal))

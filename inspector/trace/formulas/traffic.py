@@ -13,29 +13,24 @@ from inspector.trace.record import TensorSpec
 
 SELECTS = frozenset(
     f"aten.{name}"
-    for name in "embedding index index_select gather take masked_select _unsafe_index take_along_dim".split()
+    for name in ["embedding", "index", "index_select", "gather", "take", "masked_select", "_unsafe_index", "take_along_dim"]
 )
 SCATTERS = frozenset(
-    f"aten.{name}" for name in "index_put _index_put_impl scatter index_copy index_fill".split()
+    f"aten.{name}" for name in ["index_put", "_index_put_impl", "scatter", "index_copy", "index_fill"]
 )
-ACCUMULATES = frozenset(f"aten.{name}" for name in "index_add scatter_add scatter_reduce".split())
+ACCUMULATES = frozenset(f"aten.{name}" for name in ["index_add", "scatter_add", "scatter_reduce"])
 FILLS = frozenset(
     f"aten.{name}"
-    for name in (
-        "zero fill copy uniform normal random bernoulli exponential geometric log_normal cauchy set"
-        " zeros_like ones_like full_like rand_like randn_like randint_like new_zeros new_ones new_full"
-    ).split()
+    for name in ["zero", "fill", "copy", "uniform", "normal", "random", "bernoulli", "exponential", "geometric", "log_normal", "cauchy", "set", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros", "new_ones", "new_full"]
 )
 """Operators whose first argument is only a place to write to, or only lends its shape."""
 EMPTY = frozenset(
     f"aten.{name}"
-    for name in "empty empty_like empty_strided new_empty new_empty_strided empty_permuted resize".split()
+    for name in ["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted", "resize"]
 )
 METADATA = EMPTY | frozenset(
     f"aten.{name}"
-    for name in (
-        "set is_same_size lift_fresh as_strided squeeze unsqueeze transpose t swapaxes swapdims detach"
-    ).split()
+    for name in ["set", "is_same_size", "lift_fresh", "as_strided", "squeeze", "unsqueeze", "transpose", "t", "swapaxes", "swapdims", "detach"]
 )
 """Operators that touch no element, also when they change their argument's shape in place."""
 
@@ -69,9 +64,12 @@ def traffic(
     if base in SCATTERS or base in ACCUMULATES:
         source = sum(map(size, inputs[1:]))
         moved = size(inputs[-1]) if len(inputs) > 1 else 0
-        copied = 0 if written else size(inputs[0])
-        return source + copied + (moved if base in ACCUMULATES else 0), moved + copied
+        if not written:  # a copy, changed where it is scattered
+            return source + size(inputs[0]), sum(map(size, results))
+        return source + (moved if base in ACCUMULATES else 0), moved
     sources = inputs[1:] if base in FILLS else inputs
+    given = tensors(args)  # a keyword that is written is `out=`: not read
+    sources = [spec for spec in sources if spec not in written or spec in given]
     reads = {(spec.storage, spec.shape) if spec.storage >= 0 else id(spec): spec for spec in sources}
     return sum(map(size, reads.values())), sum(map(size, results)) + sum(map(size, written))
 

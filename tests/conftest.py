@@ -1,0 +1,63 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from inspector.cli.main import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def inspect(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: exit code, standard output, standard error."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def net_file(tmp_path: Path) -> Path:
+    """The README's own example of a user's model."""
+    file = tmp_path / "your_net.py"
+    file.write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "\n"
+        "\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, width=16):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(3, width, 3, padding=1)\n"
+        "        self.norm = nn.BatchNorm2d(width)\n"
+        "        self.head = nn.Linear(width, 10)\n"
+        "\n"
+        "    def forward(self, x):\n"
+        "        x = torch.relu(self.norm(self.conv(x)))\n"
+        "        return self.head(x.mean(dim=(2, 3)))\n"
+        "\n"
+        "\n"
+        "def build(width=16):\n"
+        "    return Net(width)\n"
+    )
+    return file
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu skip with a reason where there is none."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="no CUDA device on this machine")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
