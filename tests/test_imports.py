@@ -52,10 +52,9 @@ def imported(file: Path, top_level_only: bool) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= (
-                {f"inspector.{alias.name}" for alias in node.names if node.module == "inspector"}
-                or {node.module}
-            )
+            found |= {f"inspector.{alias.name}" for alias in node.names if node.module == "inspector"} or {
+                node.module
+            }
     return {
         name.removeprefix("inspector.")
         for name in found

@@ -128,6 +128,7 @@ class _Attempt:
                 rules=recipe.rules if device == "meta" else {},
                 context=recipe.context,
                 notes=notes,
+                uncounted=recipe.uncounted(subject.model) if device == "meta" else (),
             )
         except ForwardError as error:
             raise ForwardError(self._completed(error.trace, device)) from error.__cause__
@@ -233,6 +234,7 @@ _LABELS = {
     "trainable_params": "trainable parameters", "unknown_ops": "unknown operators",
     "param_bytes": "parameter bytes", "packed_params": "packed parameters",
 }  # fmt: skip
+_POINTWISE = ("pointwise_flops", "flops")
 _COUNTED = ("macs", "forward_macs", "backward_macs", "pointwise_flops", "flops", "activations")
 
 
@@ -255,7 +257,7 @@ def report(
             unit,
             label=_LABELS.get(name, ""),
             direction="none" if name == "ops" else "lower",
-            lower_bound=partial and name in _COUNTED,
+            lower_bound=(partial and name in _COUNTED) or (bool(found.uncounted) and name in _POINTWISE),
         )
         for name, unit in _METRICS.items()
         if name in sums
@@ -321,6 +323,10 @@ def _sections(found: Trace, by: str, depth: int, top: int | None) -> list[Sectio
 
 def _findings(found: Trace, sums: dict[str, int], strict: bool) -> list[Finding]:
     findings = [Finding("provenance", "warn", "", note) for note in found.notes]
+    findings += [
+        Finding("coverage", "warn", "", f"not counted on {found.device}: {work} (pointwise work)")
+        for work in found.uncounted
+    ]
     if found.failure is not None:
         findings.append(_failed(found.failure))
     if sums["unknown_ops"]:

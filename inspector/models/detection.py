@@ -49,8 +49,12 @@ def _mask(entry: Tensor | None) -> bool:
 RULES = {"aten.nonzero": nonzero, "aten.index": index, "torchvision.nms": nms}
 
 
+MANY_BOXES = 20000
+"""torchvision suppresses class by class above this many coordinates (ops/boxes.py, batched_nms)."""
+
+
 @contextmanager
-def countable() -> Iterator[None]:
+def countable(model: Any) -> Iterator[None]:
     """Stand-ins for the four functions that loop over values of tensors."""
     from torchvision.models.detection import roi_heads, transform
     from torchvision.ops import boxes, poolers
@@ -60,7 +64,9 @@ def countable() -> Iterator[None]:
     def batched_nms(boxes_: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
         if boxes_.device.type != "meta":
             return originals[0](boxes_, scores, labels, threshold)
-        return boxes._batched_nms_coordinate_trick(boxes_, scores, labels, threshold)
+        if boxes_.numel() <= MANY_BOXES:
+            return boxes._batched_nms_coordinate_trick(boxes_, scores, labels, threshold)
+        return suppress_by_class(boxes_, scores, labels, threshold, _classes(model))
 
     def multiscale_roi_align(
         x: list[Tensor], boxes_: list[Tensor], size: Any, ratio: int, scales: Any, mapper: Any
@@ -97,20 +103,45 @@ def countable() -> Iterator[None]:
             setattr(module, name, original)
 
 
+def suppress_by_class(
+    boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, classes: int
+) -> Tensor:
+    """Every class holds the same number of boxes: each box is a candidate for each class."""
+    size = boxes.shape[0] // classes
+    for _ in range(classes):
+        _ = labels == 0
+        torch.ops.torchvision.nms(boxes[:size], scores[:size], threshold)
+    return scores.argsort(descending=True)
+
+
+def _classes(model: Any) -> int:
+    """Object classes, without the background."""
+    heads = getattr(model, "roi_heads", None)
+    if heads is not None:
+        return heads.box_predictor.cls_score.out_features - 1
+    return model.head.classification_head.num_columns - 1
+
+
 def assumptions(model: Any) -> tuple[str, ...]:
     """The numbers of boxes that a count on meta stands on, and where to change them."""
-    heads, notes = getattr(model, "roi_heads", None), []
+    heads = getattr(model, "roi_heads", None)
     if heads is None:
         return (
             "worst case: every candidate box passes the score threshold and suppression"
             " (contractions do not depend on it)",
         )
     proposals = model.rpn._post_nms_top_n["testing"]
-    notes.append(
+    return (
         f"worst case: {proposals} proposals and {heads.detections_per_img} detections an image;"
-        " set them with --model-arg rpn_post_nms_top_n_test=N --model-arg box_detections_per_img=N"
+        " set them with --model-arg rpn_post_nms_top_n_test=N --model-arg box_detections_per_img=N",
     )
-    if heads.has_mask() or heads.has_keypoint():
-        what = "pasting masks into the image" if heads.has_mask() else "decoding keypoints"
-        notes.append(f"not counted on meta: {what} (pointwise work that depends on the boxes)")
-    return tuple(notes)
+
+
+def uncounted(model: Any) -> tuple[str, ...]:
+    """Pointwise work that depends on where the boxes are."""
+    heads = getattr(model, "roi_heads", None)
+    if heads is not None and heads.has_mask():
+        return ("pasting masks into the image",)
+    if heads is not None and heads.has_keypoint():
+        return ("decoding keypoints from their heat maps",)
+    return ()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from inspector.errors import InspectError
 from inspector.models.inputs import Inputs, InputSpec
@@ -84,7 +84,19 @@ def from_config(config: Any, name: str, chosen: Mapping[str, Any] = {}) -> Recip
         except ValueError:
             return transformers.AutoModel.from_config(config, **chosen)
 
-    return Recipe(name=name, source="huggingface", construct=construct, defaults=default_inputs)
+    return Recipe(name=name, source="huggingface", construct=construct, defaults=default_inputs, rules=RULES)
+
+
+def grouped_mm(a: Tensor, b: Tensor, offsets: Any = None, *_: Any, **__: Any) -> Any:
+    """On meta torch 2.8 takes bfloat16 only; the shapes are those of any other dtype. Matrices with
+    two dimensions are grouped: their rows, columns or (both) the dimension that is summed."""
+    if a.device.type != "meta" or a.dtype is torch.bfloat16:
+        return NotImplemented
+    groups = () if a.dim() != b.dim() else (a.shape[0],) if a.dim() == 3 else offsets.shape
+    return a.new_empty((*groups, a.shape[-2], b.shape[-1]))
+
+
+RULES = {"aten._grouped_mm": grouped_mm}
 
 
 def default_inputs(model: Any, phase: str) -> Inputs | None:

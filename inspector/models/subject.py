@@ -33,8 +33,9 @@ class Recipe:
     construct: Callable[[], nn.Module]
     defaults: Callable[[nn.Module, str], Inputs | None] = lambda model, phase: None
     rules: Mapping[str, Rule] = field(default_factory=dict)
-    context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    context: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext
     assumed: Callable[[nn.Module], tuple[str, ...]] = lambda model: ()
+    uncounted: Callable[[nn.Module], tuple[str, ...]] = lambda model: ()
     only_on: tuple[str, str] | None = None
     reference: Callable[[], nn.Module] | None = None
     rebuilds: bool = True  # a live model is never moved: the pass runs on stand-ins
@@ -100,7 +101,8 @@ class Subject:
 def lazy(model: nn.Module) -> bool:
     """Whether some parameter waits for the first input to learn its shape."""
     tensors = (*model.parameters(), *model.buffers())
-    return any(isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)) for tensor in tensors)
+    waiting = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
+    return any(isinstance(tensor, waiting) for tensor in tensors)
 
 
 def materialised(recipe: Recipe, inputs: Inputs, seed: int) -> nn.Module:

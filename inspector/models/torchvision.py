@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect as introspection
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -52,8 +52,9 @@ def recipe(name: str, model_args: Mapping[str, Any]) -> Recipe:
         construct=_constructor(builder, arguments),
         defaults=lambda model, phase: default_inputs(model, base, kind, entry, phase),
         rules=rules,
-        context=detection.countable if detects else _nothing,
+        context=detection.countable if detects else nullcontext,
         assumed=detection.assumptions if detects else lambda model: (),
+        uncounted=detection.uncounted if detects else lambda model: (),
         only_on=("cpu", "quantized kernels exist on the CPU only") if quantized else None,
         reference=_float_twin(builder, arguments) if quantized else None,
     )
@@ -73,11 +74,6 @@ def _float_twin(builder: Callable[..., nn.Module], arguments: dict[str, Any]) ->
     if "weights" in twin:
         twin["weights"] = twin["weights"].meta["unquantized"]
     return _constructor(builder, twin)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager

@@ -10,7 +10,7 @@ History of the file format (`SCHEMA`):
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,11 +33,13 @@ ITEM_BITS = {
 
 
 class TensorSpec(NamedTuple):
-    """Shape and dtype of one tensor, and the index of its storage in `Trace.storages`."""
+    """Shape and dtype of one tensor, the index of its storage in `Trace.storages` (-1: it has none)
+    and its first element's position there."""
 
     shape: tuple[int, ...]
     dtype: str
     storage: int = -1
+    offset: int = 0
 
     @property
     def numel(self) -> int:
@@ -131,7 +133,8 @@ class Trace:
     """The record of one pass.
 
     `device` says where it was counted, `notes` what a reader must know of how ("counted on cpu
-    because ..."), `failure` that it stopped early: the totals then hold up to that module only.
+    because ..."), `uncounted` which pointwise work is missing although the model does it, `failure`
+    that the pass stopped early: the totals then hold up to that module only.
     """
 
     model: str
@@ -144,6 +147,7 @@ class Trace:
     modules: tuple[Module, ...]
     state: tuple[StateEntry, ...]
     notes: tuple[str, ...] = ()
+    uncounted: tuple[str, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
 
@@ -189,17 +193,14 @@ class Trace:
         except (OSError, UnicodeDecodeError) as error:
             raise InspectError(f"cannot read {path}: {error}", "name a trace file") from error
 
-    def with_notes(self, *notes: str) -> Trace:
-        return replace(self, notes=self.notes + notes)
 
-
-_PLAIN_FIELDS = ("model", "source", "phase", "device", "inputs", "notes", "environment")
+_PLAIN_FIELDS = ("model", "source", "phase", "device", "inputs", "notes", "uncounted", "environment")
 _OP_FIELDS = tuple(Op.__dataclass_fields__)
 
 
 def _read(content: dict[str, Any]) -> Trace:
     def specs(rows: list[Any]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(tuple(shape), dtype, storage) for shape, dtype, storage in rows)
+        return tuple(TensorSpec(tuple(shape), *rest) for shape, *rest in rows)
 
     ops = []
     for row in content["ops"]["rows"]:
@@ -214,6 +215,7 @@ def _read(content: dict[str, Any]) -> Trace:
         **{name: content[name] for name in ("model", "source", "phase", "device", "environment")},
         inputs=tuple(content["inputs"]),
         notes=tuple(content["notes"]),
+        uncounted=tuple(content["uncounted"]),
         ops=tuple(ops),
         storages=tuple(Storage(**dict(zip(fields, row))) for row in content["storages"]["rows"]),
         modules=tuple(Module(**entry) for entry in content["modules"]),

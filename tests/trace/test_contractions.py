@@ -131,6 +131,24 @@ def test_bilinear_layer_meets_every_pair_of_inputs_for_each_output(count, meta):
     assert counted.pointwise == 2 * 5 * 3 * 4 + 2 * 5  # x * W first, and the bias
 
 
+@pytest.mark.parametrize("name", ["aten.linear", "aten.mkldnn_linear", "mkldnn._linear_pointwise"])
+def test_fused_linear_kernel_counts_as_the_plain_one(name, price):
+    assert price(name, (2, 3, 5), (2, 3, 4), (5, 4), (5,)) == (2 * 3 * 4 * 5, 30, 30)
+    assert price(name, (2, 3, 5), (2, 3, 4), (5, 4), None).pointwise == 0
+
+
+def test_fused_linear_backward_has_the_gradients_of_its_mask(price):
+    x, grad, weight = (2, 4), (2, 5), (5, 4)
+    everything = price("aten.linear_backward", [x, weight, (5,)], x, grad, weight, [True] * 3)
+    assert everything == (2 * (2 * 4 * 5), 2 * 5, 0)
+    one = price("aten.linear_backward", [None, weight, None], x, grad, weight, [False, True, False])
+    assert one == (2 * 4 * 5, 0, 0)
+
+
+def test_quantised_linear_requantises_each_output(price):
+    assert price("quantized.linear", (2, 5), (2, 4), (5, 4)) == (2 * 4 * 5, 10, 10)
+
+
 # Convolutions.
 
 CONVOLUTIONS = {
@@ -217,6 +235,14 @@ def test_fused_convolution_kernel_counts_as_the_plain_one(name, price):
     assert price(f"aten.{name}", (1, 3, 5, 5), (1, 2, 7, 7), (3, 2, 3, 3)).macs == 75 * 18
 
 
+@pytest.mark.parametrize(
+    ("name", "requantised"), [("aten.cudnn_convolution_transpose", 0), ("quantized.conv_transpose2d", 1)]
+)
+def test_fused_transposed_kernel_counts_as_the_plain_one(name, requantised, price):
+    cost = price(name, (1, 32, 16, 16), (1, 16, 8, 8), (16, 32, 4, 4))
+    assert cost == (524_288, requantised * 32 * 256, 32 * 256)
+
+
 # Attention: q (N, heads, L, E), k and v (N, heads, S, E): L * S * E twice for each head.
 
 Q = (1, 12, 64, 64)
@@ -259,6 +285,7 @@ FUSED = {
     "_scaled_dot_product_cudnn_attention": (None, False),
     "_scaled_dot_product_fused_attention_overrideable": (),
     "scaled_dot_product_attention": (),
+    "flex_attention": (),
 }
 
 
@@ -267,7 +294,8 @@ def test_fused_attention_kernel_counts_as_the_math_one(name, count, meta, price)
     q, k, v = (2, 4, 6, 8), (2, 4, 10, 8), (2, 4, 10, 3)
     math = count(F.scaled_dot_product_attention, meta(*q), meta(*k), meta(*v))
     assert math.macs == 2 * 4 * 6 * 10 * (8 + 3)
-    fused = price(f"aten.{name}", [(2, 4, 6, 3)], q, k, v, *FUSED[name])
+    space = "higher_order" if name == "flex_attention" else "aten"
+    fused = price(f"{space}.{name}", [(2, 4, 6, 3)], q, k, v, *FUSED[name])
     assert fused == (math.macs, math.pointwise, math.activations)
 
 

@@ -115,6 +115,11 @@ def test_order_counts_comparisons_along_its_dimension(case, count, meta):
     assert count(function, meta(5, 4)).pointwise == expected
 
 
+def test_unique_sorts_all_elements_or_slices(price):
+    assert price("aten._unique2", [(20,)], (5, 4)).pointwise == 20 * 5  # log2 20 rounded up
+    assert price("aten.unique_dim", [(5, 4)], (5, 4), 1).pointwise == 20 * 2
+
+
 # Fourier transforms: 5 N log2 N, real data half.
 
 TRANSFORMS = {
@@ -175,6 +180,7 @@ KERNELS = {
     "aten._weight_norm_interface_backward": (((2, 3, 4), (2, 3, 4), (2, 1, 1), (2, 1, 1), 0), 5),
     "aten.quantize_per_tensor": (((2, 3, 4), 0.1, 0, "quint8"), 4),  # scale, round, shift, clamp
     "aten.dequantize": (((2, 3, 4),), 2),  # shift, scale
+    "quantized.cat": (([(1, 3, 4), (1, 3, 4)], 0, None, None), 0),
     "quantized.add": (((2, 3, 4), (2, 3, 4), 0.1, 0), 1),
     "quantized.add_relu": (((2, 3, 4), (2, 3, 4), 0.1, 0), 2),
 }

@@ -55,8 +55,9 @@ def capture(
     source: str = "python",
     seed: int = 0,
     rules: Mapping[str, Rule] | None = None,
-    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    context: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext,
     notes: tuple[str, ...] = (),
+    uncounted: tuple[str, ...] = (),
 ) -> Trace:
     """Run `model(*args, **kwargs)` once on `device` and record every operator.
 
@@ -74,7 +75,7 @@ def capture(
     error: Exception | None = None
     outputs = None
     with ExitStack() as stack:
-        for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context()):
+        for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context(model)):
             stack.enter_context(guard)
         torch.manual_seed(seed)
         swap_state(model, device)
@@ -95,17 +96,15 @@ def capture(
         source=source,
         phase=phase,
         device=device,
-        inputs=tuple(
-            [describe(value) for value in args] + [f"{k}={describe(v)}" for k, v in kwargs.items()]
-        ),
+        inputs=tuple([describe(value) for value in args] + [f"{k}={describe(v)}" for k, v in kwargs.items()]),
         ops=ops,
         storages=storages,
         modules=tuple(
-            Module(path, type(module).__name__, recorder.calls.get(path, 0))
-            for path, module in tree
+            Module(path, type(module).__name__, recorder.calls.get(path, 0)) for path, module in tree
         ),
         state=state,
         notes=notes,
+        uncounted=uncounted,
         failure=failure,
     )
     if error is not None:

@@ -60,9 +60,7 @@ class MetaMemo:
                 single = isinstance(result, Tensor)
                 results = (result,) if single else result
                 if isinstance(results, tuple) and all(map(_plain, results)):
-                    layouts = [
-                        None if r is None else (r.shape, r.stride(), r.dtype) for r in results
-                    ]
+                    layouts = [None if r is None else (r.shape, r.stride(), r.dtype) for r in results]
                     self._results[signature] = single, layouts
         except TypeError:
             return

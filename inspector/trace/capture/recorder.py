@@ -130,9 +130,7 @@ class Recorder(TorchDispatchMode):
     def _note_failure(self, module: Any, path: str, args: Any, kwargs: Any, error: Any) -> None:
         if self.failure is None:
             shapes = tuple(describe(value) for value in (*args, *kwargs.values()))
-            self.failure = Failure(
-                path, _type_name(module), shapes, type(error).__name__, str(error)
-            )
+            self.failure = Failure(path, _type_name(module), shapes, type(error).__name__, str(error))
 
     # Storages.
 
@@ -158,7 +156,7 @@ class Recorder(TorchDispatchMode):
             reference.index, reference.key = index, key
             self._live[key] = index
             self._references.append(reference)
-        return TensorSpec(tuple(tensor.shape), _DTYPES[tensor.dtype], index)
+        return TensorSpec(tuple(tensor.shape), _DTYPES[tensor.dtype], index, int(tensor.storage_offset()))
 
     def _died(self, reference: Any) -> None:
         self._live.pop(reference.key, None)

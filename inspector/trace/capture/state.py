@@ -44,9 +44,7 @@ def _named(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor, bool]]:
 
 def packed_weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Weight and bias that a quantized module holds outside its parameters."""
-    if not type(module).__module__.startswith(
-        ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
-    ):
+    if not type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
         return
     pair = getattr(module, "_weight_bias", None)
     if pair is None:

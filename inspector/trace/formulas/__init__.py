@@ -13,7 +13,8 @@ arguments, with a `TensorSpec` in place of every tensor, and returns a `Cost`. T
 The numbers are theoretical: what the operator's definition does on dense data, each multiply-add
 counted once. They are not kernel instructions, and do not shrink with sparsity or masks. Zero
 padding counts as data (torchvision, fvcore and timm publish with the same convention). A complex
-multiply-accumulate is four real ones.
+multiply-accumulate of a matrix product is four real ones; a complex convolution arrives here as the
+three real ones that torch splits it into.
 
 An operator that no formula knows costs None, never 0.
 """
@@ -39,8 +40,8 @@ class Cost(NamedTuple):
 
 FREE = Cost()
 
-Formula = Callable[..., Cost]
-_Function = TypeVar("_Function", bound=Callable[..., Cost])
+Formula = Callable[..., "Cost | None"]
+_Function = TypeVar("_Function", bound=Formula)
 
 REGISTRY: dict[str, Formula] = {}
 
@@ -76,7 +77,7 @@ def cost(name: str, outputs: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         result = function(outputs, *args, **kwargs)
     except (TypeError, ValueError, IndexError, KeyError, StopIteration):
         return None
-    if result.macs and first(outputs).dtype.startswith("complex"):
+    if result is not None and result.macs and first(outputs).dtype.startswith("complex"):
         return result._replace(macs=4 * result.macs)
     return result
 
@@ -97,4 +98,14 @@ def numel(tensors: Any) -> int:
     return 0
 
 
-from inspector.trace.formulas import contractions, free, pointwise, quantized  # noqa: E402, F401
+from inspector.trace.formulas import (  # noqa: E402, F401
+    attention,
+    contractions,
+    free,
+    norms,
+    ordering,
+    pointwise,
+    quantized,
+    recurrence,
+    sampling,
+)

@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from inspector.trace.formulas import Cost, first, formula
-from inspector.trace.formulas.pointwise import GATE_FLOPS, SAMPLE_FLOPS, SOFTMAX, SOFTMAX_BACKWARD
+from inspector.trace.formulas.pointwise import SAMPLE_FLOPS
 from inspector.trace.record import TensorSpec
 
 
@@ -55,9 +55,7 @@ def addmm_activation(
 
 
 @formula("aten.addbmm")
-def addbmm(
-    out: Any, bias: TensorSpec, a: TensorSpec, b: TensorSpec, *, beta: Any = 1, **_: Any
-) -> Cost:
+def addbmm(out: Any, bias: TensorSpec, a: TensorSpec, b: TensorSpec, *, beta: Any = 1, **_: Any) -> Cost:
     """Sums the batch: a (n, r, k), b (n, k, c), out (r, c)."""
     added = first(out).numel if beta != 0 else 0
     return contraction(a.numel * b.shape[-1], out, added)
@@ -96,9 +94,7 @@ def linear(out: Any, x: TensorSpec, weight: TensorSpec, bias: Any = None, *_: An
 
 
 @formula("aten.linear_backward")
-def linear_backward(
-    out: Any, x: TensorSpec, grad: TensorSpec, weight: TensorSpec, mask: list[bool]
-) -> Cost:
+def linear_backward(out: Any, x: TensorSpec, grad: TensorSpec, weight: TensorSpec, mask: list[bool]) -> Cost:
     products = int(mask[0]) + int(mask[1])
     return Cost(products * grad.numel * x.shape[-1], grad.numel if mask[2] else 0)
 
@@ -188,9 +184,7 @@ def cudnn_convolution(out: Any, x: TensorSpec, weight: TensorSpec, *_: Any, **__
 
 
 @formula("aten.cudnn_convolution_transpose")
-def cudnn_convolution_transpose(
-    out: Any, x: TensorSpec, weight: TensorSpec, *_: Any, **__: Any
-) -> Cost:
+def cudnn_convolution_transpose(out: Any, x: TensorSpec, weight: TensorSpec, *_: Any, **__: Any) -> Cost:
     return contraction(conv_macs(x, weight, first(out), True), out)
 
 
@@ -257,203 +251,3 @@ def deform_conv2d_backward(
     masked = bool(rest and rest[-1])
     pointwise = 2 * taps * (SAMPLE_FLOPS["bilinear"] + masked) + grad.numel
     return Cost(2 * conv_macs(x, weight, grad, False), pointwise)
-
-
-# Attention: q (..., heads, L, E), k (..., heads, S, E), v (..., heads, S, Ev).
-# Scores take L * S * E a head, the weighted sum L * S * Ev; masks do not shrink the count.
-
-
-def attention(
-    q: TensorSpec, k: TensorSpec, v: TensorSpec, mask: bool = False, causal: bool = False
-) -> Cost:
-    """Dense attention, written out as the math kernel does it: q and k are each scaled, the mask
-    (a causal one too) is added, then softmax. Grouped key and value heads serve all query heads."""
-    *batch, length, width = q.shape
-    source, value_width = k.shape[-2], v.shape[-1]
-    scores = prod(batch) * length * source
-    pointwise = q.numel + prod(batch) * source * width + scores * (SOFTMAX + (mask or causal))
-    outputs = prod(batch) * length * value_width
-    return Cost(scores * (width + value_width), pointwise, scores + outputs)
-
-
-def attention_backward(grad: TensorSpec, q: TensorSpec, k: TensorSpec, v: TensorSpec) -> Cost:
-    """Gradients of v, scores, q and k: four products. Fused kernels compute the scores again, which
-    the definition does not need: that fifth product is not counted, so every kernel agrees."""
-    *batch, length, width = q.shape
-    source, value_width = k.shape[-2], v.shape[-1]
-    scores = prod(batch) * length * source
-    pointwise = scores * SOFTMAX_BACKWARD + q.numel + prod(batch) * source * width
-    return Cost(2 * scores * (width + value_width), pointwise)
-
-
-@formula(
-    "aten._scaled_dot_product_flash_attention",
-    "aten._scaled_dot_product_flash_attention_for_cpu",
-)
-def flash_attention(
-    out: Any,
-    q: TensorSpec,
-    k: TensorSpec,
-    v: TensorSpec,
-    dropout: float = 0.0,
-    is_causal: bool = False,
-    *_: Any,
-    attn_mask: Any = None,
-    **__: Any,
-) -> Cost:
-    return attention(q, k, v, attn_mask is not None, is_causal)
-
-
-@formula(
-    "aten.scaled_dot_product_attention",
-    "aten._scaled_dot_product_attention_math",
-    "aten._scaled_dot_product_fused_attention_overrideable",
-)
-def masked_attention(
-    out: Any,
-    q: TensorSpec,
-    k: TensorSpec,
-    v: TensorSpec,
-    mask: Any = None,
-    dropout: float = 0.0,
-    is_causal: bool = False,
-    *_: Any,
-    **__: Any,
-) -> Cost:
-    return attention(q, k, v, mask is not None, is_causal)
-
-
-@formula("aten._scaled_dot_product_efficient_attention")
-def efficient_attention(
-    out: Any,
-    q: TensorSpec,
-    k: TensorSpec,
-    v: TensorSpec,
-    bias: Any,
-    lse: bool,
-    dropout: float = 0.0,
-    causal: bool = False,
-    **_: Any,
-) -> Cost:
-    return attention(q, k, v, bias is not None, causal)
-
-
-@formula("aten._scaled_dot_product_cudnn_attention")
-def cudnn_attention(
-    out: Any,
-    q: TensorSpec,
-    k: TensorSpec,
-    v: TensorSpec,
-    bias: Any,
-    lse: bool,
-    dropout: float = 0.0,
-    causal: bool = False,
-    *_: Any,
-    **__: Any,
-) -> Cost:
-    return attention(q, k, v, bias is not None, causal)
-
-
-@formula(
-    "aten._scaled_dot_product_flash_attention_backward",
-    "aten._scaled_dot_product_flash_attention_for_cpu_backward",
-    "aten._scaled_dot_product_efficient_attention_backward",
-    "aten._scaled_dot_product_cudnn_attention_backward",
-    "aten._scaled_dot_product_fused_attention_overrideable_backward",
-)
-def fused_attention_backward(
-    out: Any, grad: TensorSpec, q: TensorSpec, k: TensorSpec, v: TensorSpec, *_: Any, **__: Any
-) -> Cost:
-    return attention_backward(grad, q, k, v)
-
-
-@formula("aten._flash_attention_forward", "aten._efficient_attention_forward")
-def packed_attention(
-    out: Any, q: TensorSpec, k: TensorSpec, v: TensorSpec, *args: Any, **kwargs: Any
-) -> Cost:
-    """Heads third: q (batch, L, heads, E). Packed sequences of unknown lengths are one sequence
-    here, an upper bound."""
-    return attention(*(_heads_second(t) for t in (q, k, v)))
-
-
-def _heads_second(t: TensorSpec) -> TensorSpec:
-    shape = t.shape if len(t.shape) == 4 else (1, *t.shape)
-    return TensorSpec((shape[0], shape[2], shape[1], shape[3]), t.dtype)
-
-
-@formula("higher_order.flex_attention")
-def flex_attention(out: Any, q: TensorSpec, k: TensorSpec, v: TensorSpec, *_: Any, **__: Any) -> Cost:
-    """Dense, and without the user's score function, whose operators are its own."""
-    return attention(q, k, v)
-
-
-# Recurrence, one fused call. weight_ih (gates * hidden, input), weight_hh (gates * hidden, hidden).
-
-
-def _rnn(weights: list[TensorSpec], steps: int, cells: int, hidden: int, gate_flops: int) -> Cost:
-    """`weights` of all cells (layers times directions): each matrix meets every time step once."""
-    matrices = [w for w in weights if len(w.shape) == 2]
-    biases = [w for w in weights if len(w.shape) == 1]
-    macs = steps * sum(w.numel for w in matrices)
-    pointwise = steps * sum(b.numel for b in biases) + steps * cells * gate_flops * hidden
-    return Cost(macs, pointwise, steps * sum(w.shape[0] for w in matrices))
-
-
-@formula("aten._cudnn_rnn")
-def cudnn_rnn(
-    out: Any,
-    x: TensorSpec,
-    weights: list[TensorSpec],
-    stride0: int,
-    weight_buf: Any,
-    hx: Any,
-    cx: Any,
-    mode: int,
-    hidden: int,
-    proj: int,
-    layers: int,
-    batch_first: bool,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    *_: Any,
-) -> Cost:
-    """mode: 0 relu, 1 tanh, 2 LSTM, 3 GRU. x (L, N, input), or packed (sum of lengths, input)."""
-    gates = ("relu", "tanh", "lstm", "gru")[mode]
-    cells = layers * (2 if bidirectional else 1)
-    return _rnn(weights, prod(x.shape[:-1]), cells, hidden, GATE_FLOPS[gates])
-
-
-@formula("aten.mkldnn_rnn_layer")
-def mkldnn_rnn_layer(
-    out: Any, x: TensorSpec, w0: TensorSpec, w1: TensorSpec, b0: TensorSpec, b1: TensorSpec, *_: Any
-) -> Cost:
-    """One LSTM layer in one direction, x (L, N, input)."""
-    return _rnn([w0, w1, b0, b1], prod(x.shape[:-1]), 1, w1.shape[1], GATE_FLOPS["lstm"])
-
-
-@formula("aten._cdist_forward", "aten._euclidean_dist")
-def cdist(out: Any, a: TensorSpec, b: TensorSpec, *_: Any) -> Cost:
-    """Distances of all pairs of rows: subtract, power, add for each coordinate, then the root."""
-    pairs = first(out).numel
-    return Cost(0, pairs * (3 * a.shape[-1] + 1))
-
-
-@formula("aten._thnn_fused_lstm_cell")
-def fused_lstm_cell(
-    out: Any, gates: TensorSpec, hidden_gates: TensorSpec, cx: TensorSpec, *biases: Any
-) -> Cost:
-    """gates (N, 4 * hidden): the products ran before, the biases are added here."""
-    return Cost(0, _cell_biases(gates, biases) + cx.numel * GATE_FLOPS["lstm"])
-
-
-@formula("aten._thnn_fused_gru_cell")
-def fused_gru_cell(
-    out: Any, gates: TensorSpec, hidden_gates: TensorSpec, hx: TensorSpec, *biases: Any
-) -> Cost:
-    """gates (N, 3 * hidden), as the LSTM cell."""
-    return Cost(0, _cell_biases(gates, biases) + hx.numel * GATE_FLOPS["gru"])
-
-
-def _cell_biases(gates: TensorSpec, biases: tuple[Any, ...]) -> int:
-    return gates.numel * sum(1 for bias in biases if bias is not None)

@@ -11,26 +11,22 @@ from typing import Any
 
 from inspector.trace.record import TensorSpec
 
-SELECTS = frozenset(
-    f"aten.{name}"
-    for name in ["embedding", "index", "index_select", "gather", "take", "masked_select", "_unsafe_index", "take_along_dim"]
-)
-SCATTERS = frozenset(
-    f"aten.{name}" for name in ["index_put", "_index_put_impl", "scatter", "index_copy", "index_fill"]
-)
-ACCUMULATES = frozenset(f"aten.{name}" for name in ["index_add", "scatter_add", "scatter_reduce"])
-FILLS = frozenset(
-    f"aten.{name}"
-    for name in ["zero", "fill", "copy", "uniform", "normal", "random", "bernoulli", "exponential", "geometric", "log_normal", "cauchy", "set", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros", "new_ones", "new_full"]
+
+def _aten(names: str) -> frozenset[str]:
+    return frozenset(f"aten.{name}" for name in names.split())
+
+
+SELECTS = _aten("embedding index index_select gather take masked_select _unsafe_index take_along_dim")
+SCATTERS = _aten("index_put _index_put_impl scatter index_copy index_fill")
+ACCUMULATES = _aten("index_add scatter_add scatter_reduce")
+FILLS = _aten(
+    "zero fill copy uniform normal random bernoulli exponential geometric log_normal cauchy set"
+    " zeros_like ones_like full_like rand_like randn_like randint_like new_zeros new_ones new_full"
 )
 """Operators whose first argument is only a place to write to, or only lends its shape."""
-EMPTY = frozenset(
-    f"aten.{name}"
-    for name in ["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted", "resize"]
-)
-METADATA = EMPTY | frozenset(
-    f"aten.{name}"
-    for name in ["set", "is_same_size", "lift_fresh", "as_strided", "squeeze", "unsqueeze", "transpose", "t", "swapaxes", "swapdims", "detach"]
+METADATA = _aten(
+    "empty empty_like empty_strided new_empty new_empty_strided empty_permuted resize"
+    " set is_same_size lift_fresh as_strided squeeze unsqueeze transpose t swapaxes swapdims detach"
 )
 """Operators that touch no element, also when they change their argument's shape in place."""
 
@@ -47,8 +43,8 @@ def traffic(
 ) -> tuple[int, int]:
     """Bytes read and written by one call.
 
-    `args` as the operator got them, `inputs` and `outputs` in its order, `written` the inputs that it changes in place;
-    `size` gives the bytes of a tensor (an expanded one holds no more than its storage).
+    `args` as the operator got them, `inputs` and `outputs` in its order, `written` the inputs that it
+    changes in place; `size` gives the bytes of a tensor (an expanded one holds no more than its storage).
     """
     base = name[:-1] if name.endswith("_") else name
     written = list(written)
@@ -70,8 +66,13 @@ def traffic(
     sources = inputs[1:] if base in FILLS else inputs
     given = tensors(args)  # a keyword that is written is `out=`: not read
     sources = [spec for spec in sources if spec not in written or spec in given]
-    reads = {(spec.storage, spec.shape) if spec.storage >= 0 else id(spec): spec for spec in sources}
+    reads = {_place(spec): spec for spec in sources}
     return sum(map(size, reads.values())), sum(map(size, results)) + sum(map(size, written))
+
+
+def _place(spec: TensorSpec) -> object:
+    """The same for two tensors that show the same elements (a matrix and its transpose)."""
+    return (spec.storage, spec.offset, spec.numel) if spec.storage >= 0 else id(spec)
 
 
 def tensors(value: Any) -> list[TensorSpec]:

@@ -1,0 +1,232 @@
+"""Building on meta: no memory, and the same model as on the CPU."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+import inspector
+from inspector.errors import InspectError
+from inspector.models import Recipe, resolve
+from inspector.models.build import build, out_of_memory
+from inspector.trace.capture.state import state_entries
+
+
+def on_meta(model: nn.Module) -> bool:
+    return all(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+
+
+class Schedules(nn.Module):
+    """Reads values of factories while it is built, as RegNet and timm's drop-path do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = torch.arange(8, 32, 8).tolist()
+        self.rates = [x.item() for x in torch.linspace(0, 0.5, 3)]
+        self.layers = nn.ModuleList(nn.Linear(width, width) for width in widths)
+
+
+class Reads(nn.Module):
+    """Reads what an allocating factory made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = int(torch.ones(4).sum().item())
+        self.layer = nn.Linear(self.width, 2)
+
+
+class Unmovable(nn.Module):
+    """Insists on real values of its own parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        nn.init.zeros_(self.layer.weight)
+        self.total = self.layer.weight.sum().item()
+
+
+class Assigned(nn.Module):
+    """A buffer and a parameter put into the registries past the registration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._buffers["mask"] = torch.tensor([1.0, 2.0])
+        self.register_buffer("scale", None)
+        self.scale = torch.tensor(3.0)
+        self.register_buffer("table", torch.tensor([1, 2, 3]), persistent=False)
+        self._parameters["bare"] = nn.Parameter(torch.tensor([1.0]))
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 3)
+        self.head = nn.Linear(3, 5, bias=False)
+        self.head.weight = self.embed.weight
+        self.same = self.embed
+
+
+def test_a_model_of_645_million_parameters_is_all_on_meta() -> None:
+    # GIVEN regnet_y_128gf, whose loader publishes 644,812,894 parameters (2.6 GB)
+    model = resolve("regnet_y_128gf").build("meta")
+    # THEN each of them is on meta, where a tensor has no memory
+    assert sum(p.numel() for p in model.parameters()) == 644_812_894
+    assert on_meta(model)
+
+
+def test_a_model_far_beyond_memory_can_be_built() -> None:
+    # 2^40 weights are 4 TiB
+    model = build(lambda: nn.Linear(2**20, 2**20, bias=False), "meta")
+    assert model.weight.numel() == 2**40
+
+
+@pytest.mark.parametrize("construct", [Schedules, Reads, Assigned, Tied])
+def test_a_constructor_that_reads_values_still_builds_on_meta(
+    construct: Callable[[], nn.Module],
+) -> None:
+    meta, real = build(construct, "meta"), build(construct, "cpu")
+    assert on_meta(meta)
+    assert [(name, p.shape, p.dtype) for name, p in meta.state_dict().items()] == [
+        (name, p.shape, p.dtype) for name, p in real.state_dict().items()
+    ]
+
+
+def test_the_values_that_a_constructor_reads_are_the_true_ones() -> None:
+    schedules = build(Schedules, "meta")
+    assert schedules.rates == pytest.approx([0, 0.25, 0.5])
+    assert [layer.in_features for layer in schedules.layers] == [8, 16, 24]
+    assert build(Reads, "meta").layer.in_features == 4
+
+
+def test_a_constructor_that_cannot_run_on_meta_falls_back_to_the_cpu() -> None:
+    model = build(Unmovable, "meta")
+    assert model.total == 0
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+def test_what_was_built_on_the_cpu_is_still_counted_on_meta() -> None:
+    recipe = Recipe("unmovable", "python", lambda: nn.Sequential(Unmovable().layer))
+    assert inspector.profile(recipe, "1x2").metrics["macs"].value == 4
+
+
+def test_tied_weights_stay_tied() -> None:
+    for device in ("meta", "cpu"):
+        model = build(Tied, device)
+        assert model.head.weight is model.embed.weight
+        assert model.same is model.embed
+        assert len(state_entries(model)) == 1
+
+
+def test_one_parameter_under_two_names_stays_one() -> None:
+    def construct() -> nn.Module:
+        module = nn.Module()
+        shared = nn.Parameter(torch.tensor([1.0, 2.0]), requires_grad=False)
+        module.first = shared
+        module.second = shared
+        return module
+
+    model = build(construct, "meta")
+    assert model.first is model.second
+    assert model.first.is_meta
+    assert not model.first.requires_grad
+    (entry,) = state_entries(model)
+    assert entry.aliases == ("second",)
+
+
+def test_buffers_keep_their_persistence() -> None:
+    model = build(Assigned, "meta")
+    assert set(model.state_dict()) == {"mask", "scale", "bare"}
+    assert model.table.is_meta
+
+
+def test_the_callers_random_state_is_kept() -> None:
+    # GIVEN the three random states
+    torch.manual_seed(5)
+    random.seed(5)
+    numpy.random.seed(5)
+    before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
+
+    def construct() -> nn.Module:
+        random.random()
+        numpy.random.rand()
+        return nn.Linear(3, 3)
+
+    # WHEN a model is built on the CPU, on meta, and not at all
+    build(construct, "cpu", seed=1)
+    build(construct, "meta", seed=1)
+    with pytest.raises(ZeroDivisionError):
+        build(lambda: nn.Linear(3, 1 // 0), "meta")
+    # THEN none of them moved
+    after = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_equal_seeds_give_equal_weights() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        return build(lambda: nn.Linear(3, 3), "cpu", seed).weight
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_registration_is_put_back_also_after_an_error() -> None:
+    methods = nn.Module.register_parameter, nn.Module.register_buffer
+    build(Schedules, "meta")
+    with pytest.raises(ZeroDivisionError):
+        build(lambda: nn.Linear(3, 1 // 0), "meta")
+    assert methods == (nn.Module.register_parameter, nn.Module.register_buffer)
+    assert nn.Linear(1, 1).weight.device.type == "cpu"
+
+
+def test_an_explicit_device_is_respected_until_it_is_registered() -> None:
+    seen: list[str] = []
+
+    class Explicit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.ones(2, device="cpu")
+            seen.append(table.device.type)
+            self.register_buffer("table", table)
+
+    assert build(Explicit, "meta").table.is_meta
+    assert seen == ["cpu"]
+
+
+def test_attributes_of_a_parameter_survive() -> None:
+    def construct() -> nn.Module:
+        model = nn.Linear(2, 2)
+        tagged = nn.Parameter(torch.tensor([1.0]))
+        tagged.no_decay = True
+        model.register_parameter("tagged", tagged)
+        return model
+
+    assert build(construct, "meta").tagged.no_decay
+
+
+def test_lazy_modules_build_and_wait_for_their_shape() -> None:
+    model = build(lambda: nn.LazyLinear(4), "meta")
+    assert isinstance(model.weight, nn.parameter.UninitializedParameter)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 9")],
+)
+def test_running_out_of_memory_is_recognised(error: Exception) -> None:
+    assert out_of_memory(error)
+    assert not out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_running_out_of_memory_is_an_error_that_says_so() -> None:
+    def construct() -> Any:
+        raise MemoryError
+
+    with pytest.raises(InspectError, match="not enough memory"):
+        Recipe("big", "python", construct).build("cpu")
