@@ -100,9 +100,7 @@ class Report:
             raise InspectError(f"a {self.command} report has no tables")
         name = table or next(iter(self.tables))
         if name not in self.tables:
-            raise InspectError(
-                f"no table is called {name!r}", f"there are: {', '.join(self.tables)}"
-            )
+            raise InspectError(f"no table is called {name!r}", f"there are: {', '.join(self.tables)}")
         return self.tables[name]
 
     def __str__(self) -> str:

@@ -13,6 +13,7 @@ from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 from inspector.errors import InspectError
 from inspector.models import Recipe, resolve
 from inspector.models.checkpoint import is_checkpoint, read
+from inspector.models.inputs import first_line
 from inspector.models.modes import mode_sensitive
 from inspector.models.python import from_module
 from inspector.models.subject import lazy
@@ -59,6 +60,9 @@ def params(
         result.findings.append(
             Finding("lazy", "warn", "", "lazy parameters have no shape yet and count as 0 here")
         )
+    if any(entry.kind == "packed" for entry in entries):
+        note = "quantized modules pack their weights, which no optimizer updates: they are no parameters"
+        result.findings.append(Finding("packed", "warn", "", note))
     if any(f.status == "fail" for f in result.findings):
         result.verdict = "fail"
     result.header.insert(1, ("class", type(built).__name__))
@@ -147,7 +151,10 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
     may add an extra state; every other difference (a hook that renames, a key that the model makes
     up, another shape or dtype) fails.
     """
-    saved = model.state_dict(keep_vars=True)
+    try:
+        saved = dict(model.state_dict(keep_vars=True))
+    except Exception as error:  # a hook or an override of the user's own
+        return [Finding("state_dict", "fail", "", f"state_dict() fails: {first_line(error)}")]
     tensors = {
         name: value
         for name, value in saved.items()

@@ -361,9 +361,7 @@ def _unused(found: Trace) -> list[Finding]:
         return []
     used = {spec.storage for op in found.ops for spec in op.inputs}
     idle = sum(
-        1
-        for i, s in enumerate(found.storages)
-        if s.role == "parameter" and i not in used and s.nbytes
+        1 for i, s in enumerate(found.storages) if s.role == "parameter" and i not in used and s.nbytes
     )
     if not idle:
         return []

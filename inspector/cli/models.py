@@ -10,9 +10,7 @@ from inspector.cli import options
 
 
 def models(
-    query: Annotated[
-        Optional[str], typer.Argument(help="Part of a name, or a glob: 'resnet*'.")
-    ] = None,
+    query: Annotated[Optional[str], typer.Argument(help="Part of a name, or a glob: 'resnet*'.")] = None,
     source: Annotated[Optional[str], typer.Option(help="Only torchvision or timm.")] = None,
     format: options.Format = None,
     output: options.Output = None,

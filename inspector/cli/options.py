@@ -21,24 +21,18 @@ Model = Annotated[
 ]
 Input = Annotated[
     Optional[list[str]],
-    typer.Option(
-        "--input", help="1x3x224x224, 'float32[1,3,224,224]' or 'ids=int64[1,128]'; repeatable."
-    ),
+    typer.Option("--input", help="1x3x224x224, 'float32[1,3,224,224]' or 'ids=int64[1,128]'; repeatable."),
 ]
 ModelArg = Annotated[
     Optional[list[str]],
-    typer.Option(
-        "--model-arg", help="name=value for the model's constructor (YAML value); repeatable."
-    ),
+    typer.Option("--model-arg", help="name=value for the model's constructor (YAML value); repeatable."),
 ]
 Phase = Annotated[str, typer.Option(help="forward, or train: forward and backward in train mode.")]
 Device = Annotated[
     Optional[str],
     typer.Option(help="Count on meta, cpu or cuda. Default: meta, cpu where meta cannot."),
 ]
-Seed = Annotated[
-    Optional[int], typer.Option(help="Seed of inputs and weights where values matter.")
-]
+Seed = Annotated[Optional[int], typer.Option(help="Seed of inputs and weights where values matter.")]
 Format = Annotated[
     Optional[str],
     typer.Option("--format", help="table, markdown, json, csv or html. Default: table."),
@@ -50,13 +44,9 @@ Output = Annotated[
 Config = Annotated[Optional[Path], typer.Option("--config", help="YAML file of settings.")]
 Set = Annotated[
     Optional[list[str]],
-    typer.Option(
-        "--set", metavar="KEY VALUE", help="Override one setting, e.g. SEED 1; repeatable."
-    ),
+    typer.Option("--set", metavar="KEY VALUE", help="Override one setting, e.g. SEED 1; repeatable."),
 ]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Log what happens to standard error.")
-]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to standard error.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 
 

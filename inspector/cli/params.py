@@ -11,9 +11,7 @@ from inspector.cli import options
 
 def params(
     model: options.Model = None,
-    top: Annotated[
-        Optional[int], typer.Option(min=1, help="Show only the largest N tensors.")
-    ] = None,
+    top: Annotated[Optional[int], typer.Option(min=1, help="Show only the largest N tensors.")] = None,
     model_arg: options.ModelArg = None,
     format: options.Format = None,
     output: options.Output = None,

@@ -15,14 +15,10 @@ def profile(
     model: options.Model = None,
     input: options.Input = None,
     phase: options.Phase = "forward",
-    by: Annotated[
-        str, typer.Option(help="Show the tree by module, or a table by type or op.")
-    ] = "module",
+    by: Annotated[str, typer.Option(help="Show the tree by module, or a table by type or op.")] = "module",
     depth: Annotated[int, typer.Option(min=0, help="Levels of the module tree to show.")] = 2,
     top: Annotated[Optional[int], typer.Option(min=1, help="Show only the largest N rows.")] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit 1 if any operator has no formula.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any operator has no formula.")] = False,
     model_arg: options.ModelArg = None,
     device: options.Device = None,
     seed: options.Seed = None,

@@ -160,8 +160,9 @@ def _safetensor(name: str, fields: dict[str, Any]) -> StateEntry:
     shape = tuple(int(length) for length in fields["shape"])
     begin, end = fields["data_offsets"]
     numel = prod(shape)
-    dtype = _DTYPES.get(fields["dtype"])
-    if min(shape, default=0) < 0 or not 0 <= begin <= end:
+    code = fields["dtype"]
+    dtype = _DTYPES.get(code)
+    if not isinstance(code, str) or min(shape, default=0) < 0 or not 0 <= begin <= end:
         raise ValueError(name)
     if dtype is not None and end - begin != numel * dtype.itemsize:
         raise ValueError(name)
@@ -169,7 +170,7 @@ def _safetensor(name: str, fields: dict[str, Any]) -> StateEntry:
         name=name,
         kind="tensor",
         shape=shape,
-        dtype=str(dtype).removeprefix("torch.") if dtype else fields["dtype"],
+        dtype=str(dtype).removeprefix("torch.") if dtype else code,
         numel=numel,
         nbytes=end - begin,
         trainable=False,

@@ -103,9 +103,7 @@ def _entry(base: str, entry_name: str) -> Any:
     found = getattr(entries, entry_name, None)
     if not isinstance(found, entries):
         known = [*entries.__members__, "DEFAULT"]
-        raise InspectError(
-            f"{base} has no weights entry {entry_name!r}", f"it has: {', '.join(known)}"
-        )
+        raise InspectError(f"{base} has no weights entry {entry_name!r}", f"it has: {', '.join(known)}")
     return found
 
 

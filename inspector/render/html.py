@@ -53,7 +53,6 @@ def _table(headings: list[str], rows: list[list[str]], numeric: list[bool]) -> s
     classes = [' class="n"' if number else "" for number in numeric]
     head = "".join(f"<th{c}>{escape(h)}</th>" for h, c in zip(headings, classes))
     body = "".join(
-        "<tr>" + "".join(f"<td{c}>{escape(v)}</td>" for v, c in zip(row, classes)) + "</tr>"
-        for row in rows
+        "<tr>" + "".join(f"<td{c}>{escape(v)}</td>" for v, c in zip(row, classes)) + "</tr>" for row in rows
     )
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'

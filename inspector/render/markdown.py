@@ -10,9 +10,7 @@ def render(report: Report) -> str:
     name = report.subject.get("name", "")
     parts = [f"### inspect {report.command}: {escape(str(name))}"]
     if report.header:
-        parts.append(
-            "\n".join(f"- {escape(label)}: {escape(text)}" for label, text in report.header)
-        )
+        parts.append("\n".join(f"- {escape(label)}: {escape(text)}" for label, text in report.header))
     if report.metrics:
         parts.append(table(["metric", "value", "exact"], metric_rows(report), [False, True, True]))
     for section in report.sections:
@@ -22,8 +20,7 @@ def render(report: Report) -> str:
     if report.findings:
         parts.append(
             "\n".join(
-                f"- **{MARKS[f.status]}** {escape(f.subject + ': ' if f.subject else '')}"
-                f"{escape(f.message)}"
+                f"- **{MARKS[f.status]}** {escape(f.subject + ': ' if f.subject else '')}{escape(f.message)}"
                 for f in report.findings
             )
         )

@@ -20,16 +20,19 @@ from inspector.files import write_whole
 
 SCHEMA = "inspector.trace/1"
 
-ITEM_BITS = {
-    **dict.fromkeys(("float64", "int64", "uint64", "complex64"), 64),
-    **dict.fromkeys(("float32", "int32", "uint32", "qint32", "complex32"), 32),
-    **dict.fromkeys(("float16", "bfloat16", "int16", "uint16", "bits16"), 16),
-    **dict.fromkeys(("int8", "uint8", "bool", "qint8", "quint8", "bits8"), 8),
-    **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"), 8),
-    **dict.fromkeys(("float8_e8m0fnu", "float4_e2m1fn_x2", "quint4x2", "quint2x4"), 8),
-    "complex128": 128,
+_ITEM_BYTES = """
+    16 complex128
+    8 float64 int64 uint64 complex64
+    4 float32 int32 uint32 qint32 complex32 bcomplex32
+    2 float16 bfloat16 int16 uint16 bits16
+    1 int8 uint8 bool qint8 quint8 bits8 bits1x8 bits2x4 bits4x2 quint4x2 quint2x4
+    1 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn_x2
+    1 int1 int2 int3 int4 int5 int6 int7 uint1 uint2 uint3 uint4 uint5 uint6 uint7
+"""
+ITEM_BYTES = {
+    dtype: int(size) for size, *dtypes in map(str.split, _ITEM_BYTES.strip().splitlines()) for dtype in dtypes
 }
-"""Bits that one element takes in memory, by dtype name (packed dtypes: one byte per element)."""
+"""Bytes that one element takes in memory, by dtype name; tests hold it against torch's own."""
 
 
 class TensorSpec(NamedTuple):
@@ -47,7 +50,7 @@ class TensorSpec(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return self.numel * ITEM_BITS[self.dtype] // 8
+        return self.numel * ITEM_BYTES[self.dtype]
 
 
 class Storage(NamedTuple):

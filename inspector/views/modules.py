@@ -55,9 +55,7 @@ def types_frame(trace: Trace) -> pd.DataFrame:
     Columns: type, modules, calls, params, macs, flops, activations, bytes, unknown_ops, share.
     """
     kinds = {module.path: module.type for module in trace.modules}
-    rows: dict[str, dict[str, int]] = defaultdict(
-        lambda: dict.fromkeys(("modules", "calls", *SUMS), 0)
-    )
+    rows: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("modules", "calls", *SUMS), 0))
     for module in trace.modules:
         rows[module.type]["modules"] += 1
         rows[module.type]["calls"] += module.calls
@@ -73,11 +71,10 @@ def types_frame(trace: Trace) -> pd.DataFrame:
             rows[kinds.get(_parent(entry.name), "")]["params"] += entry.numel
     whole = sum(row["macs"] for row in rows.values()) or 1
     frame = pd.DataFrame(
-        [{"type": kind, **row, "share": row["macs"] / whole} for kind, row in rows.items()]
+        [{"type": kind, **row, "share": row["macs"] / whole} for kind, row in rows.items()],
+        columns=["type", "modules", "calls", *SUMS, "share"],
     )
-    return frame.sort_values(
-        ["macs", "flops", "params", "type"], ascending=[False, False, False, True]
-    )
+    return frame.sort_values(["macs", "flops", "params", "type"], ascending=[False, False, False, True])
 
 
 def tree(frame: pd.DataFrame, name: str, depth: int, top: int | None = None) -> pd.DataFrame:

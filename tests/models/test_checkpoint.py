@@ -102,7 +102,9 @@ class Legal:
     """Nothing harmful, but code all the same."""
 
 
-@pytest.mark.parametrize("content", [nn.Linear(2, 2), Legal(), {"net": Legal()}], ids=["model", "object", "nested"])
+@pytest.mark.parametrize(
+    "content", [nn.Linear(2, 2), Legal(), {"net": Legal()}], ids=["model", "object", "nested"]
+)
 def test_a_pickle_that_needs_code_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.pth")
     error = refused(tmp_path / "a.pth")
@@ -192,7 +194,9 @@ def test_the_values_of_a_pth_file_are_not_read(tmp_path: Path, monkeypatch: Any)
 
 
 def test_the_metadata_of_a_safetensors_file_is_no_tensor(write: Write) -> None:
-    assert found(write({"__metadata__": {"x": "y"}, **entry([], 0, 4)}, b"\0" * 4)) == {"a": ((), "float32", 4)}
+    assert found(write({"__metadata__": {"x": "y"}, **entry([], 0, 4)}, b"\0" * 4)) == {
+        "a": ((), "float32", 4)
+    }
 
 
 @pytest.mark.parametrize(

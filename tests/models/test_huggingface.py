@@ -176,7 +176,9 @@ def test_a_misspelt_model_argument_is_refused_and_not_ignored(save: Save) -> Non
     assert "num_hidden_layers" in (error.hint or "")
 
 
-@pytest.mark.parametrize("content", ["{", "", "[]", "null", "{}", '"gpt2"', '{"vocab_size": 5}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ["{", "", "[]", "null", "{}", '"gpt2"', '{"vocab_size": 5}', "[" * 100_000]
+)
 def test_a_file_without_a_model_type_is_refused(save: Save, content: str) -> None:
     error = refused(save(content))
     assert "not a model configuration" in error.message

@@ -120,9 +120,7 @@ def test_a_file_without_an_attribute_asks_for_one(net: str) -> None:
     assert "Net" in (error.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("attribute", "said"), [("nothing", "NoneType"), ("pair", "tuple"), ("text", "str")]
-)
+@pytest.mark.parametrize(("attribute", "said"), [("nothing", "NoneType"), ("pair", "tuple"), ("text", "str")])
 def test_what_is_not_a_module_is_refused_by_its_type(net: str, attribute: str, said: str) -> None:
     error = refused(f"{net}:{attribute}")
     assert said in error.message
@@ -225,7 +223,9 @@ def test_a_file_without_examples_asks_for_an_input(net_file: Path, inspect: Any)
     assert "example_inputs()" in err
 
 
-def test_siblings_can_be_imported_at_once_and_when_the_model_is_built(tmp_path: Path, monkeypatch: Any) -> None:
+def test_siblings_can_be_imported_at_once_and_when_the_model_is_built(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     # GIVEN a file that imports a sibling at its head and another in its function
     (tmp_path / "sibling_early_x.py").write_text("WIDTH = 3\n")
     (tmp_path / "sibling_late_x.py").write_text("DEPTH = 5\n")
@@ -282,5 +282,3 @@ def test_a_live_instance_is_neither_moved_nor_changed() -> None:
 def test_a_live_model_is_named_after_its_class() -> None:
     assert from_module(nn.Linear(1, 1)).name == "Linear"
     assert from_module(nn.Linear(1, 1), "mine").name == "mine"
-
-

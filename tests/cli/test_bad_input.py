@@ -1,0 +1,106 @@
+"""Bad input: one clear line, a hint, exit code 2, nothing lost and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["profile", "resnt50"], "no torchvision model is called 'resnt50'", "did you mean resnet50"),
+        (["profile", "timm:resnt50"], "no timm model is called 'resnt50'", "did you mean"),
+        (["profile", "resnet50@V9"], "has no weights entry 'V9'", "IMAGENET1K_V2"),
+        (["profile", "hf:nowhere"], "no configuration at nowhere", "config.json"),
+        (["profile", "nowhere.py:Net"], "no file at nowhere.py", "path/to/file.py:NAME"),
+        (["profile", "no.such.module:Net"], "no module is called 'no.such.module'", "package.module"),
+        (["profile", "json:nothing"], "json has no 'nothing'", ""),
+        (["profile", "resnet18", "--input", "1xthree"], "cannot read input '1xthree'", "1x3x224x224"),
+        (["profile", "resnet18", "--input", "float99[1]"], "no dtype is called 'float99'", ""),
+        (["profile", "resnet18", "--by", "colour"], "cannot group by 'colour'", "module, type, op"),
+        (["profile", "resnet18", "--phase", "x"], "unknown phase 'x'", "forward, train"),
+        (["profile", "resnet18", "--format", "pdf"], "unknown format 'pdf'", "markdown"),
+        (["profile", "resnet18", "--device", "x"], "no device 'x'", "meta"),
+        (["profile", "resnet18", "--model-arg", "zero"], "cannot read --model-arg", "name=value"),
+        (["profile", "resnet18", "--set", "SED", "1"], "no setting is called SED", "SEED"),
+        (["profile", "resnet18", "--set", "SEED", "x"], "Type mismatch", "SEED"),
+        (["profile", "resnet18", "--config", "none.yaml"], "cannot read none.yaml", "YAML"),
+        (["profile", "--nonsense"], "--nonsense", "inspect profile --help"),
+        (["profle"], "profle", "inspect --help"),
+        (["models", "zzzz"], "no model matches 'zzzz'", ""),
+        (["params", "none.pth"], "no file at none.pth", ".safetensors"),
+        (["profile", ""], "names no model", "inspect models"),
+    ],
+)
+def test_one_line_and_a_hint(inspect, words: list[str], message: str, hint: str) -> None:
+    code, out, err = inspect(*words)
+    lines = err.strip().splitlines()
+    assert code == 2
+    assert out == ""
+    assert len(lines) == 2, err
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert lines[1].startswith("hint: ")
+    assert hint in lines[1]
+
+
+def test_debug_shows_the_whole_error(inspect) -> None:
+    _, _, err = inspect("profile", "resnet18", "--input", "1x4x8x8", "--debug")
+    assert "Traceback" in err
+    assert "Invalid channel dimensions" in err or "expected input" in err
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_the_work(inspect, tmp_path: Path) -> None:
+    for target in (tmp_path / "no" / "folder.json", tmp_path):
+        code, out, err = inspect("profile", "resnet18", "--format", "json", "-o", target)
+        assert (code, out) == (2, "")
+        assert "cannot write" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_forward_still_writes_its_report_whole(inspect, tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    code, _, _ = inspect("profile", "resnet18", "--input", "1x4x8x8", "-o", file)
+    assert code == 2
+    assert '"verdict": "fail"' in file.read_text()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_a_missing_extra_names_the_install_command(inspect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for spec, extra in (("timm:resnet18", "timm"), ("hf:x", "hf")):
+        code, _, err = inspect("profile", spec)
+        assert code == 2
+        assert f"pip install 'inspector[{extra}]'" in err
+
+
+def test_a_closed_pipe_is_not_an_error() -> None:
+    program = "from inspector.cli.main import entry; entry()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "params", "resnet152"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait() == 0, errors
+    assert "Traceback" not in errors
+    assert "BrokenPipe" not in errors
+
+
+def test_the_module_and_the_script_are_the_same_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "inspector", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("inspector ")
