@@ -44,8 +44,13 @@ def params(
         recipe = resolve(model, model_args)
     elif isinstance(model, nn.Module):
         recipe = from_module(model)
-    else:
+    elif isinstance(model, Recipe):
         recipe = model
+    else:
+        raise InspectError(
+            f"a model is a spec string, a file or an nn.Module, not a {type(model).__name__}",
+            "pass e.g. 'resnet50' or torchvision.models.resnet50()",
+        )
     built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta")
     entries = state_entries(built)
     modes = pd.DataFrame(list(mode_sensitive(built)), columns=["module", "type", "mode", "train", "eval"])

@@ -55,11 +55,10 @@ def read(path: str | Path) -> tuple[StateEntry, ...]:
 
 
 def _load(file: Path) -> Any:
-    # On the CPU, because torch 2.8 forgets on meta which tensors share a storage.
-    options: Any = (
-        {"map_location": "cpu", "mmap": True} if zipfile.is_zipfile(file) else {"map_location": "meta"}
-    )
     try:
+        options: Any = {"map_location": "meta"}
+        if zipfile.is_zipfile(file):  # on the CPU: torch 2.8 forgets on meta what shares a storage
+            options = {"map_location": "cpu", "mmap": True}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(file, weights_only=True, **options)

@@ -109,6 +109,8 @@ def as_inputs(value: Any) -> Inputs:
     if isinstance(value, str):
         return parse_inputs([value])
     if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise InspectError("a dict of inputs names them by keyword", "use strings as keys, or a tuple")
         return Inputs((), {key: _as_value(entry) for key, entry in value.items()})
     if isinstance(value, (list, tuple)):
         if value and all(isinstance(entry, str) for entry in value):

@@ -55,7 +55,7 @@ def _inputs(model: Any, model_args: Mapping[str, Any]) -> Inputs:
     """One image of the configuration's size, unless `in_chans` or `img_size` asked for another."""
     config = getattr(model, "pretrained_cfg", None) or {}
     channels, *size = config.get("input_size", (3, 224, 224))
-    size = model_args.get("img_size", size)
+    size = model_args.get("img_size") or size
     height, width = (size, size) if isinstance(size, int) else size
     return Inputs((InputSpec((1, model_args.get("in_chans", channels), height, width)),))
 

@@ -287,6 +287,12 @@ def test_the_table_shows_the_mode_in_which_each_module_is_now() -> None:
     assert dict(zip(frame["module"], frame["mode"])) == {"0": "eval", "1": "train"}
 
 
+@pytest.mark.parametrize("model", [5, None, nn.Linear, [nn.ReLU()]], ids=repr)
+def test_what_is_no_model_is_refused_by_its_type(model: Any) -> None:
+    with pytest.raises(inspector.InspectError, match=type(model).__name__):
+        inspector.params(model)
+
+
 def test_listing_changes_nothing() -> None:
     model = Everything()
     before = {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}

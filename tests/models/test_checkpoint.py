@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+import random
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +159,18 @@ def test_a_truncated_pth_is_refused_wherever_it_was_cut(tmp_path: Path, zipped: 
     for length in range(1, len(content) - 8, max(1, len(content) // 40)):
         (tmp_path / "a.pth").write_bytes(content[:length])
         refused(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_bytes_are_read_or_refused_and_never_crash(tmp_path: Path, zipped: bool) -> None:
+    torch.save(STATE, tmp_path / "whole.pth", _use_new_zipfile_serialization=zipped)
+    content, draw = (tmp_path / "whole.pth").read_bytes(), random.Random(1)
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[draw.randrange(len(content))] = draw.randrange(256)
+        (tmp_path / "a.pth").write_bytes(damaged)
+        with contextlib.suppress(InspectError):
+            read(tmp_path / "a.pth")
 
 
 def test_a_file_without_tensors_says_so(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_integers_are_legal_for_every_embedding_of_the_model(dtype: str) -> None
 
 def test_integers_stay_in_the_range_of_a_narrow_dtype() -> None:
     (ids,), _ = materialise(parse_inputs(["int8[10000]"]), nn.Embedding(100_000, 1), "cpu")
-    assert 0 <= int(ids.min())
+    assert int(ids.min()) >= 0
     assert int(ids.max()) <= 126
 
 
@@ -225,6 +225,11 @@ def test_bad_grammar_is_refused_wherever_the_api_takes_a_string() -> None:
             as_inputs(value)
 
 
+def test_a_dict_without_names_is_refused() -> None:
+    with pytest.raises(InspectError, match="keyword"):
+        as_inputs({1: torch.zeros(1)})
+
+
 def test_a_given_tensor_is_copied_with_its_need_for_a_gradient() -> None:
     given = torch.ones(2, requires_grad=True)
     (made,), _ = materialise(as_inputs(given), LINEAR, "cpu")
@@ -236,7 +241,7 @@ def test_a_given_tensor_is_copied_with_its_need_for_a_gradient() -> None:
 
 
 def test_nested_containers_keep_their_types_and_other_values_pass() -> None:
-    pair = namedtuple("pair", "left right")  # noqa: PYI024
+    pair = namedtuple("pair", "left right")
     given = (pair(torch.zeros(1), [torch.zeros(2)]), {"k": (torch.zeros(3), "text")}, 5, None)
     made, _ = materialise(as_inputs(given), LINEAR, "meta")
     assert isinstance(made[0], pair)

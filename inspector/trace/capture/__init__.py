@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -70,6 +71,8 @@ def capture(
         raise InspectError(f"unknown phase {phase!r}", f"use one of: {', '.join(PHASES)}")
     kwargs = dict(kwargs or {})
     state = state_entries(model)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        model = copy.deepcopy(model)  # TorchScript keeps its state where nothing can be swapped
     tree = list(model.named_modules())
     recorder = Recorder({id(module): path for path, module in tree}, device, rules)
     error: Exception | None = None

@@ -47,11 +47,11 @@ REGISTRY: dict[str, Formula] = {}
 
 
 def formula(*names: str) -> Callable[[_Function], _Function]:
-    """Register a formula for operators, by name without overload ("aten.mm", "mylib.my_op")."""
+    """Register a formula for operators, by name without overload ("aten.mm", "mylib::my_op")."""
 
     def register(function: _Function) -> _Function:
         for name in names:
-            REGISTRY[name] = function
+            REGISTRY[name.replace("::", ".")] = function
         return function
 
     return register

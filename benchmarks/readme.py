@@ -1,0 +1,102 @@
+"""Write README.md from its template: real output of the commands, tables from benchmarks/results.
+
+    python benchmarks/readme.py
+
+`@@words@@` in the template becomes what `inspect words` prints.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SHOWN = ("resnet50", "vit_b_16", "swin_t", "convnext_tiny", "mobilenet_v3_large", "efficientnet_b0",
+         "maxvit_t", "fcn_resnet50", "r3d_18", "raft_small")  # fmt: skip
+
+
+def output(words: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "inspector", *words.split()],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
+    )
+    return done.stdout.rstrip()
+
+
+def results(name: str) -> dict:
+    return json.loads((HERE / "results" / f"{name}.json").read_text())
+
+
+def comparison() -> str:
+    from torchvision.models import get_model_weights
+
+    counters = results("zoo")["counters"]
+    lines = ["| model | published | inspector | thop | fvcore |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name in SHOWN:
+        published = get_model_weights(name).DEFAULT.meta["_ops"]
+        cells = [f"{published:.3f}"]
+        for counter in ("ours", "thop", "fvcore"):
+            macs = counters[counter]["macs"][name]
+            cells.append(f"{macs / 1e9:.3f}" if isinstance(macs, int) else "fails")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def speed() -> str:
+    counters = results("zoo")["counters"]
+    capture, scale, startup = results("capture"), results("scale"), results("startup")
+    lines = [
+        "All torchvision models in one process, build included (`benchmarks/zoo.py`):",
+        "",
+        "| counter | time, as a multiple of ours | peak memory | models that fail |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for counter, result in counters.items():
+        name = "inspector" if counter == "ours" else counter
+        lines.append(
+            f"| {name} | {result['times_ours']} | {result['peak_gib']:.2f} GiB"
+            f" | {result['failed']} of {result['models']} |"
+        )
+    ratios = {name: row["ratio_to_bare"] for name, row in capture["models"].items()}
+    lines += [
+        "",
+        "Recording against the bare meta forward of the same model (`benchmarks/capture.py`; below 1 is"
+        " faster than not recording, because a meta kernel is not repeated for a call that looks the same):",
+        "",
+        "| model | inspector | torch's FlopCounterMode |",
+        "| --- | ---: | ---: |",
+        *(f"| {name} | {r['capture']:.2f} | {r['flop_counter']:.2f} |" for name, r in ratios.items()),
+        "",
+        f"A Llama-shaped model of {scale['params'] / 1e9:.0f} billion parameters at {scale['tokens']:,} tokens"
+        f" takes {scale['seconds']:.1f} s and {scale['peak_gib']:.1f} GiB (`benchmarks/scale.py`). `inspect profile"
+        f" resnet50` takes {startup['ratio_profile_to_import']:.2f} times as long as"
+        " `import torch, torchvision` alone (`benchmarks/startup.py`).",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    template = (HERE / "readme.template.md").read_text()
+    example = re.search(r"```python\n(import torch\nfrom torch import nn.*?)```", template, re.DOTALL)
+    assert example is not None
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "your_net.py").write_text(example[1])
+        made = {"comparison": comparison, "speed": speed}
+
+        def fill(match: re.Match[str]) -> str:
+            words = match[1]
+            return made[words]() if words in made else output(words, Path(folder))
+
+        text = re.sub(r"@@(.+?)@@", fill, template)
+    (HERE.parent / "README.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
