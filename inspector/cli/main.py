@@ -96,7 +96,7 @@ def _explain(error: Exception, debug: bool) -> int:
     known = isinstance(error, InspectError)
     message = error.message if isinstance(error, InspectError) else _unexpected(error)
     hint = error.hint if isinstance(error, InspectError) else None
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     if hint or not known:
         print(f"hint: {hint or 'see the whole error with --debug'}", file=sys.stderr)
     return 2

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from inspector.trace.capture.isolate import random_state
+from inspector.trace.capture.isolate import no_collection, random_state
 
 _ALLOCATING = {
     torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.empty_strided,
     torch.eye, torch.normal, torch.randint,
 }  # fmt: skip
+
+
+_FILLING = {
+    torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.fill_, torch.Tensor.zero_,
+    torch.Tensor.erfinv_,
+}  # fmt: skip
+"""What initialisation ends in: without effect on a tensor that has no values."""
 
 
 def build(construct: Callable[[], nn.Module], device: str, seed: int = 0) -> nn.Module:
@@ -27,22 +34,18 @@ def build(construct: Callable[[], nn.Module], device: str, seed: int = 0) -> nn.
     """
     if device != "meta":
         return _seeded(construct, seed).to(device)
-    failure: Exception | None = None
-    for context in (_meta_factories, _move_on_registration):
+    for context in (_Meta, nullcontext):
         try:
             with context(), _moving():
                 model = _seeded(construct, seed)
-            return _swept(model)
-        except Exception as error:
-            failure = failure or error
-    try:
-        return _seeded(construct, seed)
-    except Exception as error:
-        raise error from failure
+        except Exception:
+            continue
+        return _swept(model) if isinstance(model, nn.Module) else model
+    return _seeded(construct, seed)
 
 
 def _seeded(construct: Callable[[], nn.Module], seed: int) -> nn.Module:
-    with random_state():
+    with random_state(), no_collection():
         torch.manual_seed(seed)
         return construct()
 
@@ -54,20 +57,11 @@ class _Meta(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _FILLING and args[0].device.type == "meta":
+            return args[0]
         if func in _ALLOCATING and kwargs.get("device") is None and "generator" not in kwargs:
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)
-
-
-@contextmanager
-def _meta_factories() -> Iterator[None]:
-    with _Meta():
-        yield
-
-
-@contextmanager
-def _move_on_registration() -> Iterator[None]:
-    yield
 
 
 @contextmanager

@@ -31,14 +31,14 @@ def recipe(name: str, model_args: Mapping[str, Any]) -> Recipe:
     """`resnet50`, or `resnet50@IMAGENET1K_V2`: built as that weights entry's own loader does."""
     from torchvision.models import get_model_builder
 
-    base, _, entry_name = name.partition("@")
+    base, at, entry_name = name.partition("@")
     if base not in names():
         raise InspectError(f"no torchvision model is called {base!r}", nearest(base, names()))
     builder = get_model_builder(base)
     _check_arguments(base, builder, model_args)
     arguments = dict(model_args)
     entry = None
-    if entry_name:
+    if at:
         entry = arguments["weights"] = _entry(base, entry_name)
     kind = builder.__module__.split(".")[-2]
     quantized = kind == "quantization" and (entry is not None or bool(arguments.get("quantize")))
@@ -102,7 +102,7 @@ def _entry(base: str, entry_name: str) -> Any:
     entries = get_model_weights(base)
     found = getattr(entries, entry_name, None)
     if not isinstance(found, entries):
-        known = [*entries.__members__, "DEFAULT"]
+        known = list(dict.fromkeys([*entries.__members__, "DEFAULT"]))
         raise InspectError(f"{base} has no weights entry {entry_name!r}", f"it has: {', '.join(known)}")
     return found
 

@@ -221,7 +221,6 @@ def test_a_failed_reconciliation_exits_1_after_the_report(tmp_path: Any, inspect
     assert json.loads(out)["verdict"] == "fail"
 
 
-@pytest.mark.xfail(reason="trace/capture/state.py asks a lazy parameter for its element size", strict=False)
 def test_lazy_parameters_are_said_to_have_no_shape_yet() -> None:
     report = inspector.params(nn.LazyLinear(3))
     assert [f.status for f in report.findings if f.check == "lazy"] == ["warn"]

@@ -189,9 +189,6 @@ def test_the_ledger_of_a_quantized_model_says_that_its_weights_are_packed() -> N
     assert any("pack" in finding.message for finding in report.findings)
 
 
-@pytest.mark.xfail(
-    reason="the classifier's weight is listed twice: Linear and its LinearPackedParams", strict=False
-)
 def test_packed_weights_are_counted_once() -> None:
     report = inspector.params("quantized_resnet18@DEFAULT")
     # Fusion drops 4,800 scales and 4,800 shifts of norms and gives 4,800 biases to convolutions.

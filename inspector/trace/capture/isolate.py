@@ -54,13 +54,13 @@ def swap_state(model: nn.Module, device: str) -> None:
 
     On the meta device they hold no memory; elsewhere they are copies. Call inside `preserved`.
     """
-    stand_ins: dict[int, torch.Tensor] = {}
+    stand_ins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the original keeps its id taken
 
     def stand_in(tensor: torch.Tensor) -> torch.Tensor:
         found = stand_ins.get(id(tensor))
         if found is None:
-            found = stand_ins[id(tensor)] = copied(tensor, device)
-        return found
+            found = stand_ins[id(tensor)] = (tensor, copied(tensor, device))
+        return found[1]
 
     for module in model.modules():
         for registry in (module._parameters, module._buffers):
@@ -83,7 +83,7 @@ def copied(tensor: torch.Tensor, device: str) -> torch.Tensor:
 @contextmanager
 def no_collection() -> Iterator[None]:
     """Pause the cyclic garbage collector: when it runs would decide when storages die, and it walks
-    over every recorded call."""
+    over every module and every recorded call again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:

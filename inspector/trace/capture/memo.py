@@ -13,6 +13,11 @@ from torch import Tensor
 from inspector.trace.record import TensorSpec
 
 
+_REMEMBERED: dict[torch.dtype, dict[Any, Any]] = {}
+"""Results by default dtype, shared by all passes of the process."""
+_LIMIT = 50_000
+
+
 class MetaMemo:
     """Remembers, for calls that look alike, the shapes, strides and dtypes of the results.
 
@@ -22,7 +27,9 @@ class MetaMemo:
 
     def __init__(self, device: str) -> None:
         self.active = device == "meta"
-        self._results: dict[Any, Any] = {}
+        self._results = _REMEMBERED.setdefault(torch.get_default_dtype(), {})
+        if len(self._results) > _LIMIT:
+            self._results.clear()
 
     def recall(self, signature: Any, operator: Any, args: Any) -> Any:
         """The result of an earlier call that looked the same, or NotImplemented."""

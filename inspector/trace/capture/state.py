@@ -47,8 +47,8 @@ def packed_weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     if not type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
         return
     pair = getattr(module, "_weight_bias", None)
-    if pair is None:
-        return
+    if pair is None or hasattr(module, "_packed_params") and isinstance(module._packed_params, nn.Module):
+        return  # a Linear's weight is in the LinearPackedParams below it
     for name, tensor in zip(("weight", "bias"), pair()):
         if tensor is not None:
             yield name, tensor
@@ -78,7 +78,7 @@ def _entry(group: list[tuple[str, str, torch.Tensor, bool]]) -> StateEntry:
         shape=() if lazy else tuple(tensor.shape),
         dtype=str(tensor.dtype).removeprefix("torch."),
         numel=numel,
-        nbytes=numel * tensor.element_size(),
+        nbytes=numel * tensor.dtype.itemsize,
         trainable=kind == "parameter" and any(entry[2].requires_grad for entry in group),
         persistent=any(entry[3] for entry in group),
         aliases=tuple(entry[0] for entry in group[1:]),

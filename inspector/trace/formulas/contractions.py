@@ -75,7 +75,7 @@ def scaled_mm(out: Any, a: TensorSpec, b: TensorSpec, *_: Any, **__: Any) -> Cos
     return contraction(first(out).numel * a.shape[-1], out, first(out).numel)
 
 
-@formula("aten._grouped_mm", "aten._scaled_grouped_mm")
+@formula("aten._grouped_mm", "aten._scaled_grouped_mm", "transformers.grouped_mm_fallback")
 def grouped_mm(out: Any, a: TensorSpec, b: TensorSpec, *_: Any, **__: Any) -> Cost:
     """Mixture of experts: each row of a meets the matrix of its own group.
 
