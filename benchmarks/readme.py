@@ -74,9 +74,10 @@ def speed() -> str:
         "| --- | ---: | ---: |",
         *(f"| {name} | {r['capture']:.2f} | {r['flop_counter']:.2f} |" for name, r in ratios.items()),
         "",
-        f"A Llama-shaped model of {scale['params'] / 1e9:.0f} billion parameters at {scale['tokens']:,} tokens"
-        f" takes {scale['seconds']:.1f} s and {scale['peak_gib']:.1f} GiB (`benchmarks/scale.py`). `inspect profile"
-        f" resnet50` takes {startup['ratio_profile_to_import']:.2f} times as long as"
+        f"A Llama-shaped model of {scale['params'] / 1e9:.0f} billion parameters at"
+        f" {scale['tokens']:,} tokens takes {scale['seconds']:.1f} s and {scale['peak_gib']:.1f} GiB"
+        " (`benchmarks/scale.py`). `inspect profile resnet50` takes"
+        f" {startup['ratio_profile_to_import']:.2f} times as long as"
         " `import torch, torchvision` alone (`benchmarks/startup.py`).",
     ]
     return "\n".join(lines)

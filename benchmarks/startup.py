@@ -1,6 +1,6 @@
 """What a start of the command line costs, against Python and a bare import of torch.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

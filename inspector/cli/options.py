@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -82,6 +83,11 @@ def settings(
         inputs=inputs or list(node.INPUT) or None,
         seed=seed if seed is not None else node.SEED,
     )
+
+
+def foreign_output() -> AbstractContextManager[object]:
+    """What a user's model prints goes to standard error: standard output is for the result."""
+    return redirect_stdout(sys.stderr)
 
 
 def emit(report: Report, format_: str | None, output: Path | None) -> None:

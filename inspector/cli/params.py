@@ -25,7 +25,8 @@ def params(
     chosen = options.settings(config, set, verbose, model=model, model_args=model_arg)
     from inspector.api.params import params as make
 
-    result = make(chosen.model, model_args=chosen.model_args, top=top)
+    with options.foreign_output():
+        result = make(chosen.model, model_args=chosen.model_args, top=top)
     options.emit(result, format, output)
     if result.verdict == "fail":
         raise typer.Exit(1)

@@ -40,14 +40,15 @@ def profile(
 
     make = partial(report, by=by, depth=depth, top=top, strict=strict)
     try:
-        found = trace(
-            chosen.model,
-            chosen.inputs,
-            phase=phase,
-            device=device,
-            seed=chosen.seed,
-            model_args=chosen.model_args,
-        )
+        with options.foreign_output():
+            found = trace(
+                chosen.model,
+                chosen.inputs,
+                phase=phase,
+                device=device,
+                seed=chosen.seed,
+                model_args=chosen.model_args,
+            )
     except ForwardError as error:
         options.emit(make(error.trace), format, output)
         raise

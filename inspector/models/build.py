@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from inspector.trace.capture.isolate import no_collection, random_state
@@ -20,9 +21,11 @@ _ALLOCATING = {
 
 _FILLING = {
     torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.fill_, torch.Tensor.zero_,
-    torch.Tensor.erfinv_,
+    torch.Tensor.erfinv_, init.uniform_, init.normal_, init.constant_, init.ones_, init.zeros_,
+    init.kaiming_uniform_, init.kaiming_normal_, init.xavier_uniform_, init.xavier_normal_,
+    init.trunc_normal_,
 }  # fmt: skip
-"""What initialisation ends in: without effect on a tensor that has no values."""
+"""Initialisation: without effect on a tensor that has no values."""
 
 
 def build(construct: Callable[[], nn.Module], device: str, seed: int = 0) -> nn.Module:
@@ -57,8 +60,10 @@ class _Meta(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _FILLING and args[0].device.type == "meta":
-            return args[0]
+        if func in _FILLING:
+            tensor = args[0] if args else kwargs.get("tensor")
+            if tensor is not None and tensor.device.type == "meta" and tensor.dim() > 1:
+                return tensor  # one dimension: let the scheme refuse it, if it needs two
         if func in _ALLOCATING and kwargs.get("device") is None and "generator" not in kwargs:
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)

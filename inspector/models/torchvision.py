@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect as introspection
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -114,10 +115,25 @@ def _check_arguments(name: str, builder: Callable[..., nn.Module], given: Mappin
         )
     parameters = introspection.signature(builder).parameters
     takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    unknown = [key for key in given if key not in parameters]
+    names = [key for key in parameters if key not in ("weights", "progress", "kwargs")]
+    if takes_more and builder.__module__.startswith("torchvision.models.detection"):
+        names += _detector_arguments(builder)  # its constructor swallows what it does not know
+        takes_more = False
+    unknown = [key for key in given if key not in names]
     if unknown and not takes_more:
-        known = ", ".join(key for key in parameters if key not in ("weights", "progress"))
+        known = ", ".join(dict.fromkeys(names))
         raise InspectError(f"{name} takes no argument {unknown[0]!r}", f"it takes: {known}")
+
+
+_DETECTORS = ("FasterRCNN", "MaskRCNN", "KeypointRCNN", "RetinaNet", "FCOS", "SSD")
+
+
+def _detector_arguments(builder: Callable[..., nn.Module]) -> list[str]:
+    """What the constructors of the detectors in the builder's module take."""
+    module = sys.modules[builder.__module__]
+    detectors = [found for name, found in vars(module).items() if name in _DETECTORS]
+    names = [name for cls in detectors for name in introspection.signature(cls).parameters]
+    return [name for name in names if name not in ("self", "args", "kwargs", "backbone")]
 
 
 def default_inputs(model: nn.Module, base: str, kind: str, entry: Any, phase: str) -> Inputs:

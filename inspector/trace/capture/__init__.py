@@ -75,7 +75,7 @@ def capture(
         model = copy.deepcopy(model)  # TorchScript keeps its state where nothing can be swapped
     tree = list(model.named_modules())
     recorder = Recorder({id(module): path for path, module in tree}, device, rules)
-    error: Exception | None = None
+    error: BaseException | None = None
     outputs = None
     with ExitStack() as stack:
         for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context(model)):
@@ -86,7 +86,7 @@ def capture(
         _hold_state(recorder, tree, (args, kwargs))
         try:
             outputs = _run(recorder, model, args, kwargs, phase)
-        except Exception as raised:
+        except (Exception, SystemExit) as raised:
             error = raised
         storages = recorder.lifetimes()  # while outputs and gradients live
         ops = recorder.ops()

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from inspector.trace.record import TensorSpec
 
-
 _REMEMBERED: dict[torch.dtype, dict[Any, Any]] = {}
 """Results by default dtype, shared by all passes of the process."""
 _LIMIT = 50_000

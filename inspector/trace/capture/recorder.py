@@ -104,7 +104,7 @@ class Recorder(TorchDispatchMode):
             calls[path] = calls.get(path, 0) + 1
             try:
                 return call(module, *args, **kwargs)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 recorder._note_failure(module, path, args, kwargs, error)
                 raise
             finally:

@@ -47,7 +47,7 @@ def packed_weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     if not type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
         return
     pair = getattr(module, "_weight_bias", None)
-    if pair is None or hasattr(module, "_packed_params") and isinstance(module._packed_params, nn.Module):
+    if pair is None or (hasattr(module, "_packed_params") and isinstance(module._packed_params, nn.Module)):
         return  # a Linear's weight is in the LinearPackedParams below it
     for name, tensor in zip(("weight", "bias"), pair()):
         if tensor is not None:
