@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from inspector.trace.record import Trace
+from inspector.trace.record import Op, Trace
 from inspector.views.totals import flops
 
 SUMS = ("params", "macs", "flops", "activations", "bytes", "unknown_ops")
@@ -23,12 +23,7 @@ def modules_frame(trace: Trace) -> pd.DataFrame:
     sums: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
     for op in trace.ops:
         for path in ancestors(op.module):
-            row = sums[path]
-            row["macs"] += op.macs or 0
-            row["flops"] += flops(op)
-            row["activations"] += op.activations
-            row["bytes"] += op.bytes_read + op.bytes_written
-            row["unknown_ops"] += not op.known
+            _add(sums[path], op)
     for entry in trace.state:
         if entry.kind == "parameter":
             names = (entry.name, *entry.aliases)
@@ -60,12 +55,7 @@ def types_frame(trace: Trace) -> pd.DataFrame:
         rows[module.type]["modules"] += 1
         rows[module.type]["calls"] += module.calls
     for op in trace.ops:
-        row = rows[kinds.get(op.module, "")]
-        row["macs"] += op.macs or 0
-        row["flops"] += flops(op)
-        row["activations"] += op.activations
-        row["bytes"] += op.bytes_read + op.bytes_written
-        row["unknown_ops"] += not op.known
+        _add(rows[kinds.get(op.module, "")], op)
     for entry in trace.state:
         if entry.kind == "parameter":
             rows[kinds.get(_parent(entry.name), "")]["params"] += entry.numel
@@ -75,6 +65,14 @@ def types_frame(trace: Trace) -> pd.DataFrame:
         columns=["type", "modules", "calls", *SUMS, "share"],
     )
     return frame.sort_values(["macs", "flops", "params", "type"], ascending=[False, False, False, True])
+
+
+def _add(row: dict[str, int], op: Op) -> None:
+    row["macs"] += op.macs or 0
+    row["flops"] += flops(op)
+    row["activations"] += op.activations
+    row["bytes"] += op.bytes_read + op.bytes_written
+    row["unknown_ops"] += not op.known
 
 
 def tree(frame: pd.DataFrame, name: str, depth: int, top: int | None = None) -> pd.DataFrame:

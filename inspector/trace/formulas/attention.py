@@ -72,23 +72,11 @@ def masked_attention(
     return attention(q, k, v, mask is not None, is_causal)
 
 
-@formula("aten._scaled_dot_product_efficient_attention")
-def efficient_attention(
-    out: Any,
-    q: TensorSpec,
-    k: TensorSpec,
-    v: TensorSpec,
-    bias: Any,
-    lse: bool,
-    dropout: float = 0.0,
-    causal: bool = False,
-    **_: Any,
-) -> Cost:
-    return attention(q, k, v, bias is not None, causal)
-
-
-@formula("aten._scaled_dot_product_cudnn_attention")
-def cudnn_attention(
+@formula(
+    "aten._scaled_dot_product_efficient_attention",
+    "aten._scaled_dot_product_cudnn_attention",
+)
+def biased_attention(
     out: Any,
     q: TensorSpec,
     k: TensorSpec,
