@@ -4,7 +4,8 @@
 
 Capture records shapes, dtypes, bytes, modules and storage lifetimes; all three run the same model
 in one process, in turn. A ratio below 1 means that recording is faster than not recording: capture
-does not repeat a meta kernel for a call that looks like an earlier one.
+does not repeat a meta kernel for a call that looks like an earlier one of the same pass (what earlier
+passes left is cleared here).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from common import interleaved, median, save
 from torch.utils.flop_counter import FlopCounterMode
 
 from inspector.models import Subject, resolve
-from inspector.trace.capture import capture
+from inspector.trace.capture import capture, memo
 
 MODELS = ("resnet50", "vit_h_14", "swin_t", "maxvit_t", "efficientnet_v2_l")
 REPEATS = 11
@@ -35,6 +36,7 @@ def main() -> None:
                 model(*args)
 
         def ours(model=model, args=args) -> None:
+            memo._REMEMBERED.clear()  # as in a process of its own
             capture(model, args)
 
         seconds = interleaved({"bare": bare, "flop_counter": counter, "capture": ours}, REPEATS)

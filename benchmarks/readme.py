@@ -16,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SHOWN = ("resnet50", "vit_b_16", "swin_t", "convnext_tiny", "mobilenet_v3_large", "efficientnet_b0",
-         "maxvit_t", "fcn_resnet50", "r3d_18", "raft_small")  # fmt: skip
+         "maxvit_t", "densenet121", "r3d_18", "raft_small")  # fmt: skip
 
 
 def output(words: str, folder: Path) -> str:
