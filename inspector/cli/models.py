@@ -20,5 +20,8 @@ def models(
     """List and search the models that have a name: torchvision's, and timm's where installed."""
     options.check_output(format, output)
     from inspector.api.models import models as make
+    from inspector.log import to_console
+
+    to_console(verbose)
 
     options.emit(make(query, source=source), format, output)

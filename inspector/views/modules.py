@@ -41,7 +41,9 @@ def modules_frame(trace: Trace) -> pd.DataFrame:
         }
         for module in trace.modules
     ]
-    return pd.DataFrame(rows, columns=["path", "type", "depth", "calls", *SUMS, "share"])
+    return _unknown_is_not_zero(
+        pd.DataFrame(rows, columns=["path", "type", "depth", "calls", *SUMS, "share"])
+    )
 
 
 def types_frame(trace: Trace) -> pd.DataFrame:
@@ -64,7 +66,17 @@ def types_frame(trace: Trace) -> pd.DataFrame:
         [{"type": kind, **row, "share": row["macs"] / whole} for kind, row in rows.items()],
         columns=["type", "modules", "calls", *SUMS, "share"],
     )
+    frame = _unknown_is_not_zero(frame)
     return frame.sort_values(["macs", "flops", "params", "type"], ascending=[False, False, False, True])
+
+
+def _unknown_is_not_zero(frame: pd.DataFrame) -> pd.DataFrame:
+    """Where only operators without a formula ran, MACs, FLOPs and activations are missing."""
+    blind = (frame["unknown_ops"] > 0) & (frame["flops"] == 0)
+    for column in ("macs", "flops", "activations"):
+        frame[column] = frame[column].astype("Int64").mask(blind)
+    frame["share"] = frame["share"].mask(blind)
+    return frame
 
 
 def _add(row: dict[str, int], op: Op) -> None:

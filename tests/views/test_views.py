@@ -78,6 +78,15 @@ def test_an_unknown_operator_has_no_macs_rather_than_zero(trace: Trace) -> None:
     ]
 
 
+def test_a_module_of_unknown_operators_has_no_macs_rather_than_zero(trace: Trace) -> None:
+    only = replace(trace, ops=(replace(trace.ops[3], module="body.first"), trace.ops[2]))
+    first = row(modules_frame(only), "path", "body.first")
+    assert pd.isna(first["macs"])
+    assert pd.isna(first["flops"])
+    assert row(modules_frame(only), "path", "")["macs"] == 300
+    assert tree(modules_frame(only), "toy", 2, top=1)["module"].tolist() == ["body.second"]
+
+
 def test_an_empty_trace_makes_empty_views(trace: Trace) -> None:
     empty = replace(trace, ops=(), modules=(), state=())
     assert totals(empty)["macs"] == 0
