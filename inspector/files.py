@@ -9,22 +9,24 @@ from pathlib import Path
 from inspector.errors import InspectError
 
 
-def write_whole(path: str | Path, text: str) -> Path:
-    """Write `text` to `path` through a temporary sibling, so that no reader sees half a file.
+def write_whole(path: str | Path, content: str | bytes) -> Path:
+    """Write `content` to `path` through a temporary sibling, so that no reader sees half a file.
+    Text is written as UTF-8.
 
     Raises InspectError when the folder is missing or not writable.
     """
     target = Path(path).expanduser()
+    data = content.encode() if isinstance(content, str) else content
     if target.is_dir():
         raise InspectError(f"cannot write {target}: it is a folder", "name a file inside it")
     if target.exists() and not target.is_file():  # /dev/stdout, a named pipe
-        target.write_text(text, encoding="utf-8")
+        target.write_bytes(data)
         return target
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
         os.chmod(temporary, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
         os.replace(temporary, target)
     except OSError as error:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from inspector.trace.capture.isolate import no_collection, random_state
+from inspector.trace.capture.isolate import no_collection, random_state, seed_all
 
 _ALLOCATING = {
     torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.empty_strided,
@@ -49,7 +49,7 @@ def build(construct: Callable[[], nn.Module], device: str, seed: int = 0) -> nn.
 
 def _seeded(construct: Callable[[], nn.Module], seed: int) -> nn.Module:
     with random_state(), no_collection():
-        torch.manual_seed(seed)
+        seed_all(seed)
         return construct()
 
 

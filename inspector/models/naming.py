@@ -1,9 +1,12 @@
-"""Hints that name what the user may have meant."""
+"""Names of models, layers and tensors: globs that select them, hints at what the user may have meant."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from inspector.errors import InspectError
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str = "see: inspect models") -> str:
@@ -12,3 +15,27 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "see: inspect mode
     found = get_close_matches(name, names, n=3, cutoff=0.6)
     found += [n for n in names if name and name in n and n not in found][: 3 - len(found)]
     return f"did you mean {', '.join(found)}?" if found else otherwise
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether a glob selects a dotted path: the whole path (`layer1.*`, `*` crosses dots), or, for a
+    pattern without a dot, also the last part alone at any depth (`conv*` selects `layer1.0.conv1`)."""
+    return fnmatchcase(path, pattern) or (
+        "." not in pattern and fnmatchcase(path.rpartition(".")[2], pattern)
+    )
+
+
+def select(paths: Iterable[str], patterns: Iterable[str], what: str, option: str) -> list[str]:
+    """The paths that some pattern selects, in their own order. A pattern that selects none is an
+    InspectError that names the `option` and the nearest of the paths; `what` is e.g. "parameter"."""
+    known, wanted = list(paths), list(patterns)
+    for pattern in wanted:
+        if not any(matches(path, pattern) for path in known):
+            shown = ", ".join(known[:3]) + (", ..." if len(known) > 3 else "")
+            raise InspectError(
+                f"{option} {pattern!r} matches no {what}",
+                nearest(
+                    pattern.strip("*."), known, f"there are: {shown}" if known else f"there is no {what}"
+                ),
+            )
+    return [path for path in known if any(matches(path, pattern) for pattern in wanted)]

@@ -18,6 +18,7 @@ from inspector.trace.capture.isolate import (
     no_collection,
     preserved,
     random_state,
+    seed_all,
     swap_state,
 )
 from inspector.trace.capture.pricing import Rule
@@ -80,7 +81,7 @@ def capture(
     with ExitStack() as stack:
         for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context(model)):
             stack.enter_context(guard)
-        torch.manual_seed(seed)
+        seed_all(seed)
         swap_state(model, device)
         model.train(phase == "train")
         _hold_state(recorder, tree, (args, kwargs))

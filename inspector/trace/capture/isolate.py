@@ -110,6 +110,15 @@ def random_state() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
+def seed_all(seed: int) -> None:
+    """Seed torch (all devices), Python and NumPy. Call inside `random_state`."""
+    import numpy
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 @contextmanager
 def countable_kernels() -> Iterator[None]:
     """Switch off the fused paths whose operators cannot be seen, and put them back.

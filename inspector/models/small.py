@@ -1,0 +1,89 @@
+"""The smallest inputs that a model accepts, for checks that run real training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from inspector.errors import InspectError
+from inspector.models.inputs import Inputs, InputSpec, materialise
+from inspector.models.subject import Recipe
+from inspector.trace.capture.isolate import preserved, random_state, swap_state
+
+SIZES = (32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 299)
+"""Heights and widths of images to try, in pixels."""
+TOKENS = 16
+"""Length of a token sequence: no model needs more to run all of its layers."""
+
+
+def smallest(recipe: Recipe, model: nn.Module, batch: int = 2) -> Inputs | None:
+    """The source's default inputs, with `batch` samples and images and token sequences as short as a
+    training forward on meta accepts. None when the source has no default."""
+    given = recipe.defaults(model, "train")
+    if given is None:
+        return None
+    whole = with_batch(given, batch)
+    candidates = [scaled for scaled in _shorter(whole) if scaled != whole]
+    if not candidates:
+        return whole
+    runs = _runner(recipe)
+    return next((scaled for scaled in candidates if runs(scaled)), whole)
+
+
+def with_batch(inputs: Inputs, batch: int) -> Inputs:
+    """The same inputs for `batch` samples: a first dimension of 1 becomes `batch`, a list of one
+    (the images of a detector) is repeated."""
+
+    def more(value: Any) -> Any:
+        if isinstance(value, InputSpec) and value.shape[:1] == (1,) and value.values is None:
+            return replace(value, shape=(batch, *value.shape[1:]))
+        if isinstance(value, list) and len(value) == 1:
+            return value * batch
+        return value
+
+    return Inputs(tuple(map(more, inputs.args)), {k: more(v) for k, v in inputs.kwargs.items()})
+
+
+def _shorter(inputs: Inputs) -> Iterator[Inputs]:
+    for size in SIZES:
+        yield _mapped(inputs, lambda spec: _shrunk(spec, size))
+
+
+def _shrunk(spec: InputSpec, size: int) -> InputSpec:
+    *batch, height, width = spec.shape if len(spec.shape) > 1 else (None, 0, 0)
+    if spec.dtype.is_floating_point and len(spec.shape) >= 4 and height == width and size < height:
+        return replace(spec, shape=(*batch, size, size))
+    if not spec.dtype.is_floating_point and len(spec.shape) == 2 and width > TOKENS:
+        return replace(spec, shape=(height, TOKENS))
+    return spec
+
+
+def _mapped(inputs: Inputs, change: Callable[[InputSpec], InputSpec]) -> Inputs:
+    def apply(value: Any) -> Any:
+        return change(value) if isinstance(value, InputSpec) and value.values is None else value
+
+    return Inputs(tuple(map(apply, inputs.args)), {k: apply(v) for k, v in inputs.kwargs.items()})
+
+
+def _runner(recipe: Recipe) -> Callable[[Inputs], bool]:
+    """A test whether a training forward on meta accepts some inputs, on a model of its own."""
+    try:
+        model = recipe.build("meta") if recipe.rebuilds else recipe.construct()
+    except InspectError:
+        return lambda inputs: False
+
+    def runs(inputs: Inputs) -> bool:
+        with preserved(model), random_state(), torch.no_grad():
+            try:
+                swap_state(model, "meta")
+                args, kwargs = materialise(inputs, model, "meta")
+                model.train()(*args, **kwargs)
+            except Exception:
+                return False
+        return True
+
+    return runs
