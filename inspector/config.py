@@ -12,13 +12,20 @@ from inspector.models.naming import nearest
 
 
 def defaults() -> CfgNode:
-    """Every setting with its default. `MODEL.ARGS` and `INPUT` are what --model-arg and --input say."""
+    """Every setting with its default. `MODEL.ARGS` and `INPUT` are what --model-arg and --input say,
+    `FREEZE.STAGES` what --stage says: one string of globs for each stage."""
     node = CfgNode()
     node.MODEL = CfgNode()
     node.MODEL.NAME = "resnet50"
     node.MODEL.ARGS = CfgNode(new_allowed=True)
     node.INPUT = []
     node.SEED = 0
+    node.FREEZE = CfgNode()
+    node.FREEZE.AT = None
+    node.FREEZE.SCHEME = "maskrcnn"
+    node.FREEZE.PATTERNS = []
+    node.FREEZE.NORM = "freeze"
+    node.FREEZE.STAGES = []
     return node
 
 

@@ -47,6 +47,11 @@ Set = Annotated[
     Optional[list[str]],
     typer.Option("--set", metavar="KEY VALUE", help="Override one setting, e.g. SEED 1; repeatable."),
 ]
+StageMap = Annotated[
+    Optional[list[str]],
+    typer.Option("--stage", help="One stage of your own: globs of modules, 'conv1 bn1'; repeat in order."),
+]
+Weights = Annotated[Optional[Path], typer.Option(help="Load this .pth or .safetensors file first.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to standard error.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 
@@ -59,6 +64,7 @@ class Settings:
     model_args: dict[str, Any]
     inputs: list[str] | None
     seed: int
+    config: Any
 
 
 def settings(
@@ -82,6 +88,7 @@ def settings(
         model_args={**node.MODEL.ARGS, **pairs(model_args)},
         inputs=inputs or list(node.INPUT) or None,
         seed=seed if seed is not None else node.SEED,
+        config=node,
     )
 
 
@@ -124,6 +131,11 @@ def check_output(format_: str | None, output: Path | None) -> None:
         raise InspectError(
             f"cannot write {output}", "choose a file in an existing folder that you may write to"
         )
+
+
+def stage_map(texts: list[str] | None) -> list[list[str]] | None:
+    """`'conv1 bn1'` strings, one for each stage, as lists of globs."""
+    return [text.replace(",", " ").split() for text in texts] if texts else None
 
 
 def pairs(texts: list[str] | None) -> dict[str, Any]:

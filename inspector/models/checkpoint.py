@@ -8,6 +8,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -41,23 +42,38 @@ def read(path: str | Path) -> tuple[StateEntry, ...]:
     whole). Raises InspectError for a file that is
     missing, empty, truncated, or needs code to run.
     """
+    with readable(path) as file:
+        return header(file) if is_safetensors(file) else _entries(load(file))
+
+
+def is_safetensors(file: Path) -> bool:
+    return file.suffix.lower() == ".safetensors"
+
+
+@contextmanager
+def readable(path: str | Path) -> Iterator[Path]:
+    """The file at `path`. Raises InspectError where it is missing, empty or not ours to read."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise InspectError(f"no file at {path}", "name a .pth, .pt, .bin, .ckpt or .safetensors file")
     try:
         if file.stat().st_size == 0:
             raise InspectError(f"{path} is empty", "save or download it again")
-        if file.suffix.lower() == ".safetensors":
-            return _safetensors(file)
-        return _entries(_load(file))
+        yield file
     except PermissionError as error:
         raise InspectError(f"cannot read {path}: permission denied", "check its mode") from error
 
 
-def _load(file: Path) -> Any:
+def load(file: Path, values: bool = False) -> Any:
+    """What a file of `torch.save` holds: with `values` read onto the CPU, without them only described.
+
+    Raises InspectError for a file that is damaged or needs code to run.
+    """
     try:
-        options: Any = {"map_location": "meta"}
-        if zipfile.is_zipfile(file):  # on the CPU: torch 2.8 forgets on meta what shares a storage
+        options: Any = {"map_location": "cpu" if values else "meta"}
+        if not values and zipfile.is_zipfile(
+            file
+        ):  # on the CPU: torch 2.8 forgets on meta what shares a storage
             options = {"map_location": "cpu", "mmap": True}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -77,10 +93,16 @@ def _load(file: Path) -> Any:
                 f"{file} is a TorchScript archive: a program, not a checkpoint",
                 "save the state_dict() of torch.jit.load(file) with torch.save",
             ) from error
-        raise InspectError(f"{file} is damaged or truncated: {_brief(error)}", _TRUNCATED) from error
+        raise damaged(file, error) from error
 
 
 _TRUNCATED = "save or download it again"
+
+
+def damaged(file: Path, error: Exception | None = None) -> InspectError:
+    """The error for a file whose content contradicts itself."""
+    why = f": {_brief(error)}" if error else ""
+    return InspectError(f"{file} is damaged or truncated{why}", _TRUNCATED)
 
 
 def _brief(error: Exception) -> str:
@@ -90,7 +112,7 @@ def _brief(error: Exception) -> str:
 
 def _entries(content: Any) -> tuple[StateEntry, ...]:
     found: dict[Any, list[tuple[str, torch.Tensor]]] = {}
-    for name, tensor in _tensors(content, ""):
+    for name, tensor in named_tensors(content):
         storage = None
         try:
             storage = tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel()
@@ -102,17 +124,17 @@ def _entries(content: Any) -> tuple[StateEntry, ...]:
     return tuple(_entry(group) for group in found.values())
 
 
-def _tensors(value: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of a nested checkpoint with its dotted path."""
     prefix = f"{path}." if path else ""
     if isinstance(value, torch.Tensor):
         yield path, value
     elif isinstance(value, dict):
         for key, entry in value.items():
-            yield from _tensors(entry, f"{prefix}{key}")
+            yield from named_tensors(entry, f"{prefix}{key}")
     elif isinstance(value, (list, tuple)):
         for position, entry in enumerate(value):
-            yield from _tensors(entry, f"{prefix}{position}")
+            yield from named_tensors(entry, f"{prefix}{position}")
 
 
 def _entry(group: list[tuple[str, torch.Tensor]]) -> StateEntry:
@@ -131,24 +153,24 @@ def _entry(group: list[tuple[str, torch.Tensor]]) -> StateEntry:
     )
 
 
-def _safetensors(file: Path) -> tuple[StateEntry, ...]:
-    """Eight bytes of length, a JSON header, then the data at the offsets that it names."""
+def header(file: Path) -> tuple[StateEntry, ...]:
+    """A safetensors file: eight bytes of length, a JSON header, then the data at the offsets that it
+    names. Raises InspectError where they contradict."""
     size = file.stat().st_size
-    damaged = InspectError(f"{file} is damaged or truncated", _TRUNCATED)
     with file.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > min(size - 8, LONGEST_HEADER):
-            raise damaged
+            raise damaged(file)
         try:
-            header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            entries = tuple(_safetensor(name, fields) for name, fields in header.items())
-            end = max((fields["data_offsets"][1] for fields in header.values()), default=0)
+            content = json.loads(stream.read(length))
+            content.pop("__metadata__", None)
+            entries = tuple(_safetensor(name, fields) for name, fields in content.items())
+            end = max((fields["data_offsets"][1] for fields in content.values()), default=0)
         except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
-            raise damaged from error
+            raise damaged(file) from error
     if 8 + length + end > size:
-        raise damaged
+        raise damaged(file)
     if not entries:
         raise InspectError("the checkpoint holds no tensors", "save model.state_dict()")
     return entries

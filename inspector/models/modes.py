@@ -47,7 +47,7 @@ def _change(module: nn.Module) -> tuple[str, str] | None:
     rate = getattr(module, "p", getattr(module, "drop_prob", None))
     if type(module).__name__ in ("StochasticDepth", "DropPath"):
         return (f"drops the branch with p={rate:g}", "keeps the branch") if rate else None
-    if _reads_training(type(module)):
+    if reads_training(type(module)):
         return "forward reads self.training", "forward reads self.training"
     return None
 
@@ -61,7 +61,8 @@ def _normalisation(module: _NormBase) -> tuple[str, str] | None:
     return f"batch statistics; updates running ones ({average})", "running statistics"
 
 
-def _reads_training(cls: type) -> bool:
+def reads_training(cls: type) -> bool:
+    """Whether the forward of a class looks at self.training."""
     if cls.__module__.startswith(("torch.nn.modules.container", "torch.nn.modules.transformer")):
         return False
     forward = getattr(cls, "forward", None)  # a scripted module's class has none

@@ -73,7 +73,7 @@ def _importable(place: str) -> Iterator[None]:
 
 def _load(place: str) -> ModuleType:
     try:
-        return _load_file(place) if place.endswith(".py") else importlib.import_module(place)
+        return load_file(place) if place.endswith(".py") else importlib.import_module(place)
     except InspectError:
         raise
     except ModuleNotFoundError as error:
@@ -103,7 +103,7 @@ def _line_of(error: BaseException, place: str) -> str:
     return f" (line {lines[-1]})" if lines else ""
 
 
-def _load_file(place: str) -> ModuleType:
+def load_file(place: str) -> ModuleType:
     file = Path(place).expanduser()
     if not file.is_file():
         raise InspectError(f"no file at {place}", "write path/to/file.py:NAME")

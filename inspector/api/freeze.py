@@ -1,0 +1,316 @@
+"""Freeze stages or parameters of a model, and prove that they rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from inspector.api.stages import backbone_of
+from inspector.errors import InspectError
+from inspector.log import logger
+from inspector.models import Recipe, resolve
+from inspector.models.inputs import Inputs, as_inputs, materialise
+from inspector.models.python import from_module
+from inspector.models.small import smallest, with_batch
+from inspector.models.subject import lazy, materialised
+from inspector.report import Finding, Metric, Report, Section, environment
+from inspector.trace.capture.recorder import describe
+from inspector.trace.capture.state import state_entries
+from inspector.verify.freeze import Plan, Undo, apply, plan, verify
+from inspector.verify.freeze.plan import swin
+from inspector.verify.freeze.schemes import equivalents
+
+UNITS = {"params": "count", "numel": "count", "share": "share"}
+
+
+def freeze(
+    model: str | nn.Module | Recipe,
+    at: int | None = None,
+    *,
+    scheme: str = "maskrcnn",
+    patterns: Sequence[str] = (),
+    norm: str = "freeze",
+    stages: Sequence[Sequence[str]] | None = None,
+    inputs: Any = None,
+    model_args: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    seed: int = 0,
+) -> Frozen:
+    """Freeze the first stages of `model`, or the parameters that `patterns` match, in place.
+
+    model: a spec ("resnet50", "timm:...", "file.py:build"), built on the CPU from `seed`, or an
+        nn.Module. A DistributedDataParallel wrap is refused: freeze before it.
+    at: how many stages from the stem on, counted as `scheme` does (maskrcnn: range(at)).
+    patterns: globs over parameter and buffer paths.
+    norm: batch norms of the frozen part: "freeze" fixes weight, bias and statistics, "eval" the
+        statistics only, "train" leaves them in train mode as requires_grad=False alone does.
+    stages: your own stages, each a list of globs; without it they are found (see `inspector.stages`).
+    inputs: what the model runs on (see `inspector.trace`), where it has no default.
+
+    With neither `at` nor `patterns` nothing is changed: the handle describes what is frozen already.
+    Raises InspectError for an `at` outside the stages and for a pattern that matches nothing.
+    """
+    recipe = _recipe(model, model_args)
+    given = as_inputs(inputs) if inputs is not None else None
+    live = _build(recipe, given, seed)
+    if weights is not None:
+        from inspector.models.weights import load_into
+
+        load_into(live, weights)
+    backbone = backbone_of(recipe, live, given, stages, seed) if at is not None else None
+    claim = plan(live, backbone, at, scheme, patterns, norm)
+    applied = at is not None or bool(patterns)
+    undo = apply(live, claim) if applied else Undo()
+    return Frozen(live, claim, recipe, given, seed, undo, applied)
+
+
+def _recipe(model: str | nn.Module | Recipe, model_args: Mapping[str, Any] | None) -> Recipe:
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise InspectError(
+            "freezing after the DistributedDataParallel wrap breaks its gradient reduction",
+            "freeze model.module first, then wrap it",
+        )
+    if isinstance(model, nn.Module):
+        return from_module(model)
+    if isinstance(model, str):
+        return resolve(model, model_args)
+    if isinstance(model, Recipe):
+        return model
+    raise InspectError(
+        f"a model is a spec string or an nn.Module, not a {type(model).__name__}",
+        "pass e.g. 'resnet50' or torchvision.models.resnet50()",
+    )
+
+
+def _build(recipe: Recipe, given: Inputs | None, seed: int) -> nn.Module:
+    if recipe.only_on is not None:
+        raise InspectError(f"{recipe.name} does not train: {recipe.only_on[1]}", "name the float model")
+    model = recipe.build("cpu", seed)
+    if not lazy(model):
+        return model
+    known = given or recipe.defaults(model, "train")
+    if known is None or not recipe.rebuilds:
+        raise InspectError("the model has lazy parameters", "run it once, or give its spec and --input")
+    return materialised(recipe, known, seed)
+
+
+@dataclass
+class Frozen:
+    """A frozen model: `verify()` proves it, `unfreeze()` takes it back, `save()` writes it."""
+
+    model: nn.Module
+    plan: Plan
+    recipe: Recipe
+    inputs: Inputs | None
+    seed: int
+    undo: Undo
+    applied: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The frozen parameters, under all of their names."""
+        return self.plan.parameters
+
+    def unfreeze(self) -> None:
+        """Restore requires_grad, gradients, and the modes of every module as they were."""
+        self.undo()
+
+    def __enter__(self) -> Frozen:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.unfreeze()
+
+    def verify(
+        self,
+        inputs: Any = None,
+        *,
+        ddp: bool = True,
+        optimizer: torch.optim.Optimizer | None = None,
+        prepare: str = "",
+    ) -> Report:
+        """Take real training steps on a copy and compare bytes; the verdict is "pass" or "fail".
+
+        inputs: a batch of two samples or more (one is doubled); without it, the smallest that the
+            model accepts. See `inspector.verify.freeze.verify` for the rest.
+        """
+        args, kwargs = self._batch(inputs)
+        logger.info("training a copy of %s on %s", self.recipe.name, _described(args, kwargs))
+        findings = verify(
+            self.model,
+            self.plan,
+            args,
+            kwargs,
+            seed=self.seed,
+            ddp=ddp,
+            optimizer=optimizer,
+            prepare=prepare,
+        )
+        result = self.report(findings)
+        result.subject["inputs"] = _described(args, kwargs)
+        result.header.append(("verified on", ", ".join(result.subject["inputs"])))
+        return result
+
+    def _batch(self, inputs: Any) -> tuple[Any, Any]:
+        given = as_inputs(inputs) if inputs is not None else self.inputs
+        known = with_batch(given, 2) if given is not None else smallest(self.recipe, self.model)
+        if known is None:
+            raise InspectError(
+                f"{self.recipe.name} has no default input to verify it on",
+                "give one with --input 2x3x224x224, or skip the steps with --no-verify",
+            )
+        device = next((str(p.device) for p in self.model.parameters()), "cpu")
+        return materialise(known, self.model, device, self.seed)
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the state_dict, and next to it a manifest (JSON) with the frozen names."""
+        from inspector.models.weights import save_state
+
+        manifest = {
+            "model": self.recipe.name,
+            "frozen": list(self.plan.parameters),
+            "frozen_buffers": list(self.plan.buffers),
+            "kept_in_eval": list(self.plan.norms) if self.plan.norm != "train" else [],
+            "norm": self.plan.norm,
+            "stages": self.plan.stages,
+            "seed": self.seed,
+            "torch": torch.__version__,
+        }
+        return save_state(self.model, path, manifest)
+
+    def report(self, findings: Sequence[Finding] = ()) -> Report:
+        """What is frozen, with `findings` of a verification."""
+        failed = any(finding.status == "fail" for finding in findings)
+        tables = {"stages": self._stages(), "schemes": self._schemes(), "frozen": self._frozen()}
+        tables = {name: frame for name, frame in tables.items() if len(frame)}
+        return Report(
+            command="freeze",
+            subject={
+                "name": self.recipe.name,
+                "source": self.recipe.source,
+                "inputs": [],
+                "phase": "train",
+                "device": "cpu",
+            },
+            environment=environment(seed=self.seed),
+            metrics=self._metrics(),
+            tables=tables,
+            findings=list(findings) or [_unverified()],
+            verdict="fail" if failed else "pass" if findings else "none",
+            header=self._header(),
+            sections=self._sections(tables),
+        )
+
+    def _header(self) -> list[tuple[str, str]]:
+        lines = [("model", f"{self.recipe.name} ({self.recipe.source}, {type(self.model).__name__})")]
+        if self.plan.backbone is not None:
+            count, total = self.plan.stages, len(self.plan.backbone.stages)
+            lines.append(("frozen", f"{count} of {total} stages ({self.plan.backbone.rule})"))
+        elif not self.applied:
+            lines.append(("frozen", "as the model came: nothing was changed"))
+        norms = len(self.plan.norms)
+        if norms:
+            lines.append(("norm", f"{_NORM[self.plan.norm]} ({norms} modules)"))
+        return lines
+
+    def _metrics(self) -> dict[str, Metric]:
+        entries = [entry for entry in state_entries(self.model) if entry.kind == "parameter"]
+        total = sum(entry.numel for entry in entries)
+        trainable = sum(entry.numel for entry in entries if entry.trainable)
+        buffers = dict(self.model.named_buffers())
+        resting = sum(buffers[name].numel() for name in self.plan.buffers if name in buffers)
+        metrics = {
+            "params": Metric(total, "element", direction="none", label="parameters"),
+            "frozen_params": Metric(
+                total - trainable, "element", direction="none", label="frozen parameters"
+            ),
+            "trainable_params": Metric(trainable, "element", direction="none", label="trainable parameters"),
+            "frozen_buffers": Metric(resting, "element", direction="none"),
+        }
+        if self.plan.stages is not None:
+            metrics["frozen_stages"] = Metric(self.plan.stages, "count", direction="none")
+        return metrics
+
+    def _stages(self) -> pd.DataFrame:
+        if self.plan.backbone is None or self.plan.stages is None:
+            return pd.DataFrame()
+        numel = {name: p.numel() for name, p in self.model.named_parameters(remove_duplicate=False)}
+        rows: list[dict[str, Any]] = [
+            {
+                "stage": stage.index,
+                "modules": " ".join(stage.modules),
+                "params": sum(numel[name] for name in stage.parameters),
+                "state": _state(stage.parameters, self.plan.parameters),
+            }
+            for stage in self.plan.backbone.stages
+        ]
+        rest = self.plan.backbone.rest
+        if rest:
+            tops = dict.fromkeys(name.partition(".")[0] for name in rest)
+            params = sum(numel[name] for name in rest)
+            state = _state(rest, self.plan.parameters)
+            rows.append({"stage": None, "modules": " ".join(tops), "params": params, "state": state})
+        frame = pd.DataFrame(rows)
+        return frame.astype({"stage": "Int64"})
+
+    def _schemes(self) -> pd.DataFrame:
+        if self.plan.backbone is None or self.plan.stages is None:
+            return pd.DataFrame()
+        total = len(self.plan.backbone.stages)
+        return pd.DataFrame(equivalents(self.plan.stages, total, swin(self.model)))
+
+    def _frozen(self) -> pd.DataFrame:
+        tensors = dict(self.model.named_parameters(remove_duplicate=False))
+        rows = [
+            {"name": name, "shape": "x".join(map(str, tensors[name].shape)), "numel": tensors[name].numel()}
+            for name in self.plan.parameters
+        ]
+        return pd.DataFrame(rows, columns=["name", "shape", "numel"])
+
+    def _sections(self, tables: dict[str, pd.DataFrame]) -> list[Section]:
+        sections = []
+        if "stages" in tables:
+            shown = tables["stages"].astype(object)
+            shown["stage"] = ["rest" if value is pd.NA else value for value in shown["stage"]]
+            shown["modules"] = [_brief(text) for text in shown["modules"]]
+            sections.append(Section("stages", shown, UNITS))
+            sections.append(Section("the same in other projects' counting", tables["schemes"]))
+        elif "frozen" in tables:
+            frame = tables["frozen"]
+            note = f"(the first {_SHOWN} of {len(frame)})" if len(frame) > _SHOWN else ""
+            sections.append(Section("frozen parameters", frame.head(_SHOWN), UNITS, note))
+        return sections
+
+
+_SHOWN = 20
+_NORM = {
+    "freeze": "weight, bias and statistics frozen, also after model.train()",
+    "eval": "statistics frozen, weight and bias train",
+    "train": "left in train mode",
+}
+
+
+def _unverified() -> Finding:
+    return Finding("verification", "skip", "", "not verified (--no-verify): nothing was trained")
+
+
+def _state(names: Sequence[str], frozen: Sequence[str]) -> str:
+    inside = len(set(names) & set(frozen))
+    if not names:
+        return "no parameters"
+    return "frozen" if inside == len(names) else "partly frozen" if inside else "trains"
+
+
+def _brief(modules: str) -> str:
+    words = modules.split()
+    return " ".join(words) if len(words) <= 6 else f"{' '.join(words[:5])} ... {words[-1]}"
+
+
+def _described(args: Any, kwargs: Any) -> list[str]:
+    return [describe(value) for value in args] + [f"{key}={describe(value)}" for key, value in kwargs.items()]

@@ -1,0 +1,79 @@
+"""The ordered stages of any backbone: what `freeze --at N` counts. Stage 0 is the stem; a model that
+keeps no layers apart before its first stage has that stage as 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from inspector.errors import InspectError
+from inspector.models.naming import matches, select
+from inspector.models.stages.partition import Backbone, Cuts, Stage, partition
+from inspector.models.stages.resolution import by_resolution
+from inspector.models.stages.rules import by_attributes, even_split
+from inspector.models.stages.walk import Walk
+from inspector.trace.record import Trace
+
+__all__ = ["RULES", "Backbone", "Stage", "find_stages"]
+
+RULES = (by_attributes, by_resolution, even_split)
+"""In this order; the first that holds decides."""
+
+
+def find_stages(
+    model: nn.Module, trace: Trace | None = None, given: Sequence[Sequence[str]] | None = None
+) -> Backbone:
+    """The stages of `model`: those that `given` names, else what the first of RULES finds.
+
+    trace: a forward pass of the model; without one only names can tell, and no resolution is known.
+    given: for each stage the globs of its modules and parameters (`naming.matches`; an exact path means
+        only itself). What they do not name is in `rest`.
+
+    Raises InspectError for a glob that matches nothing or what another stage has, and where no rule
+    holds.
+    """
+    walk = Walk(model, trace)
+    if given:
+        return _as_given(walk, given)
+    found = next((cuts for rule in RULES if (cuts := rule(walk)) is not None), None)
+    backbone = partition(walk, found) if found is not None else None
+    if backbone is not None and backbone.stages:
+        return backbone
+    name = type(model).__name__
+    if walk.ran:
+        hint = "its resolution never changes and it has no list of equal blocks: name them with --stage"
+        raise InspectError(f"no stages found in {name}", hint)
+    raise InspectError(
+        f"cannot find the stages of {name} without running it",
+        "give inputs, or name the stages yourself with --stage",
+    )
+
+
+def _as_given(walk: Walk, given: Sequence[Sequence[str]]) -> Backbone:
+    groups: list[tuple[str, ...]] = []
+    owners: dict[str, int] = {}
+    for index, patterns in enumerate(given):
+        group = _outermost(_named(walk, patterns))
+        for name in (name for path in group for name in (path, *walk.inside(path))):
+            if owners.setdefault(name, index) != index:
+                raise InspectError(
+                    f"--stage: {name} is in stage {owners[name]} and in stage {index}",
+                    "write narrower globs: a name alone matches at any depth, a dotted path once",
+                )
+        groups.append(tuple(group))
+    return partition(walk, Cuts(tuple(groups), "your map"), fill=False)
+
+
+def _named(walk: Walk, patterns: Sequence[str]) -> list[str]:
+    """The modules and parameters that the patterns select."""
+    known = [path for path in dict.fromkeys((*walk.modules, *walk.parameters)) if path]
+    select(known, patterns, "module or parameter", "--stage")
+    exact = {pattern for pattern in patterns if pattern in walk.modules or pattern in walk.parameters}
+    globs = [pattern for pattern in patterns if pattern not in exact]
+    return [path for path in known if path in exact or any(matches(path, glob) for glob in globs)]
+
+
+def _outermost(paths: list[str]) -> list[str]:
+    chosen = set(paths)
+    return [path for path in paths if not any(path.startswith(f"{other}.") for other in chosen)]

@@ -1,0 +1,110 @@
+"""Copies of a model that train like the original, and comparison byte by byte."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inspector.errors import InspectError
+from inspector.models.inputs import first_line
+
+
+def replica(model: nn.Module) -> nn.Module:
+    """A deep copy in which tensors that share a storage still do, and gradients come along.
+
+    `copy.deepcopy` alone clones each Parameter for itself: a weight that is a view of another one
+    would be cut loose, and a stale gradient would be lost.
+    """
+    memo: dict[int, Any] = {}
+    storages: dict[int, torch.UntypedStorage] = {}
+    for tensor in _held(model):
+        if id(tensor) not in memo:
+            memo[id(tensor)] = _twin(tensor, storages)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise InspectError(
+            f"the model cannot be copied for the verification: {first_line(error)}",
+            "skip it with --no-verify, or make copy.deepcopy(model) work",
+        ) from error
+
+
+def _held(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters, buffers, and tensors kept as plain attributes (`weight` under weight_norm)."""
+    for module in model.modules():
+        for registry in (module._parameters, module._buffers, module.__dict__):
+            for value in registry.values():
+                if isinstance(value, Tensor) and not isinstance(value, nn.parameter.UninitializedTensorMixin):
+                    yield value
+
+
+def _twin(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
+    try:
+        original = tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):  # sparse tensors, subclasses without a storage
+        return copy.deepcopy(tensor.detach()).requires_grad_(tensor.requires_grad and tensor.is_leaf)
+    if original._cdata not in storages:
+        storages[original._cdata] = original.clone()
+    data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    data.set_(storages[original._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
+    if isinstance(tensor, nn.Parameter):
+        twin: Tensor = nn.Parameter(data, requires_grad=tensor.requires_grad)
+        twin.__dict__.update(tensor.__dict__)
+    else:
+        twin = data.requires_grad_(tensor.requires_grad and tensor.is_leaf)
+    if tensor.is_leaf and tensor.grad is not None:
+        twin.grad = tensor.grad.clone()
+    return twin
+
+
+def reset(model: nn.Module, original: nn.Module) -> None:
+    """Give a replica the original's values and gradients again, in place."""
+    state = dict(named_state(original))
+    with torch.no_grad():
+        for name, tensor in named_state(model):
+            tensor.copy_(state[name])
+            grad = state[name].grad
+            tensor.grad = None if grad is None else grad.clone()
+
+
+def named_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter, then every buffer, under every name that it has."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much a tensor moved: elements that differ, of how many, and the largest difference."""
+
+    elements: int
+    of: int
+    largest: float | None
+
+    def __str__(self) -> str:
+        by = "" if self.largest is None else f", by up to {self.largest:.3g}"
+        return f"{self.elements:,} of {self.of:,} elements{by}"
+
+
+def change(before: Tensor, after: Tensor) -> Change | None:
+    """The difference of two tensors, None when they are byte-identical (a NaN equals itself)."""
+    if before.shape != after.shape or before.dtype != after.dtype:
+        return Change(after.numel(), after.numel(), None)
+    if torch.equal(raw(before), raw(after)):
+        return None
+    wide = torch.complex128 if before.is_complex() else torch.float64
+    distance = (after.detach().to(wide) - before.detach().to(wide)).abs()
+    finite = distance[distance.isfinite()]
+    item = before.element_size()
+    differ = (raw(before).reshape(-1, item) != raw(after).reshape(-1, item)).any(dim=1)
+    return Change(int(differ.sum()), after.numel(), float(finite.max()) if finite.numel() else None)
+
+
+def raw(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, in the order of its elements: uint8 of shape (numel x item size,)."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)

@@ -1,0 +1,1 @@
+"""Planted faults of initialisation, and clean models."""
