@@ -10,16 +10,33 @@ from typing import TYPE_CHECKING, Any
 from inspector.errors import InspectError
 
 if TYPE_CHECKING:
+    from inspector.api.freeze import Frozen, freeze
     from inspector.api.params import params
     from inspector.api.profile import profile, trace
+    from inspector.api.stages import stages
     from inspector.report import Report
     from inspector.trace.formulas import Cost, formula
     from inspector.trace.record import Trace
 
 __version__ = "0.1.0"
-__all__ = ["Cost", "InspectError", "Report", "Trace", "formula", "params", "profile", "trace"]
+__all__ = [
+    "Cost",
+    "Frozen",
+    "InspectError",
+    "Report",
+    "Trace",
+    "formula",
+    "freeze",
+    "params",
+    "profile",
+    "stages",
+    "trace",
+]
 
 _HOMES = {
+    "freeze": "inspector.api.freeze",
+    "Frozen": "inspector.api.freeze",
+    "stages": "inspector.api.stages",
     "params": "inspector.api.params",
     "profile": "inspector.api.profile",
     "Report": "inspector.report",

@@ -27,8 +27,12 @@ ALLOWED = {
         "errors", "models", "trace.capture", "trace.record",
         "torch", "torchvision", "timm", "transformers", "numpy",
     },
+    "verify": {
+        "errors", "models", "report", "trace.capture", "trace.record", "verify",
+        "torch", "numpy", "scipy", "fvcore",
+    },
     "api": {
-        "errors", "log", "models", "report", "trace", "views", "torch", "pandas",
+        "errors", "log", "models", "report", "trace", "verify", "views", "torch", "pandas",
     },
     "cli": {"errors", "cli", "typer"},
 }  # fmt: skip

@@ -10,9 +10,11 @@ from typing import Any
 import typer
 
 from inspector import __version__
+from inspector.cli.freeze import freeze
 from inspector.cli.models import models
 from inspector.cli.params import params
 from inspector.cli.profile import profile
+from inspector.cli.stages import stages
 from inspector.errors import InspectError
 
 app = typer.Typer(
@@ -23,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (profile, params, models):
+for command in (profile, params, stages, freeze, models):
     app.command()(command)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,14 +21,15 @@ TOKENS = 16
 """Length of a token sequence: no model needs more to run all of its layers."""
 
 
-def smallest(recipe: Recipe, model: nn.Module, batch: int = 2) -> Inputs | None:
-    """The source's default inputs, with `batch` samples and images and token sequences as short as a
-    training forward on meta accepts. None when the source has no default."""
+def smallest(recipe: Recipe, model: nn.Module) -> Inputs | None:
+    """The source's default inputs as a small training batch: images and token sequences as short as a
+    training forward on meta accepts, four of them; two where nothing can be shortened. (A batch norm
+    that sees two values gives almost no gradient.) None when the source has no default."""
     given = recipe.defaults(model, "train")
     if given is None:
         return None
-    whole = with_batch(given, batch)
-    candidates = [scaled for scaled in _shorter(whole) if scaled != whole]
+    whole, four = with_batch(given, 2), with_batch(given, 4)
+    candidates = [scaled for scaled in _shorter(four) if scaled != four]
     if not candidates:
         return whole
     runs = _runner(recipe)
@@ -50,7 +52,7 @@ def with_batch(inputs: Inputs, batch: int) -> Inputs:
 
 def _shorter(inputs: Inputs) -> Iterator[Inputs]:
     for size in SIZES:
-        yield _mapped(inputs, lambda spec: _shrunk(spec, size))
+        yield _mapped(inputs, partial(_shrunk, size=size))
 
 
 def _shrunk(spec: InputSpec, size: int) -> InputSpec:

@@ -34,12 +34,15 @@ def replica(model: nn.Module) -> nn.Module:
         ) from error
 
 
+_LAZY = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
+
+
 def _held(model: nn.Module) -> Iterator[Tensor]:
     """Parameters, buffers, and tensors kept as plain attributes (`weight` under weight_norm)."""
     for module in model.modules():
         for registry in (module._parameters, module._buffers, module.__dict__):
             for value in registry.values():
-                if isinstance(value, Tensor) and not isinstance(value, nn.parameter.UninitializedTensorMixin):
+                if isinstance(value, Tensor) and not isinstance(value, _LAZY):
                     yield value
 
 

@@ -55,7 +55,10 @@ def _as_given(walk: Walk, given: Sequence[Sequence[str]]) -> Backbone:
     owners: dict[str, int] = {}
     for index, patterns in enumerate(given):
         group = _outermost(_named(walk, patterns))
-        for name in (name for path in group for name in (path, *walk.inside(path))):
+        below = [f"{path}." for path in group]
+        for name in [
+            n for n in (*walk.modules, *walk.parameters) if n in group or n.startswith(tuple(below))
+        ]:
             if owners.setdefault(name, index) != index:
                 raise InspectError(
                     f"--stage: {name} is in stage {owners[name]} and in stage {index}",

@@ -45,26 +45,31 @@ class Cuts:
 
 def partition(walk: Walk, cuts: Cuts, *, fill: bool = True) -> Backbone:
     """The stages of `cuts`. Without `fill` they hold what the groups name and nothing else."""
-    opened = {parent for group in cuts.groups for path in group for parent in _above(path)}
+    opened = {walk.canonical(parent) for group in cuts.groups for path in group for parent in _above(path)}
     atoms = _ordered(walk, list(_atoms(walk, opened, "")), cuts)
     places = placed(walk, atoms, cuts, fill)
-    kept = [k for k in range(len(cuts.groups)) if any(walk.inside(a) for a in atoms if places[a] == k)]
-    rank = {k: sum(other < k for other in kept) for k in range(len(cuts.groups))}
-    modules = [
-        _folded(walk, [a for a in atoms if places[a] is not None and rank[places[a]] == n], atoms, opened)
-        for n in range(len(kept))
-    ]
     owner = {name: places[atom] for atom in atoms for name in walk.inside(atom)}
+    used = set(owner.values()) if fill else range(len(cuts.groups))
+    kept = [group for group in range(len(cuts.groups)) if group in used]
+    modules = [_folded(walk, _members(places, kept, n), atoms, opened) for n in range(len(kept))]
     stages = tuple(
         Stage(
             n,
             modules[n],
-            tuple(name for name in walk.parameters if owner[name] == k),
+            tuple(name for name in walk.parameters if owner[name] == group),
             _resolution(walk, modules[n], modules[n + 1] if n + 1 < len(kept) else ()),
         )
-        for n, k in enumerate(kept)
+        for n, group in enumerate(kept)
     )
-    return Backbone(stages, tuple(name for name in walk.parameters if owner[name] is None), cuts.rule)
+    rest = tuple(name for name in walk.parameters if owner[name] is None)
+    rule = cuts.rule if 0 in kept else cuts.rule.replace("stem, ", "")
+    return Backbone(stages, rest, rule)
+
+
+def _members(places: dict[str, int | None], kept: list[int], n: int) -> list[str]:
+    """The atoms of the n-th group that has parameters, and of those without before it."""
+    before = kept[n - 1] if n else -1
+    return [atom for atom, group in places.items() if group is not None and before < group <= kept[n]]
 
 
 def _above(path: str) -> Iterator[str]:
@@ -83,7 +88,8 @@ def _atoms(walk: Walk, opened: set[str], path: str) -> Iterator[str]:
             yield prefix + name
     for name, child in module._modules.items():
         if child is not None:
-            yield from _atoms(walk, opened, prefix + name) if prefix + name in opened else [prefix + name]
+            below = prefix + name
+            yield from _atoms(walk, opened, below) if walk.canonical(below) in opened else [below]
 
 
 def _ordered(walk: Walk, atoms: list[str], cuts: Cuts) -> list[str]:
@@ -106,10 +112,16 @@ def _ordered(walk: Walk, atoms: list[str], cuts: Cuts) -> list[str]:
 def placed(walk: Walk, atoms: list[str], cuts: Cuts, fill: bool) -> dict[str, int | None]:
     """The group of each atom: what runs before the first one named is stage 0, what runs between two
     belongs to the later one (a transition, a pooling), what runs after the last to none."""
-    named = {path: k for k, group in enumerate(cuts.groups) for path in group}
+    given = {path: k for k, group in enumerate(cuts.groups) for path in group}
+    shared = {walk.canonical(path): k for path, k in given.items()}
+    named = {
+        atom: given.get(atom, shared.get(walk.canonical(atom)))
+        for atom in atoms
+        if atom in given or walk.canonical(atom) in shared
+    }
     if not fill:
         return {atom: named.get(atom) for atom in atoms}
-    places: dict[str, int | None] = {}
+    places: dict[str, int | None] = dict.fromkeys(atoms)
     following = None
     for atom in reversed(atoms):
         following = places[atom] = named.get(atom, following)

@@ -27,7 +27,7 @@ def by_resolution(walk: Walk) -> Cuts | None:
     if not walk.ran:
         return None
     groups = _groups(walk, sorted(_units(walk, ""), key=walk.first.__getitem__))
-    if len(groups) < 2 or _ends_in_equal_blocks(walk, groups[-1]):
+    if len(groups) < 2 or _is_isotropic(walk, groups):
         return None
     stem = _patch_stem(walk, groups[0])
     groups = [groups[0][:stem], groups[0][stem:], *groups[1:]] if stem else groups
@@ -35,14 +35,16 @@ def by_resolution(walk: Walk) -> Cuts | None:
     return Cuts(tuple(map(tuple, groups)), "resolution changes in a meta forward")
 
 
-def _ends_in_equal_blocks(walk: Walk, last: list[str]) -> bool:
-    """Whether the last resolution is that of a long list of equal blocks with half of all parameters:
-    then those that its stem passes through (XCiT, a hybrid ViT, wav2vec 2.0) are no stages."""
+def _is_isotropic(walk: Walk, groups: list[list[str]]) -> bool:
+    """Whether the smallest resolution is that of a long list of equal blocks with half of all parameters:
+    then those that its stem (XCiT, a hybrid ViT, wav2vec 2.0) or another tower (CLIP) passes through are
+    no stages."""
     blocks = block_list(walk)
-    if blocks is None or not any(unit.startswith(f"{blocks}.") for unit in last):
+    if blocks is None or len(list(walk.modules[blocks].children())) < _LONG:
         return False
-    long = len(list(walk.modules[blocks].children())) >= _LONG
-    return long and 2 * walk.weight(blocks) >= walk.weight("")
+    size = _size(walk, blocks) or 0
+    smaller = any(size >= CHANGE * (_size(walk, unit) or size) for group in groups for unit in group)
+    return not smaller and 2 * walk.weight(blocks) >= walk.weight("")
 
 
 def _without_final_norm(walk: Walk, units: list[str]) -> list[str]:

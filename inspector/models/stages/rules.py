@@ -80,7 +80,9 @@ def containers(walk: Walk, path: str) -> Cuts | None:
     are one more (the last convolution of an EfficientNet)."""
     for name in _CONTAINERS:
         home = _join(path, name)
-        children = [_join(home, child) for child, _ in getattr(walk.modules.get(home), "named_children", list)()]
+        children = [
+            _join(home, child) for child, _ in getattr(walk.modules.get(home), "named_children", list)()
+        ]
         stages = [child for child in children if _holds_blocks(walk.modules[child])]
         if len(stages) < 2 or (walk.ran and not _confirmed(walk, stages)):
             continue
@@ -120,7 +122,11 @@ def timm_features(walk: Walk, path: str) -> Cuts | None:
         return None
     ends = [_join(path, entry["module"]) for entry in info]
     steps = {entry.get("reduction") for entry in info}
-    if len(ends) < 2 or len(steps) < 2 or not all(e["module"] and end in walk.modules for e, end in zip(info, ends)):
+    if (
+        len(ends) < 2
+        or len(steps) < 2
+        or not all(e["module"] and end in walk.modules for e, end in zip(info, ends))
+    ):
         return None
     groups = [(end,) for end in ends]
     stem = [()] if walk.inside(ends[0]) else []
@@ -132,7 +138,9 @@ def _feeds_more(walk: Walk, cuts: Cuts) -> bool:
     hybrid transformer."""
     blocks = block_list(walk)
     named = [path for group in cuts.groups for path in group]
-    if blocks is None or any(path.startswith(f"{blocks}.") or blocks.startswith(f"{path}.") for path in named):
+    if blocks is None or any(
+        path.startswith(f"{blocks}.") or blocks.startswith(f"{path}.") for path in named
+    ):
         return False
     return walk.weight(blocks) > sum(walk.weight(path) for path in named) and walk.first[blocks] > max(
         walk.first.get(path, 0) for path in named
@@ -153,9 +161,11 @@ def even_split(walk: Walk) -> Cuts | None:
 
 
 def block_list(walk: Walk) -> str | None:
-    """The list of equal blocks with the most parameters; of a model that did not run, none."""
+    """The list of equal blocks with the most parameters, or one at least half as large that runs before
+    it (an encoder before its decoder); of a model that did not run, none."""
     found = [path for path in breadth_first(walk.model) if walk.ran and _is_block_list(walk, path)]
-    return max(found, key=walk.weight, default=None)
+    most = max(map(walk.weight, found), default=0)
+    return min((p for p in found if 2 * walk.weight(p) >= most), key=walk.first.__getitem__, default=None)
 
 
 def _is_block_list(walk: Walk, path: str) -> bool:

@@ -45,11 +45,16 @@ class Walk:
         return bool(self.ops)
 
     def when(self, path: str) -> int | None:
-        """The operator at which a module first runs or a parameter, its own or called by hand, is first
-        read; None if that never happens."""
-        found = [self.first[name] for name in [self._canonical(path)] if name in self.first]
-        found += [self._reads[name] for name in self.inside(path) if name in self._reads]
-        return min(found, default=None)
+        """The operator at which a module first runs; for a bare parameter, or a module whose parameters
+        another one reads, that of the first read. None if neither happens."""
+        if (canonical := self.canonical(path)) in self.first:
+            return self.first[canonical]
+        return min((self._reads[name] for name in self.inside(path) if name in self._reads), default=None)
+
+    def canonical(self, path: str) -> str:
+        """The first of the paths that a shared module has."""
+        module = self.modules.get(path)
+        return self._names[id(module)] if module is not None else path
 
     def inside(self, path: str) -> list[str]:
         """The names of the parameters at or below `path`."""
@@ -62,13 +67,13 @@ class Walk:
 
     def leaves_at(self, path: str) -> Resolution | None:
         """The resolution of what the module returns, at its first call."""
-        last = self.last.get(self._canonical(path))
+        last = self.last.get(self.canonical(path))
         outputs = self.ops[last].outputs if last is not None else ()
         return self.resolution(outputs[0]) if outputs else None
 
     def enters_at(self, path: str) -> Resolution | None:
         """The resolution of the first activation that the module reads."""
-        path = self._canonical(path)
+        path = self.canonical(path)
         if path not in self.first:
             return None
         for op in self.ops[self.first[path] : self.last[path] + 1]:
@@ -153,10 +158,6 @@ class Walk:
     @cached_property
     def _names(self) -> dict[int, str]:
         return {id(module): path for path, module in self.model.named_modules()}
-
-    def _canonical(self, path: str) -> str:
-        module = self.modules.get(path)
-        return self._names[id(module)] if module is not None else path
 
 
 def _with_parents(path: str) -> Iterator[str]:

@@ -104,8 +104,8 @@ def _storage(tensor: Tensor) -> object:
 def _overlap(left: Tensor, right: Tensor) -> bool:
     def ends(tensor: Tensor) -> tuple[int, int]:
         strides = zip(tensor.shape, tensor.stride())
-        reach = sum((size - 1) * abs(stride) for size, stride in strides) + 1 if tensor.numel() else 0
-        start = tensor.storage_offset() * tensor.element_size()
+        reach = sum(int(size - 1) * abs(int(stride)) for size, stride in strides) + 1 if tensor.numel() else 0
+        start = int(tensor.storage_offset()) * tensor.element_size()
         return start, start + reach * tensor.element_size()
 
     (a, b), (c, d) = ends(left), ends(right)

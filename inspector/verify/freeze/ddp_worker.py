@@ -1,4 +1,4 @@
-"""One of the processes of the DDP step: `python -m inspector.verify.freeze.ddp_worker FOLDER RANK [FILE...]`."""
+"""One process of the DDP step: `python -m inspector.verify.freeze.ddp_worker FOLDER RANK [FILE...]`."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def random_modules(model: nn.Module) -> list[nn.Module]:
         module
         for module in model.modules()
         if (isinstance(module, (_DropoutNd, nn.RReLU)) or type(module).__name__ in DROPPING)
-        and getattr(module, "p", getattr(module, "drop_prob", 1.0))
+        and (getattr(module, "p", None) or getattr(module, "drop_prob", None) or isinstance(module, nn.RReLU))
     ]
 
 

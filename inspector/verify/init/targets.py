@@ -106,6 +106,8 @@ def of_model(model: nn.Module) -> list[Target]:
     InspectError for a parameter that still waits for its first input."""
     found: dict[tuple[object, ...], Target] = {}
     for path, module in model.named_modules():
+        if "parametrizations" in path.split("."):
+            continue  # their originals are reached through the layer that they belong to
         for target in _of_module(path, module):
             key = _key(target)
             if key in found:
