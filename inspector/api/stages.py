@@ -13,7 +13,7 @@ from inspector.errors import InspectError
 from inspector.log import logger
 from inspector.models import Recipe
 from inspector.models.stages import Backbone, find_stages
-from inspector.report import Metric, Report, Section, environment
+from inspector.report import Finding, Metric, Report, Section, environment
 from inspector.trace.capture.state import state_entries
 from inspector.trace.record import Trace
 
@@ -38,13 +38,20 @@ def stages(
     """
     recipe = _recipe(model, model_args)
     built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta", seed)
-    backbone = backbone_of(recipe, built, inputs, given, seed)
+    backbone, found = _found(recipe, built, inputs, given, seed)
     frame = _frame(backbone, built)
+    notes = found.notes if found and found.device != "meta" else ()
     params = sum(entry.numel for entry in state_entries(built) if entry.kind == "parameter")
     rest = frame["params"].iloc[-1] if backbone.rest else 0
     return Report(
         command="stages",
-        subject={"name": recipe.name, "source": recipe.source, "inputs": [], "phase": None, "device": None},
+        subject={
+            "name": recipe.name,
+            "source": recipe.source,
+            "inputs": list(found.inputs) if found else [],
+            "phase": found.phase if found else None,
+            "device": found.device if found else None,
+        },
         environment=environment(seed=seed),
         metrics={
             "stages": Metric(len(backbone.stages), "stage", direction="none"),
@@ -54,8 +61,10 @@ def stages(
         tables={"stages": frame},
         header=[
             ("model", f"{recipe.name} ({recipe.source}, {type(built).__name__})"),
+            *([("input", " ".join(found.inputs))] if found else []),
             ("rule", backbone.rule),
         ],
+        findings=[Finding("provenance", "warn", "", note) for note in notes],
         sections=[Section("stages", _shown(frame), UNITS, _note(built))],
     )
 
@@ -72,16 +81,23 @@ def backbone_of(
     Where there is nothing to run it with, only the rules that need no forward can hold. A map that is
     `given` needs none either: then a pass that fails costs no more than the resolutions.
     """
-    if inputs is None and recipe.defaults(model, "forward") is None:
-        return find_stages(model, None, given)
+    return _found(recipe, model, inputs, given, seed)[0]
+
+
+def _found(
+    recipe: Recipe, model: nn.Module, inputs: Any, given: Sequence[Sequence[str]] | None, seed: int
+) -> tuple[Backbone, Trace | None]:
+    """The stages, and the pass that found them where one could run."""
     found: Trace | None = None
+    if inputs is None and recipe.defaults(model, "forward") is None:
+        return find_stages(model, None, given), None
     try:
         found = trace(recipe, inputs, seed=seed)
     except InspectError as error:
         if not given:
             raise
         logger.info("no resolutions: %s", error.message)
-    return find_stages(model, found, given)
+    return find_stages(model, found, given), found
 
 
 def _frame(backbone: Backbone, model: nn.Module) -> pd.DataFrame:

@@ -32,7 +32,7 @@ def by_resolution(walk: Walk) -> Cuts | None:
     stem = _patch_stem(walk, groups[0])
     groups = [groups[0][:stem], groups[0][stem:], *groups[1:]] if stem else groups
     groups[-1] = _without_final_norm(walk, groups[-1])
-    return Cuts(tuple(map(tuple, groups)), "resolution changes in a meta forward")
+    return Cuts(tuple(map(tuple, groups)), f"resolution changes in a {walk.device} forward")
 
 
 def _is_isotropic(walk: Walk, groups: list[list[str]]) -> bool:

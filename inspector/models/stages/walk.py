@@ -30,6 +30,7 @@ class Walk:
         self.model = model
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        self.device = trace.device if trace is not None else ""
         self.ops: tuple[Op, ...] = trace.ops if trace is not None else ()
         self.roles = [storage.role for storage in trace.storages] if trace is not None else []
         self.first: dict[str, int] = {}

@@ -221,8 +221,8 @@ def _without(ranges: list[tuple[int, int]], start: int, stop: int) -> list[tuple
 
 
 _WARNINGS = {
-    "default": "filled by the defaults of torch.nn first and explicitly afterwards: wasted time, not an error",
-    "overridden": "given random values that something else overwrote on purpose, or so it looks",
+    "default": "filled by torch.nn's defaults first and explicitly afterwards: wasted time, not an error",
+    "overridden": "given random values that an outer constructor, a narrower line or a constant overwrote",
 }
 
 

@@ -95,8 +95,6 @@ def other_gains(target: Target, choice: Choice, expected: Law) -> Iterator[Law]:
 
 
 def rescaled(expected: Law, rms: float) -> Law:
-    """The expected law's shape with the measured standard deviation. A cut keeps its place only where
-    it never bites."""
-    scale = expected.scale * rms / expected.std
-    cut = expected.cut if expected.cut / max(expected.scale, scale) >= laws.NEVER else math.inf
-    return Law(expected.family, scale, "", cut)
+    """The expected law's shape with the measured standard deviation."""
+    ratio = rms / expected.std
+    return Law(expected.family, expected.scale * ratio, "", expected.cut * ratio)

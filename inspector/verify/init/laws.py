@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -166,6 +165,3 @@ def slope(a: float) -> str:
 def plain(value: float) -> float | None:
     """A number that a table can hold: None for what is not finite."""
     return value if math.isfinite(value) else None
-
-
-Options = dict[str, Any]

@@ -152,7 +152,16 @@ def _of_module(path: str, module: nn.Module) -> Iterator[Target]:
 
 
 def _reader(module: nn.Module, name: str) -> Callable[[], Tensor]:
-    return lambda: parametrized.values(module, name)
+    return lambda: _without_padding(module, parametrized.values(module, name))
+
+
+def _without_padding(module: nn.Module, tensor: Tensor) -> Tensor:
+    """An embedding without its padding row: zeros by definition, of no law."""
+    index = getattr(module, "padding_idx", None)
+    if index is None or not isinstance(module, EMBEDDINGS) or tensor.is_meta or tensor[index].any():
+        return tensor
+    index %= len(tensor)
+    return torch.cat([tensor[:index], tensor[index + 1 :]])
 
 
 def _refuse_lazy(path: str, module: nn.Module) -> None:
