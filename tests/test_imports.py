@@ -24,7 +24,7 @@ ALLOWED = {
     "trace/formulas": {"trace.record", "trace.formulas"},
     "trace/capture": {"errors", "trace", "torch", "numpy"},
     "models": {
-        "errors", "models", "trace.capture", "trace.record",
+        "errors", "files", "models", "trace.capture", "trace.record", "safetensors",
         "torch", "torchvision", "timm", "transformers", "numpy",
     },
     "verify": {
@@ -32,7 +32,7 @@ ALLOWED = {
         "torch", "numpy", "scipy", "fvcore",
     },
     "api": {
-        "errors", "log", "models", "report", "trace", "verify", "views", "torch", "pandas",
+        "api", "errors", "log", "models", "report", "trace", "verify", "views", "torch", "pandas",
     },
     "cli": {"errors", "cli", "typer"},
 }  # fmt: skip

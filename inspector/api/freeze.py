@@ -11,12 +11,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from inspector.api.stages import backbone_of
+from inspector.api.stages import backbone_of, shown, stage_frame
 from inspector.errors import InspectError
 from inspector.log import logger
-from inspector.models import Recipe, resolve
+from inspector.models import Model, Recipe, as_recipe
 from inspector.models.inputs import Inputs, as_inputs, materialise
-from inspector.models.python import from_module
 from inspector.models.small import smallest, with_batch
 from inspector.models.subject import lazy, materialised
 from inspector.report import Finding, Metric, Report, Section, environment
@@ -30,7 +29,7 @@ UNITS = {"params": "count", "numel": "count", "share": "share"}
 
 
 def freeze(
-    model: str | nn.Module | Recipe,
+    model: Model,
     at: int | None = None,
     *,
     scheme: str = "maskrcnn",
@@ -56,7 +55,12 @@ def freeze(
     With neither `at` nor `patterns` nothing is changed: the handle describes what is frozen already.
     Raises InspectError for an `at` outside the stages and for a pattern that matches nothing.
     """
-    recipe = _recipe(model, model_args)
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise InspectError(
+            "freezing after the DistributedDataParallel wrap breaks its gradient reduction",
+            "freeze model.module first, then wrap it",
+        )
+    recipe = as_recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
     live = _build(recipe, given, seed)
     if weights is not None:
@@ -68,24 +72,6 @@ def freeze(
     applied = at is not None or bool(patterns)
     undo = apply(live, claim) if applied else Undo()
     return Frozen(live, claim, recipe, given, seed, undo, applied)
-
-
-def _recipe(model: str | nn.Module | Recipe, model_args: Mapping[str, Any] | None) -> Recipe:
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        raise InspectError(
-            "freezing after the DistributedDataParallel wrap breaks its gradient reduction",
-            "freeze model.module first, then wrap it",
-        )
-    if isinstance(model, nn.Module):
-        return from_module(model)
-    if isinstance(model, str):
-        return resolve(model, model_args)
-    if isinstance(model, Recipe):
-        return model
-    raise InspectError(
-        f"a model is a spec string or an nn.Module, not a {type(model).__name__}",
-        "pass e.g. 'resnet50' or torchvision.models.resnet50()",
-    )
 
 
 def _build(recipe: Recipe, given: Inputs | None, seed: int) -> nn.Module:
@@ -240,24 +226,10 @@ class Frozen:
     def _stages(self) -> pd.DataFrame:
         if self.plan.backbone is None or self.plan.stages is None:
             return pd.DataFrame()
-        numel = {name: p.numel() for name, p in self.model.named_parameters(remove_duplicate=False)}
-        rows: list[dict[str, Any]] = [
-            {
-                "stage": stage.index,
-                "modules": " ".join(stage.modules),
-                "params": sum(numel[name] for name in stage.parameters),
-                "state": _state(stage.parameters, self.plan.parameters),
-            }
-            for stage in self.plan.backbone.stages
-        ]
-        rest = self.plan.backbone.rest
-        if rest:
-            tops = dict.fromkeys(name.partition(".")[0] for name in rest)
-            params = sum(numel[name] for name in rest)
-            state = _state(rest, self.plan.parameters)
-            rows.append({"stage": None, "modules": " ".join(tops), "params": params, "state": state})
-        frame = pd.DataFrame(rows)
-        return frame.astype({"stage": "Int64"})
+        frame = stage_frame(self.plan.backbone, self.model)
+        parts = [stage.parameters for stage in self.plan.backbone.stages]
+        parts += [self.plan.backbone.rest] if self.plan.backbone.rest else []
+        return frame.assign(state=[_state(names, self.plan.parameters) for names in parts])
 
     def _schemes(self) -> pd.DataFrame:
         if self.plan.backbone is None or self.plan.stages is None:
@@ -276,10 +248,7 @@ class Frozen:
     def _sections(self, tables: dict[str, pd.DataFrame]) -> list[Section]:
         sections = []
         if "stages" in tables:
-            shown = tables["stages"].astype(object)
-            shown["stage"] = ["rest" if value is pd.NA else value for value in shown["stage"]]
-            shown["modules"] = [_brief(text) for text in shown["modules"]]
-            sections.append(Section("stages", shown, UNITS))
+            sections.append(Section("stages", shown(tables["stages"]), UNITS))
             sections.append(Section("the same in other projects' counting", tables["schemes"]))
         elif "frozen" in tables:
             frame = tables["frozen"]
@@ -305,11 +274,6 @@ def _state(names: Sequence[str], frozen: Sequence[str]) -> str:
     if not names:
         return "no parameters"
     return "frozen" if inside == len(names) else "partly frozen" if inside else "trains"
-
-
-def _brief(modules: str) -> str:
-    words = modules.split()
-    return " ".join(words) if len(words) <= 6 else f"{' '.join(words[:5])} ... {words[-1]}"
 
 
 def _described(args: Any, kwargs: Any) -> list[str]:

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
 from inspector.errors import InspectError
-from inspector.models import Recipe, resolve
+from inspector.models import Recipe, as_recipe
 from inspector.models.checkpoint import is_checkpoint, read
 from inspector.models.inputs import first_line
 from inspector.models.modes import mode_sensitive
-from inspector.models.python import from_module
 from inspector.models.subject import lazy
 from inspector.report import Finding, Metric, Report, Section, environment
 from inspector.trace.capture.state import state_entries
@@ -40,17 +39,7 @@ def params(
         if model_args:
             raise InspectError("a checkpoint takes no --model-arg", "leave it out")
         return _checkpoint(Path(model), top)
-    if isinstance(model, str):
-        recipe = resolve(model, model_args)
-    elif isinstance(model, nn.Module):
-        recipe = from_module(model)
-    elif isinstance(model, Recipe):
-        recipe = model
-    else:
-        raise InspectError(
-            f"a model is a spec string, a file or an nn.Module, not a {type(model).__name__}",
-            "pass e.g. 'resnet50' or torchvision.models.resnet50()",
-        )
+    recipe = as_recipe(model, model_args)
     built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta")
     entries = state_entries(built)
     modes = pd.DataFrame(list(mode_sensitive(built)), columns=["module", "type", "mode", "train", "eval"])

@@ -13,9 +13,8 @@ from torch import nn
 
 from inspector.errors import InspectError
 from inspector.log import logger
-from inspector.models import Recipe, Subject, resolve
+from inspector.models import Model, Recipe, Subject, as_recipe
 from inspector.models.inputs import Inputs, as_inputs
-from inspector.models.python import from_module
 from inspector.report import Finding, Metric, Report, Section, environment
 from inspector.trace.capture import ForwardError, capture
 from inspector.trace.capture.state import state_entries
@@ -24,7 +23,6 @@ from inspector.views.modules import modules_frame, tree, types_frame
 from inspector.views.ops import ops_frame, unknown_frame
 from inspector.views.totals import totals
 
-Model = str | nn.Module | Recipe
 GROUPINGS = ("module", "type", "op")
 _SHAPE_ERROR = re.compile(
     r"size|shape|channels|dimension|mat1 and mat2|must match|expected input|argument", re.IGNORECASE
@@ -51,7 +49,7 @@ def trace(
 
     Raises ForwardError when the model raises, InspectError for everything else that is wrong.
     """
-    recipe = _recipe(model, model_args)
+    recipe = as_recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
     attempt = _Attempt(recipe, given, phase, seed)
     if recipe.only_on is not None and device in (None, recipe.only_on[0]):
@@ -76,20 +74,6 @@ _IRREPRODUCIBLE = (
     "work that depends on values is counted as it happened with seeded inputs (and random weights,"
     " unless the model is yours): another seed may give other numbers"
 )
-
-
-def _recipe(model: Model, model_args: Mapping[str, Any] | None) -> Recipe:
-    if isinstance(model, nn.Module):
-        compiled = getattr(model, "_orig_mod", None)
-        return from_module(compiled if isinstance(compiled, nn.Module) else model)
-    if isinstance(model, Recipe):
-        return model
-    if isinstance(model, str):
-        return resolve(model, model_args)
-    raise InspectError(
-        f"a model is a spec string or an nn.Module, not a {type(model).__name__}",
-        "pass e.g. 'resnet50' or torchvision.models.resnet50()",
-    )
 
 
 @dataclass(frozen=True)

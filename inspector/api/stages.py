@@ -8,17 +8,17 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from inspector.api.profile import Model, _recipe, trace
+from inspector.api.profile import trace
 from inspector.errors import InspectError
 from inspector.log import logger
-from inspector.models import Recipe
+from inspector.models import Model, Recipe, as_recipe
 from inspector.models.stages import Backbone, find_stages
 from inspector.report import Finding, Metric, Report, Section, environment
 from inspector.trace.capture.state import state_entries
 from inspector.trace.record import Trace
 
 UNITS = {"params": "count", "share": "share"}
-_SHOWN = 4
+_SHOWN = 6
 """So many modules of a stage are printed by name, of more the first and the last."""
 
 
@@ -36,10 +36,10 @@ def stages(
 
     Raises InspectError where no stages can be found.
     """
-    recipe = _recipe(model, model_args)
+    recipe = as_recipe(model, model_args)
     built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta", seed)
     backbone, found = _found(recipe, built, inputs, given, seed)
-    frame = _frame(backbone, built)
+    frame = stage_frame(backbone, built)
     notes = found.notes if found and found.device != "meta" else ()
     params = sum(entry.numel for entry in state_entries(built) if entry.kind == "parameter")
     rest = frame["params"].iloc[-1] if backbone.rest else 0
@@ -65,7 +65,7 @@ def stages(
             ("rule", backbone.rule),
         ],
         findings=[Finding("provenance", "warn", "", note) for note in notes],
-        sections=[Section("stages", _shown(frame), UNITS, _note(built))],
+        sections=[Section("stages", shown(frame), UNITS, _note(built))],
     )
 
 
@@ -100,13 +100,13 @@ def _found(
     return find_stages(model, found, given), found
 
 
-def _frame(backbone: Backbone, model: nn.Module) -> pd.DataFrame:
+def stage_frame(backbone: Backbone, model: nn.Module) -> pd.DataFrame:
     """A row for each stage, then one without index for the parameters in none. A tied tensor counts
     where its first name is."""
     numel = {entry.name: entry.numel for entry in state_entries(model) if entry.kind == "parameter"}
     total = sum(numel.values())
     rows = [
-        (stage.index, " ".join(stage.modules), stage.parameters, _size(stage.resolution))
+        (stage.index, " ".join(stage.members), stage.parameters, _size(stage.resolution))
         for stage in backbone.stages
     ]
     if backbone.rest:
@@ -126,7 +126,7 @@ def _size(resolution: tuple[int, ...] | None) -> str | None:
     return None if resolution is None else "x".join(map(str, resolution))
 
 
-def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+def shown(frame: pd.DataFrame) -> pd.DataFrame:
     """For people: long lists of modules by their ends."""
     index = ["rest" if pd.isna(value) else str(value) for value in frame["index"]]
     return frame.assign(index=index, modules=[_ends(text.split()) for text in frame["modules"]])

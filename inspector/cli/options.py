@@ -134,8 +134,13 @@ def check_output(format_: str | None, output: Path | None) -> None:
 
 
 def stage_map(texts: list[str] | None) -> list[list[str]] | None:
-    """`'conv1 bn1'` strings, one for each stage, as lists of globs."""
-    return [text.replace(",", " ").split() for text in texts] if texts else None
+    """What --stage was given: the globs of each stage, separated by spaces or commas."""
+    from inspector.errors import InspectError
+
+    stages = [text.replace(",", " ").split() for text in texts or []]
+    if not all(stages):
+        raise InspectError("--stage names nothing", "write the globs of one stage: --stage 'conv1 bn1'")
+    return stages or None
 
 
 def pairs(texts: list[str] | None) -> dict[str, Any]:

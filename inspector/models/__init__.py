@@ -5,10 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from inspector.errors import InspectError
 from inspector.models.subject import Recipe, Subject
 
-__all__ = ["Recipe", "Subject", "resolve"]
+__all__ = ["Model", "Recipe", "Subject", "as_recipe", "resolve"]
+
+Model = str | nn.Module | Recipe
+
+
+def as_recipe(model: Model, model_args: Mapping[str, Any] | None = None) -> Recipe:
+    """What the Python API takes for a model, as a recipe: a spec, an nn.Module (a compiled one is the
+    module that was compiled), or a recipe."""
+    if isinstance(model, nn.Module):
+        from inspector.models.python import from_module
+
+        compiled = getattr(model, "_orig_mod", None)
+        return from_module(compiled if isinstance(compiled, nn.Module) else model)
+    if isinstance(model, Recipe):
+        return model
+    if isinstance(model, str):
+        return resolve(model, model_args)
+    raise InspectError(
+        f"a model is a spec string or an nn.Module, not a {type(model).__name__}",
+        "pass e.g. 'resnet50' or torchvision.models.resnet50()",
+    )
 
 
 def resolve(spec: str, model_args: Mapping[str, Any] | None = None) -> Recipe:

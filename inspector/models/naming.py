@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
@@ -25,11 +25,14 @@ def matches(path: str, pattern: str) -> bool:
     )
 
 
-def select(paths: Iterable[str], patterns: Iterable[str], what: str, option: str) -> list[str]:
-    """The paths that some pattern selects, in their own order. A pattern that selects none is an
-    InspectError that names the `option` and the nearest of the paths; `what` is e.g. "parameter"."""
-    known, wanted = list(paths), list(patterns)
-    for pattern in wanted:
+def select(paths: Iterable[str], patterns: Sequence[str], what: str, option: str) -> list[str]:
+    """The paths that some pattern selects, in their own order; a pattern that is one of them means it
+    alone (`conv1` is not `layer1.0.conv1`). A pattern that selects none is an InspectError that names
+    the `option` and the nearest of the paths; `what` is e.g. "parameter"."""
+    known = list(dict.fromkeys(paths))
+    exact = set(known).intersection(patterns)
+    globs = [pattern for pattern in patterns if pattern not in exact]
+    for pattern in globs:
         if not any(matches(path, pattern) for path in known):
             shown = ", ".join(known[:3]) + (", ..." if len(known) > 3 else "")
             raise InspectError(
@@ -38,4 +41,4 @@ def select(paths: Iterable[str], patterns: Iterable[str], what: str, option: str
                     pattern.strip("*."), known, f"there are: {shown}" if known else f"there is no {what}"
                 ),
             )
-    return [path for path in known if any(matches(path, pattern) for pattern in wanted)]
+    return [path for path in known if path in exact or any(matches(path, glob) for glob in globs)]

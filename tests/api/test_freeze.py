@@ -119,7 +119,7 @@ def test_a_model_is_verified_as_its_author_froze_it() -> None:
     handle = inspector.freeze(model)
     assert not handle.applied
     report = handle.verify("2x3x32x32", ddp=False)
-    assert [f.check for f in report.findings if f.status == "fail"][0] == "buffers"
+    assert next(f.check for f in report.findings if f.status == "fail") == "buffers"
     with pytest.raises(InspectError, match="nothing is frozen"):
         inspector.freeze(resnet18())
 
@@ -172,7 +172,7 @@ def test_mobilenet_is_silent_at_every_n(at: int) -> None:
 def test_a_custom_optimizer_is_audited() -> None:
     model = resnet18()
     handle = inspector.freeze(model, at=2)
-    optimizer = torch.optim.SGD([p for p in model.fc.parameters()], lr=0.1)
+    optimizer = torch.optim.SGD(model.fc.parameters(), lr=0.1)
     report = handle.verify("2x3x32x32", ddp=False, optimizer=optimizer)
     audit = [f for f in report.findings if f.check == "optimizer"]
     assert audit[0].status == "fail"

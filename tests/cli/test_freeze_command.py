@@ -69,7 +69,7 @@ def test_without_verification_it_says_so(inspect) -> None:
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_saving_writes_the_state_and_a_manifest(inspect, tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"frozen{suffix}"
-    code, out, err = inspect("freeze", "resnet18", "--at", "2", "--no-verify", "--save", target)
+    code, _, err = inspect("freeze", "resnet18", "--at", "2", "--no-verify", "--save", target)
     assert code == 0, err
     manifest = json.loads(Path(f"{target}.json").read_text())
     assert "layer1.1.bn2.bias" in manifest["frozen"]

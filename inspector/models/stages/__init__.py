@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from inspector.errors import InspectError
-from inspector.models.naming import matches, select
+from inspector.models.naming import select
 from inspector.models.stages.partition import Backbone, Cuts, Stage, partition
 from inspector.models.stages.resolution import by_resolution
 from inspector.models.stages.rules import by_attributes, even_split
@@ -27,8 +27,7 @@ def find_stages(
     """The stages of `model`: those that `given` names, else what the first of RULES finds.
 
     trace: a forward pass of the model; without one only names can tell, and no resolution is known.
-    given: for each stage the globs of its modules and parameters (`naming.matches`; an exact path means
-        only itself). What they do not name is in `rest`.
+    given: for each stage the globs of its modules and parameters (`naming.select`). What they do not name is in `rest`.
 
     Raises InspectError for a glob that matches nothing or what another stage has, and where no rule
     holds.
@@ -71,10 +70,7 @@ def _as_given(walk: Walk, given: Sequence[Sequence[str]]) -> Backbone:
 def _named(walk: Walk, patterns: Sequence[str]) -> list[str]:
     """The modules and parameters that the patterns select."""
     known = [path for path in dict.fromkeys((*walk.modules, *walk.parameters)) if path]
-    select(known, patterns, "module or parameter", "--stage")
-    exact = {pattern for pattern in patterns if pattern in walk.modules or pattern in walk.parameters}
-    globs = [pattern for pattern in patterns if pattern not in exact]
-    return [path for path in known if path in exact or any(matches(path, glob) for glob in globs)]
+    return select(known, patterns, "module or parameter", "--stage")
 
 
 def _outermost(paths: list[str]) -> list[str]:

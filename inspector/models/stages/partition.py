@@ -23,6 +23,12 @@ class Stage:
     parameters: tuple[str, ...]
     resolution: Resolution | None
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The modules, then the bare parameters (`cls_token`) that lie in none of them."""
+        below = tuple(f"{path}." for path in self.modules)
+        return (*self.modules, *(name for name in self.parameters if not name.startswith(below)))
+
 
 @dataclass(frozen=True)
 class Backbone:

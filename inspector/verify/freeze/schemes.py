@@ -67,6 +67,8 @@ def frozen_stages(at: int, name: str, total: int, swin: bool = False) -> int:
     """How many of `total` stages N freezes. An N outside is an InspectError that names the range:
     detectron2 itself freezes everything there without a word."""
     counting = scheme(name, swin)
+    if not isinstance(at, int):
+        raise InspectError(f"FREEZE.AT is {at!r}, not a whole number", "write --at 2, or FREEZE.AT 2")
     frozen = counting.frozen(at, total)
     if not 0 <= frozen <= total:
         ends = sorted((counting.written(0, total), counting.written(total, total)))

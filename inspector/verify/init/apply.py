@@ -96,9 +96,7 @@ def _write(target: Target, law: Law, choice: Choice) -> Write:
     assert target.module is not None
     tensors = parametrized.written(target.module, target.attribute)
     before = [tensor.detach().clone() for tensor in tensors]
-    parametrized.assign(
-        target.module, target.attribute, partial(draw, law=law, target=target, choice=choice)
-    )
+    parametrized.assign(target.module, target.attribute, partial(draw, law=law, target=target, choice=choice))
     after = parametrized.written(target.module, target.attribute)
     changed = any(not _equal(old, new) for old, new in zip(before, after))
     return Write(target, law, changed, frozen=not any(tensor.requires_grad for tensor in tensors))
@@ -131,9 +129,7 @@ def _notes(writes: tuple[Write, ...]) -> list[Finding]:
     return found
 
 
-def _outside(
-    everything: list[Target], selected: list[Target], writes: tuple[Write, ...]
-) -> list[Finding]:
+def _outside(everything: list[Target], selected: list[Target], writes: tuple[Write, ...]) -> list[Finding]:
     """Weights of two or more dimensions that keep what they had: a reader may believe otherwise."""
     written = {write.target.name for write in writes}
     shapes = {

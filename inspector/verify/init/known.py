@@ -63,7 +63,12 @@ def fan_modes(target: Target) -> Iterator[tuple[str, float]]:
 
 def other_fans(target: Target, choice: Choice) -> Iterator[Law]:
     """The same scheme with another fan."""
-    uniform = {"kaiming_uniform": True, "c2_xavier_fill": True, "kaiming_normal": False, "c2_msra_fill": False}
+    uniform = {
+        "kaiming_uniform": True,
+        "c2_xavier_fill": True,
+        "kaiming_normal": False,
+        "c2_msra_fill": False,
+    }
     name = choice.scheme.name
     if name in uniform:
         a = choice.options.get("a", 1.0 if uniform[name] else 0.0)

@@ -1,13 +1,13 @@
 """Schemes by name: the law that each gives a tensor, and the torch.nn.init call that draws it.
 
-    kaiming_uniform, kaiming_normal   He et al. 2015; gain sqrt(2 / (1 + a^2)) over sqrt(fan)
-    xavier_uniform, xavier_normal     Glorot & Bengio 2010; over fan_in + fan_out
-    trunc_normal, normal              std 0.02; trunc_normal is cut at -2 and 2 (in absolute units)
-    orthogonal                        Saxe et al. 2013
-    zeros, ones, constant
-    c2_xavier_fill, c2_msra_fill      fvcore.nn.weight_init: kaiming_uniform a=1, kaiming_normal fan_out;
-                                      both set the bias to 0
-    default                           what reset_parameters() of the layer's class gives
+kaiming_uniform, kaiming_normal   He et al. 2015; gain sqrt(2 / (1 + a^2)) over sqrt(fan)
+xavier_uniform, xavier_normal     Glorot & Bengio 2010; over fan_in + fan_out
+trunc_normal, normal              std 0.02; trunc_normal is cut at -2 and 2 (in absolute units)
+orthogonal                        Saxe et al. 2013
+zeros, ones, constant
+c2_xavier_fill, c2_msra_fill      fvcore.nn.weight_init: kaiming_uniform a=1, kaiming_normal fan_out;
+                                  both set the bias to 0
+default                           what reset_parameters() of the layer's class gives
 """
 
 from __future__ import annotations

@@ -163,9 +163,7 @@ def fit(sample: Sample, law: Law, enough: float = 1e-9) -> Fit:
     return _combined(tests, distance, tests["ks"])
 
 
-def _combined(
-    tests: dict[str, float], distance: float | None = None, distance_p: float | None = None
-) -> Fit:
+def _combined(tests: dict[str, float], distance: float | None = None, distance_p: float | None = None) -> Fit:
     """Bonferroni: the smallest p-value times the number of tests."""
     why = min(tests, key=lambda name: tests[name])
     return Fit(min(1.0, 4 * tests[why]), why, distance, distance_p)
@@ -298,7 +296,7 @@ def precision(tensor: Tensor) -> torch.dtype:
     if tensor.dtype not in (torch.float32, torch.float64) or tensor.numel() < 8:
         return tensor.dtype
     flat = tensor.detach().reshape(-1)
-    head = flat[: 1024]
+    head = flat[:1024]
     for dtype in (torch.bfloat16, torch.float16):
         if torch.equal(head.to(dtype).to(flat.dtype), head) and torch.equal(
             flat.to(dtype).to(flat.dtype), flat
