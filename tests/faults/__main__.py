@@ -21,8 +21,8 @@ def main(words: list[str]) -> int:
         missed += not right
         also = ", ".join(check for check in failed if check != case.check)
         rows.append([case.command, case.name, case.check or "(clean)", "yes" if right else "NO", also])
-        print(f"\r{len(rows)} cases", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+        if sys.stderr.isatty():
+            print(f"\r{len(rows)} cases", end="\r", file=sys.stderr, flush=True)
     print(tabulate(rows, ["command", "planted fault", "caught by", "right", "also failing"]))
     faults = sum(row[2] != "(clean)" for row in rows)
     print(f"\n{faults} faults, {len(rows) - faults} clean models, {missed} wrong")

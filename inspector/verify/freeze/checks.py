@@ -35,11 +35,7 @@ def requires_grad(case: Case) -> list[Finding]:
     """Exactly the planned parameters have requires_grad=False."""
     tensors = dict(case.model.named_parameters(remove_duplicate=False))
     missed = [name for name in case.plan.parameters if tensors[name].requires_grad]
-    extra = [
-        name
-        for name in case.plan.trainable
-        if not tensors[name].requires_grad and not _frozen_twin(name, case.plan, tensors)
-    ]
+    extra = [name for name in case.plan.trainable if not tensors[name].requires_grad]
     found = _listed(
         "requires_grad",
         missed,
@@ -51,11 +47,6 @@ def requires_grad(case: Case) -> list[Finding]:
     )
     frozen, free = len(case.plan.parameters), len(case.plan.trainable)
     return found or [_passed("requires_grad", f"{frozen} parameters are frozen, {free} train, as planned")]
-
-
-def _frozen_twin(name: str, plan: Plan, tensors: dict[str, nn.Parameter]) -> bool:
-    """Another name of the same parameter is to be frozen: the business of `ties`."""
-    return any(tensors[other] is tensors[name] for other in plan.parameters)
 
 
 def stale_gradient(case: Case) -> list[Finding]:
@@ -79,11 +70,19 @@ def ties(case: Case) -> list[Finding]:
     by_storage: dict[object, list[str]] = {}
     for name in frozen:
         by_storage.setdefault(_storage(tensors[name]), []).append(name)
-    for name in case.plan.trainable:
+    for name in _others(case):
         for other in by_storage.get(_storage(tensors[name]), []):
             if _overlap(tensors[name], tensors[other]):
                 shared.append(_tie(name, other, tensors[name] is tensors[other]))
     return shared or [_passed("ties", "no frozen tensor shares memory with a trainable one")]
+
+
+def _others(case: Case) -> list[str]:
+    """Trainable parameters, and other names of the frozen ones."""
+    tensors = dict(case.model.named_parameters(remove_duplicate=False))
+    frozen = {id(tensors[name]) for name in case.plan.parameters}
+    names = {*case.plan.trainable, *(name for name in tensors if id(tensors[name]) in frozen)}
+    return [name for name in tensors if name in names.difference(case.plan.parameters)]
 
 
 def _tie(trainable: str, frozen: str, same: bool) -> Finding:
@@ -161,6 +160,10 @@ def moved(case: Case) -> list[Finding]:
     if found:
         return found
     decayed = [name for name in case.plan.trainable if name not in case.evidence.alive]
+    if not case.evidence.finite:
+        return [
+            Finding("moved", "warn", "", "the loss is not finite on these inputs: that all moved says little")
+        ]
     message = "moved by weight decay alone, its gradient is zero on this batch ({all} of {of})"
     return [
         _passed("moved", f"all {count} trainable parameters moved"),
@@ -191,6 +194,10 @@ def batch_independence(case: Case) -> list[Finding]:
     if found:
         return found
     if not compared:
+        random = next((probe.path for probe in case.evidence.probes if probe.random), "")
+        if random:
+            message = "its output is random in train mode, dropout switched off: samples cannot be compared"
+            return [Finding("batch_independence", "skip", random, message)]
         return [_skipped("batch_independence", case)]
     return [
         _passed("batch_independence", "a sample's output of the frozen part is the same alone and in a batch")
@@ -355,7 +362,8 @@ def _tolerance(probe: Probe) -> float:
 
 
 def _skipped(check: str, case: Case) -> Finding:
-    why = "no frozen module ran" if case.plan.parameters else "nothing is frozen"
+    ran = "one sample is no batch" if case.evidence.probes else "no frozen module ran"
+    why = ran if case.plan.parameters else "nothing is frozen"
     return Finding(check, "skip", "", f"nothing to compare: {why}")
 
 

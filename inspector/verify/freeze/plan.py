@@ -22,7 +22,8 @@ NORMS = ("freeze", "eval", "train")
 class Plan:
     """What is claimed about a model.
 
-    `parameters` are the names that must not move, `trainable` those that must; `buffers` rest too.
+    `parameters` are the names that must not move, `trainable` those that must; `buffers` rest too. (A
+    name in neither required no gradient before, or is another name of a frozen parameter.)
     `modules` are all modules of the frozen part, `norms` those among them that normalise by batch
     statistics or update a state of their own in train mode, unless kept in eval mode. `prefix` holds
     the outermost modules of the frozen stages, in the order in which they run (empty without --at).
@@ -96,9 +97,10 @@ def _complete(
     modules = _frozen_modules(model, chosen, prefix)
     inside = set(modules)
     tensors = dict(model.named_parameters(remove_duplicate=False))
+    frozen = {id(tensors[name]) for name in names if name in chosen}  # whatever other names they have
     return Plan(
         parameters=tuple(name for name in names if name in chosen),
-        trainable=tuple(name for name in names if name not in chosen and tensors[name].requires_grad),
+        trainable=tuple(n for n in names if id(tensors[n]) not in frozen and tensors[n].requires_grad),
         buffers=tuple(name for name in buffers if name in chosen or name.rpartition(".")[0] in inside),
         modules=modules,
         norms=tuple(path for path in modules if moves_by_itself(model.get_submodule(path))),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from inspector.trace.capture.isolate import preserved, seed_all
@@ -22,8 +23,9 @@ DROPPING = ("StochasticDepth", "DropPath", "DropBlock2d", "PatchDropout")
 class Probe:
     """One frozen module observed in train mode (dropout off): `path` and whether its output requires
     grad. `apart` is the largest difference between a sample's output alone and inside the batch,
-    relative to the largest output, `error` what the model raised on one sample; `drift` the same between
-    before and after the training steps, None where it could not be compared."""
+    relative to the largest output, `error` what the model raised on one sample, `random` that the output
+    depends on the seed even so; `drift` is the difference between before and after the training steps.
+    None where nothing could be compared."""
 
     path: str
     args: Any
@@ -34,10 +36,11 @@ class Probe:
     apart: float | None = None
     drift: float | None = None
     error: str = ""
+    random: bool = False
 
     def run(self, model: nn.Module, args: Any, kwargs: Any, seed: int) -> list[Tensor]:
         """The module's float outputs; through the whole model (for a prefix), or by itself."""
-        with preserved(model), torch.no_grad():
+        with preserved(model), torch.no_grad(), _WithoutDropout():
             calm(model)
             seed_all(seed)
             if self.through_model:
@@ -109,7 +112,8 @@ def _alone(entry: Probe, model: nn.Module, seed: int) -> None:
     """Compare one sample's output alone with its part of the batch's output."""
     batch = batch_size(entry.args, entry.kwargs)
     whole = entry.output = entry.run(model, entry.args, entry.kwargs, seed)
-    if batch < 2:
+    entry.random = distance(whole, entry.run(model, entry.args, entry.kwargs, seed + 1)) != 0.0
+    if batch < 2 or entry.random:
         return
     args, kwargs = first_sample(entry.args, batch), first_sample(entry.kwargs, batch)
     try:
@@ -136,6 +140,22 @@ def _reach(model: nn.Module, path: str, args: Any, kwargs: Any) -> list[Tensor]:
     finally:
         hook.remove()
     return []
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Dropout that no module stands for: `F.dropout(x, self.p, self.training)`, and inside attention."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if "dropout" in name and args and isinstance(args[0], Tensor):
+            return args[0]
+        if name == "scaled_dot_product_attention":
+            kwargs.pop("dropout_p", None)
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+        return func(*args, **kwargs)
 
 
 def calm(model: nn.Module) -> None:

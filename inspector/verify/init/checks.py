@@ -119,8 +119,10 @@ def copies(case: Case) -> Finding | None:
     law = case.law
     if law is None or not law.random or not case.evidence.copies:
         return None
-    rows = len(case.evidence.values)
-    return case.finding("copies", f"{case.evidence.copies} of {rows} rows repeat another row")
+    rows = case.evidence.values.detach().flatten(1)
+    empty = len(rows) - int(rows.any(1).sum())
+    said = f"{case.evidence.copies} of {len(rows)} rows repeat another row"
+    return case.finding("copies", f"{said}; {empty} rows are zero" if empty else said)
 
 
 def dtype(case: Case) -> Finding | None:
@@ -171,7 +173,7 @@ def _scaled(case: Case, law: Law, sample: statistics.Sample) -> Finding | None:
     fitted = known.rescaled(law, sample.rms)
     if law.family == "uniform":
         fitted = Law("uniform", sample.largest * (1 + 1 / sample.numel))
-    distance, p = statistics.kolmogorov_smirnov(sample, fitted)
+    _, p = statistics.kolmogorov_smirnov(sample, fitted)
     if p < 0.01 or not math.isclose(fitted.std, sample.rms, rel_tol=0.05 + 3 / math.sqrt(sample.numel)):
         return None
     ratio = sample.rms / law.std
@@ -219,7 +221,7 @@ def _known_name(case: Case) -> str:
         return f"constant {sample.low:.4g}"
     found = _other_law(case)
     if found is not None:
-        return found.named
+        return found.label
     gain = case.evidence.orthogonal_gain if sample is not None else None
     return f"orthogonal gain={gain:.4g}" if gain is not None else ""
 

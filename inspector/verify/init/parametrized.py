@@ -26,7 +26,7 @@ def names(module: nn.Module) -> list[str]:
             derived.append(stem)
             found = [n for n in found if n not in (f"{stem}_g", f"{stem}_v", f"{stem}_orig")]
     if parametrize.is_parametrized(module):
-        derived += [name for name in _parametrizations(module)]
+        derived += list(_parametrizations(module))
     return [*derived, *found]
 
 
@@ -99,7 +99,7 @@ def written(module: nn.Module, name: str) -> list[Tensor]:
         return [source(module, name)]
     parts = [module._parameters.get(f"{name}_{end}") for end in ("v", "g", "orig")]
     held = [part for part in parts if part is not None]
-    return held or _originals(_parametrizations(module)[name])
+    return [*held] or _originals(_parametrizations(module)[name])
 
 
 def _parametrizations(module: nn.Module) -> Any:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from inspector.models.inputs import first_line
 from inspector.report import Finding
 from inspector.trace.capture import differentiable
 from inspector.trace.capture.isolate import preserved, random_state, seed_all, swap_state
+from inspector.verify.init.probe import BATCH_VALUES, Layer, Probe, is_signal, repeats, std_of
 
 EXPLODES = 1e4
 """Forward std over the input's. Normalised and residual networks stay within 100; a product of depth
@@ -35,21 +36,12 @@ GRADIENT_EXPLODES = 1e4
 """Gradient std over that of the last layer: the same reasoning, the other way."""
 GRADIENT_VANISHES = 1e-6
 """Gradient std over that of the last layer: such layers stand still while the last one learns."""
-FP16_TINY = 2.0**-24
-"""Smallest positive float16; less is lost, unless the loss is scaled up."""
 MOST = 0.5
 """Share of the non-zero gradient elements below FP16_TINY from which the layer is flagged."""
-BATCH_VALUES = 4
-"""A batch normalisation over fewer values a channel has next to no gradient: of two it makes +1 and -1,
-whatever they are. Layers before it are not judged by their gradient."""
 
 WIDTH = 24
 """Characters of the longest bar."""
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_LAYERS = (
-    nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase,
-    nn.RNNCellBase, nn.MultiheadAttention,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,23 +53,6 @@ class Propagation:
 
     rows: list[dict[str, Any]]
     findings: list[Finding]
-
-
-@dataclass
-class _Layer:
-    """What the hooks saw of one layer's first call."""
-
-    module: str
-    type: str
-    zero: bool
-    std: float | None
-    peak: float
-    repeats: bool
-    calls: int = 0
-    arrived: bool = False
-    gradient: float | None = None
-    tiny: float = 0.0
-    flags: list[str] = field(default_factory=list)
 
 
 def propagate(
@@ -98,11 +73,11 @@ def propagate(
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         model = copy.deepcopy(model)  # its state cannot be swapped
-    inputs = tree_map(_copy, (tuple(args), dict(kwargs)))
-    probe = _Probe()
+    probe = Probe()
     with ExitStack() as stack:
         for guard in (preserved(model), random_state(), torch.inference_mode(False), torch.enable_grad()):
             stack.enter_context(guard)
+        inputs = tree_map(_copy, (tuple(args), dict(kwargs)))
         swap_state(model, "cpu")
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
@@ -147,124 +122,9 @@ def _projection(output: Tensor, generator: torch.Generator) -> Tensor:
     return (random / math.sqrt(output.numel() / samples) / samples).to(output.dtype)
 
 
-class _Probe:
-    """Forward hooks on the layers with weights, and gradient hooks on what they return."""
-
-    def __init__(self) -> None:
-        self.forward = True
-        self.seen: dict[str, _Layer] = {}
-        self.zeros: list[str] = []
-        self.starved: dict[str, int] = {}
-        self._uncalled: dict[str, list[str]] = {}
-
-    def watch(self, model: nn.Module) -> None:
-        """Hook the layers, and the modules that may use the weights of a layer without calling it
-        (torchvision's Swin attention, the out_proj of MultiheadAttention)."""
-        self.zeros = [name for name, weight in model.named_parameters() if _silences(name, weight)]
-        for path, module in model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.register_forward_pre_hook(self._normalised(path))
-            if _is_layer(module):
-                module.register_forward_hook(self._called(path, module))
-            elif _own_weights(module):
-                inner = [
-                    f"{path}.{name}" if path else name
-                    for name, child in module.named_children()
-                    if _is_layer(child)
-                ]
-                if inner:
-                    self._uncalled[path] = inner
-                    module.register_forward_hook(self._called(path, module))
-
-    def layers(self) -> list[_Layer]:
-        """In the order of execution, without containers that called all of their layers."""
-        return [
-            layer
-            for path, layer in self.seen.items()
-            if path not in self._uncalled or any(inner not in self.seen for inner in self._uncalled[path])
-        ]
-
-    def _called(self, path: str, module: nn.Module) -> Callable[..., None]:
-        def hook(_: nn.Module, args: Any, output: Any) -> None:
-            value = next((leaf for leaf in tree_leaves(output) if _is_signal(leaf)), None)
-            if value is None:
-                return
-            layer = self.seen.get(path)
-            if layer is None:
-                layer = self.seen[path] = _measured(path, module, value)
-            if self.forward:
-                layer.calls += 1
-            if value.requires_grad and not layer.arrived and (layer.calls == 1 or not self.forward):
-                layer.arrived = True  # under reentrant checkpointing only the second forward has a graph
-                value.register_hook(lambda gradient: _take(layer, gradient))
-
-        return hook
-
-    def _normalised(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            value = args[0] if args and isinstance(args[0], Tensor) and args[0].dim() > 1 else None
-            if value is not None and module.training and value.shape[1]:
-                count = value.numel() // value.shape[1]
-                if count < BATCH_VALUES and self.forward:
-                    self.starved.setdefault(path, len(self.seen))
-
-        return hook
-
-
-def _measured(path: str, module: nn.Module, value: Tensor) -> _Layer:
-    repeats = value.dim() > 1 and value.shape[0] > 1 and _repeats(value.detach())
-    kind = type(module).__name__
-    return _Layer(path, kind, _is_zero(module), _std(value), _peak(value), repeats)
-
-
-def _take(layer: _Layer, gradient: Tensor) -> None:
-    layer.gradient = _std(gradient)
-    size = gradient.detach().abs()
-    filled = int((size > 0).sum())
-    layer.tiny = int(((size > 0) & (size < FP16_TINY)).sum()) / filled if filled else 0.0
-
-
-def _is_layer(module: nn.Module) -> bool:
-    """A layer with a weight of two or more dimensions: torch's own, or a leaf of somebody else."""
-    if isinstance(module, _LAYERS):
-        return True
-    return _own_weights(module) and not any(True for _ in module.children())
-
-
-def _own_weights(module: nn.Module) -> bool:
-    return any(weight is not None and weight.dim() > 1 for weight in module._parameters.values())
-
-
-def _is_zero(module: nn.Module) -> bool:
-    """Whether all weights are zero, in a layer that starts as no function of its input."""
-    weights = [weight for weight in module.parameters() if weight.dim() > 1]
-    return bool(weights) and not any(bool(weight.detach().any()) for weight in weights)
-
-
-def _silences(name: str, weight: Tensor) -> bool:
-    """Whether a parameter starts at zero and multiplies: what is behind it gets no gradient at first.
-    Tokens, position tables and biases are added, not multiplied."""
-    last = name.rpartition(".")[2]
-    factor = any(word in last for word in ("weight", "gamma", "scale", "alpha", "gate"))
-    return factor and weight.numel() > 0 and not bool(weight.detach().any())
-
-
-def _is_signal(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0
-
-
-def _std(value: Tensor) -> float | None:
-    """Population std about the mean in float64; None for fewer than two elements."""
-    return float(value.detach().double().std(correction=0)) if value.numel() > 1 else None
-
-
-def _peak(value: Tensor) -> float:
-    return float(value.detach().abs().max())
-
-
 def _reference(inputs: Any) -> float | None:
     """Std of the first float input, the size that the signal starts with."""
-    stds = (_std(leaf) for leaf in tree_leaves(inputs) if _is_signal(leaf))
+    stds = (std_of(leaf) for leaf in tree_leaves(inputs) if is_signal(leaf))
     return next((std for std in stds if std), None)
 
 
@@ -273,16 +133,12 @@ def _same_for_all(inputs: Any, outputs: Any) -> bool:
     given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()]
     batch = given[0].shape[0] if given else 0
     results = [root for root in differentiable(outputs) if root.dim() and root.shape[0] == batch]
-    if batch < 2 or not results or all(_repeats(leaf) for leaf in given):
+    if batch < 2 or not results or all(repeats(leaf) for leaf in given):
         return False
-    return all(_repeats(result) for result in results)
+    return all(repeats(result) for result in results)
 
 
-def _repeats(value: Tensor) -> bool:
-    return bool((value == value[:1]).all())
-
-
-def _judged(probe: _Probe, reference: float | None, same: bool, stopped: str) -> Propagation:
+def _judged(probe: Probe, reference: float | None, same: bool, stopped: str) -> Propagation:
     layers = probe.layers()
     if not layers:
         return Propagation([], [_finding("skip", "", "no layer with weights ran")])
@@ -296,7 +152,7 @@ def _judged(probe: _Probe, reference: float | None, same: bool, stopped: str) ->
     return Propagation(_rows(layers), found + _limits(probe, stopped))
 
 
-def _flag_forward(layers: list[_Layer], reference: float | None) -> None:
+def _flag_forward(layers: list[Layer], reference: float | None) -> None:
     start = reference or next((layer.std for layer in layers if layer.std), 1.0)
     for layer in layers:
         if not math.isfinite(layer.peak):
@@ -312,10 +168,12 @@ def _flag_forward(layers: list[_Layer], reference: float | None) -> None:
             layer.flags.append("saturates fp16")
 
 
-def _flag_backward(layers: list[_Layer], excused: bool) -> None:
-    """Flag gradients against that of the last layer which has one."""
+def _flag_backward(layers: list[Layer], excused: bool) -> None:
+    """Flag gradients against that of the last layer which has one. A small gradient behind a layer that
+    gets a good one is a branch that starts small (the layer scale of ConvNeXt), no fading with depth."""
     given = [layer.gradient for layer in layers if layer.gradient]
     last = next((gradient for gradient in reversed(given) if math.isfinite(gradient)), 1.0)
+    fading = True
     for layer in layers:
         if layer.gradient is None:
             continue
@@ -324,11 +182,14 @@ def _flag_backward(layers: list[_Layer], excused: bool) -> None:
         elif layer.gradient == 0.0:
             layer.flags += [] if excused else ["gradient is zero"]
         elif layer.gradient < GRADIENT_VANISHES * last:
-            layer.flags.append("gradient vanishes")
+            layer.flags += ["gradient vanishes"] if fading else []
         elif layer.gradient > GRADIENT_EXPLODES * last:
             layer.flags.append("gradient explodes")
         if layer.tiny > MOST:
             layer.flags.append("underflows fp16")
+        if layer.lost > MOST:
+            layer.flags.append("underflows scaled fp16")
+        fading &= layer.gradient < GRADIENT_VANISHES * last
 
 
 _MESSAGES = {
@@ -344,14 +205,15 @@ _MESSAGES = {
     "gradient vanishes": (
         f"warn: gradient std {{gradient:.3g}} is under {GRADIENT_VANISHES:.0e} times the last layer's"
     ),
-    "underflows fp16": (
-        "warn: {tiny:.0%} of the gradient is under float16's smallest number (2^-24): scale the loss"
+    "underflows scaled fp16": (
+        "warn: {lost:.0%} of the gradient is under float16's smallest number (2^-24), also when the loss "
+        "is scaled by 2^16"
     ),
 }
-"""Status and message of each flag, about the first layer that has it."""
+"""Status and message of each flag that is a finding, about the first layer that has it."""
 
 
-def _told(flag: str, layers: list[_Layer]) -> Finding:
+def _told(flag: str, layers: list[Layer]) -> Finding:
     """One finding for a flag, about its first layer."""
     group = _with(flag, layers)
     first = group[0]
@@ -364,11 +226,11 @@ def _told(flag: str, layers: list[_Layer]) -> Finding:
     return _finding(status, first.module, said, evidence)
 
 
-def _with(flag: str, layers: list[_Layer]) -> list[_Layer]:
+def _with(flag: str, layers: list[Layer]) -> list[Layer]:
     return [layer for layer in layers if flag in layer.flags]
 
 
-def _dead(layers: list[_Layer], same: bool) -> list[Finding]:
+def _dead(layers: list[Layer], same: bool) -> list[Finding]:
     """The finding that the model's output does not depend on its input.
 
     A head that starts at zero is no reason to fail: the layers before it tell the samples apart, and
@@ -385,7 +247,7 @@ def _dead(layers: list[_Layer], same: bool) -> list[Finding]:
     return [_finding("fail", culprit.module, message, {"flag": "dead", "forward_std": culprit.std})]
 
 
-def _limits(probe: _Probe, stopped: str) -> list[Finding]:
+def _limits(probe: Probe, stopped: str) -> list[Finding]:
     """What was not judged, and why."""
     found = []
     if stopped:
@@ -393,8 +255,8 @@ def _limits(probe: _Probe, stopped: str) -> list[Finding]:
     elif probe.starved:
         first = next(iter(probe.starved))
         message = (
-            f"normalises over fewer than {BATCH_VALUES} values a channel, which stops gradients: those "
-            "before it are not judged (give a larger batch or image)"
+            f"normalises over fewer than {BATCH_VALUES} values a channel, whose gradient says "
+            "nothing: layers before it are not judged by theirs (give a larger batch or image)"
         )
         found.append(_finding("skip", first, message, {"layers": len(probe.starved)}))
     if probe.zeros and not stopped:
@@ -403,14 +265,16 @@ def _limits(probe: _Probe, stopped: str) -> list[Finding]:
     return found
 
 
-def _summary(layers: list[_Layer]) -> str:
+def _summary(layers: list[Layer]) -> str:
     stds = [layer.std for layer in layers if layer.std]
     gradients = [layer.gradient for layer in layers if layer.gradient]
     said = f"{len(layers)} layers: forward std {min(stds):.2g} to {max(stds):.2g}" if stds else "no signal"
-    return said + (f", gradient std {min(gradients):.2g} to {max(gradients):.2g}" if gradients else "")
+    said += f", gradient std {min(gradients):.2g} to {max(gradients):.2g}" if gradients else ""
+    scaled = len(_with("underflows fp16", layers))
+    return said + (f"; {scaled} need a scaled loss in float16" if scaled else "")
 
 
-def _rows(layers: list[_Layer]) -> list[dict[str, Any]]:
+def _rows(layers: list[Layer]) -> list[dict[str, Any]]:
     logs = [math.log10(layer.std) for layer in layers if layer.std and math.isfinite(layer.std)]
     low, high = (math.floor(min(logs)), math.ceil(max(logs))) if logs else (0, 1)
     return [

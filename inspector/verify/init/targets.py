@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class Target:
 
 def kind_of(module: nn.Module) -> str:
     """The family of a layer: it decides which tensors are weights and which law is the default."""
-    families = {
+    families: dict[str, Any] = {
         "transposed": TRANSPOSED,
         "convolution": CONVOLUTIONS,
         "bilinear": nn.Bilinear,
