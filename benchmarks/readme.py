@@ -24,9 +24,11 @@ def output(words: str, folder: Path) -> str:
         [sys.executable, "-m", "inspector", *words.split()],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         cwd=folder,
     )
+    if done.returncode not in (0, 1):  # 1: a verification that is shown failing
+        raise SystemExit(f"inspect {words}: {done.stderr}")
     return done.stdout.rstrip()
 
 

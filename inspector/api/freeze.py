@@ -151,8 +151,10 @@ class Frozen:
                 f"{self.recipe.name} has no default input to verify it on",
                 "give one with --input 2x3x224x224, or skip the steps with --no-verify",
             )
-        device = next((str(p.device) for p in self.model.parameters()), "cpu")
-        return materialise(known, self.model, device, self.seed)
+        return materialise(known, self.model, self._device(), self.seed)
+
+    def _device(self) -> str:
+        return next((str(p.device) for p in self.model.parameters()), "cpu")
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the state_dict, and next to it a manifest (JSON) with the frozen names."""
@@ -182,7 +184,7 @@ class Frozen:
                 "source": self.recipe.source,
                 "inputs": [],
                 "phase": "train",
-                "device": "cpu",
+                "device": self._device(),
             },
             environment=environment(seed=self.seed),
             metrics=self._metrics(),

@@ -33,9 +33,9 @@ VANISHES = 1e-6
 FP16_MAX = 65504.0
 """Largest float16: a larger activation is inf under autocast."""
 GRADIENT_EXPLODES = 1e4
-"""Gradient std over that of the last layer: the same reasoning, the other way."""
+"""Gradient std over that at the end of the model: the same reasoning, the other way."""
 GRADIENT_VANISHES = 1e-6
-"""Gradient std over that of the last layer: such layers stand still while the last one learns."""
+"""Gradient std over that at the end of the model: such layers stand still while the last one learns."""
 MOST = 0.5
 """Share of the non-zero gradient elements below FP16_TINY from which the layer is flagged."""
 
@@ -92,25 +92,38 @@ def propagate(
                 "give larger or other inputs with --input",
             ) from error
         probe.forward = False
-        stopped = _backward(outputs, seed)
-    return _judged(probe, _reference(inputs), _same_for_all(inputs, outputs), stopped)
+        stopped, start = _backward(outputs, seed)
+    same = _same_for_all(inputs, outputs)
+    return _judged(probe, _Ends(_reference(inputs), start, same, stopped))
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """What goes in and out: std of the input (None for tokens), std of the gradient that the backward
+    starts with (0 for a loss), whether all samples give the `same` output, why the backward `stopped`."""
+
+    signal: float | None
+    gradient: float
+    same: bool
+    stopped: str
 
 
 def _copy(value: Any) -> Any:
     return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
 
 
-def _backward(outputs: Any, seed: int) -> str:
-    """Run the backward; says why there is none."""
+def _backward(outputs: Any, seed: int) -> tuple[str, float]:
+    """Run the backward: why there is none, and the std of the gradient that it starts with."""
     roots = [root for root in differentiable(outputs) if root.numel()]
     if not roots:
-        return "no output requires grad"
+        return "no output requires grad", 0.0
     generator = torch.Generator().manual_seed(seed)
+    gradients = [_projection(root, generator) for root in roots]
     try:
-        torch.autograd.backward(roots, [_projection(root, generator) for root in roots])
+        torch.autograd.backward(roots, gradients)
     except Exception as error:
-        return f"the backward raised {type(error).__name__}: {first_line(error)}"
-    return ""
+        return f"the backward raised {type(error).__name__}: {first_line(error)}", 0.0
+    return "", max(std_of(gradient) or 0.0 for gradient in gradients)
 
 
 def _projection(output: Tensor, generator: torch.Generator) -> Tensor:
@@ -138,18 +151,18 @@ def _same_for_all(inputs: Any, outputs: Any) -> bool:
     return all(repeats(result) for result in results)
 
 
-def _judged(probe: Probe, reference: float | None, same: bool, stopped: str) -> Propagation:
+def _judged(probe: Probe, ends: _Ends) -> Propagation:
     layers = probe.layers()
     if not layers:
         return Propagation([], [_finding("skip", "", "no layer with weights ran")])
     behind = max(probe.starved.values(), default=0)
     late = set(list(probe.seen)[behind:])
     judged = [layer for layer in layers if layer.module in late]
-    _flag_forward(layers, reference)
-    _flag_backward(judged, bool(probe.zeros))
-    found = _dead(layers, same) + [_told(flag, layers) for flag in _MESSAGES if _with(flag, layers)]
+    _flag_forward(layers, ends.signal)
+    _flag_backward(judged, ends.gradient, bool(probe.zeros))
+    found = _dead(layers, ends.same) + [_told(flag, layers) for flag in _MESSAGES if _with(flag, layers)]
     found = found or [_finding("pass", "", _summary(layers))]
-    return Propagation(_rows(layers), found + _limits(probe, stopped))
+    return Propagation(_rows(layers), found + _limits(probe, ends.stopped))
 
 
 def _flag_forward(layers: list[Layer], reference: float | None) -> None:
@@ -168,11 +181,12 @@ def _flag_forward(layers: list[Layer], reference: float | None) -> None:
             layer.flags.append("saturates fp16")
 
 
-def _flag_backward(layers: list[Layer], excused: bool) -> None:
-    """Flag gradients against that of the last layer which has one. A small gradient behind a layer that
+def _flag_backward(layers: list[Layer], start: float, excused: bool) -> None:
+    """Flag gradients against that at the end: of the output, or of the last layer which has one, the
+    larger (the last layer may be a branch that starts small). A small gradient behind a layer that
     gets a good one is a branch that starts small (the layer scale of ConvNeXt), no fading with depth."""
     given = [layer.gradient for layer in layers if layer.gradient]
-    last = next((gradient for gradient in reversed(given) if math.isfinite(gradient)), 1.0)
+    last = max(start, next((gradient for gradient in reversed(given) if math.isfinite(gradient)), 0.0))
     fading = True
     for layer in layers:
         if layer.gradient is None:
@@ -200,10 +214,10 @@ _MESSAGES = {
     "vanishes": f"warn: forward std {{std:.3g}} is under {VANISHES:.0e} times that of the input",
     "saturates fp16": f"warn: |x| reaches {{peak:.3g}}, over float16's {FP16_MAX:.0f}",
     "gradient explodes": (
-        f"warn: gradient std {{gradient:.3g}} is over {GRADIENT_EXPLODES:.0e} times the last layer's"
+        f"warn: gradient std {{gradient:.3g}} is over {GRADIENT_EXPLODES:.0e} times that at the end"
     ),
     "gradient vanishes": (
-        f"warn: gradient std {{gradient:.3g}} is under {GRADIENT_VANISHES:.0e} times the last layer's"
+        f"warn: gradient std {{gradient:.3g}} is under {GRADIENT_VANISHES:.0e} times that at the end"
     ),
     "underflows scaled fp16": (
         "warn: {lost:.0%} of the gradient is under float16's smallest number (2^-24), also when the loss "
