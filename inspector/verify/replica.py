@@ -96,16 +96,22 @@ class Change:
 
 def change(before: Tensor, after: Tensor) -> Change | None:
     """The difference of two tensors, None when they are byte-identical (a NaN equals itself)."""
+    if same(before, after):
+        return None
     if before.shape != after.shape or before.dtype != after.dtype:
         return Change(after.numel(), after.numel(), None)
-    if torch.equal(raw(before), raw(after)):
-        return None
     wide = torch.complex128 if before.is_complex() else torch.float64
     distance = (after.detach().to(wide) - before.detach().to(wide)).abs()
     finite = distance[distance.isfinite()]
     item = before.element_size()
     differ = (raw(before).reshape(-1, item) != raw(after).reshape(-1, item)).any(dim=1)
     return Change(int(differ.sum()), after.numel(), float(finite.max()) if finite.numel() else None)
+
+
+def same(before: Tensor, after: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes."""
+    alike = before.shape == after.shape and before.dtype == after.dtype
+    return alike and torch.equal(raw(before), raw(after))
 
 
 def raw(tensor: Tensor) -> Tensor:

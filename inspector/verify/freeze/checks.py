@@ -145,11 +145,7 @@ def moved(case: Case) -> list[Finding]:
     """Every trainable parameter moved under both optimizers."""
     if not case.evidence.loss:
         return [Finding("moved", "skip", "", "no output requires grad: nothing can train")]
-    still = [
-        name
-        for name in case.plan.trainable
-        if any(changes.get(name) is None for changes in case.evidence.moved.values())
-    ]
+    still = [name for name in case.plan.trainable if name in case.evidence.still]
     silent = [name for name in still if name not in case.evidence.reached]
     dead = [name for name in still if name in case.evidence.reached]
     count = len(case.plan.trainable)
@@ -308,9 +304,8 @@ def _moved(case: Case, check: str, names: Sequence[str], why: Callable[[str], st
     causes: dict[str, dict[str, tuple[str, Change]]] = {}
     for optimizer, changes in case.evidence.moved.items():
         for name in names:
-            entry = changes.get(name)
-            if entry is not None:
-                causes.setdefault(why(name), {}).setdefault(name, (optimizer, entry))
+            if name in changes:
+                causes.setdefault(why(name), {}).setdefault(name, (optimizer, changes[name]))
     found = []
     for cause, entries in causes.items():
         first = next(iter(entries))

@@ -5,7 +5,7 @@ The checks read this record; nothing here judges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from inspector.trace.capture import differentiable
 from inspector.trace.capture.isolate import random_state, seed_all
 from inspector.verify.freeze.plan import Plan
 from inspector.verify.freeze.probe import Probe, probe
-from inspector.verify.replica import Change, change, named_state, replica, reset
+from inspector.verify.replica import Change, change, named_state, replica, reset, same
 
 STEPS = 2
 """Steps of each optimizer. A residual branch whose last layer starts at zero passes no gradient in
@@ -39,8 +39,8 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 @dataclass
 class Evidence:
-    """`moved[optimizer][name]` is how a tensor changed over the steps, None if not at all; `reached`
-    the trainable names that had a gradient after a backward, `alive` those whose gradient was not all
+    """`moved[optimizer][name]` is how a frozen tensor changed over the steps (those that did), `still`
+    holds the trainable names that did not under some optimizer; `reached` the trainable names that had a gradient after a backward, `alive` those whose gradient was not all
     zero, `touched` the frozen names that had one; `awake`
     the frozen modules that were in train mode after `model.train()`, `asleep` those of them that
     were in eval mode before. `probes` compare what the frozen part computes."""
@@ -48,7 +48,8 @@ class Evidence:
     original: nn.Module
     awake: list[str] = field(default_factory=list)
     asleep: list[str] = field(default_factory=list)
-    moved: dict[str, dict[str, Change | None]] = field(default_factory=dict)
+    moved: dict[str, dict[str, Change]] = field(default_factory=dict)
+    still: set[str] = field(default_factory=set)
     reached: set[str] = field(default_factory=set)
     alive: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
@@ -71,7 +72,8 @@ def gather(model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int) -> E
             reset(copied, model)
             seed_all(seed)
             _train(copied, plan, make, args, kwargs, found)
-            found.moved[name] = _changes(model, copied)
+            found.moved[name] = _changes(model, copied, (*plan.parameters, *plan.buffers))
+            found.still |= _unmoved(model, copied, plan.trainable)
             for entry in found.probes:
                 entry.again(copied, seed)
     return found
@@ -145,6 +147,12 @@ def _projected(root: Tensor, generator: torch.Generator) -> Tensor:
     return (root.float() * weights).mean()
 
 
-def _changes(original: nn.Module, trained: nn.Module) -> dict[str, Change | None]:
-    after = dict(named_state(trained))
-    return {name: change(before, after[name]) for name, before in named_state(original)}
+def _changes(original: nn.Module, trained: nn.Module, names: Iterable[str]) -> dict[str, Change]:
+    before, after = dict(named_state(original)), dict(named_state(trained))
+    changes = {name: change(before[name], after[name]) for name in names}
+    return {name: entry for name, entry in changes.items() if entry is not None}
+
+
+def _unmoved(original: nn.Module, trained: nn.Module, names: Iterable[str]) -> set[str]:
+    before, after = dict(named_state(original)), dict(named_state(trained))
+    return {name for name in names if same(before[name], after[name])}

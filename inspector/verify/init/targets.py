@@ -189,7 +189,11 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> list[Target]:
     """The tensors of a checkpoint, by name and shape: `.weight` of 2 dimensions is linear, of 3 to 5 a
     convolution, of 1 a norm; a `.bias` has the fans of the weight beside it. Groups, transposition and
     embeddings cannot be seen in a file."""
-    return [_of_name(name, tensor, tensors) for name, tensor in tensors.items()]
+    return [
+        _of_name(name, tensor, tensors)
+        for name, tensor in tensors.items()
+        if not name.endswith("num_batches_tracked")  # a counter
+    ]
 
 
 def _of_name(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Target:
