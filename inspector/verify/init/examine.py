@@ -114,7 +114,7 @@ def rivals(evidence: Evidence, expected: Law, alpha: float) -> tuple[list[Law], 
     others: list[Law] = []
     for law in candidates(evidence.target):
         if law.same(expected):
-            if law.label not in expected.label and expected.label not in law.label:
+            if not _alias(law.label, expected.label):
                 twins.append(law)
         elif evidence.fits(law, alpha):
             others.append(law)
@@ -122,12 +122,22 @@ def rivals(evidence: Evidence, expected: Law, alpha: float) -> tuple[list[Law], 
 
 
 def distinct(found: list[Law]) -> list[Law]:
-    """Without laws whose label another one's contains: "default (xavier_uniform)" is xavier_uniform."""
+    """Without laws that are another one by definition: "default (xavier_uniform)" is xavier_uniform."""
     kept: list[Law] = []
     for law in found:
-        if not any(law.label in other.label and law.same(other) for other in kept):
+        if not any(_alias(law.label, other.label) and law.same(other) for other in kept):
             kept.append(law)
     return kept
+
+
+def _alias(one: str, other: str) -> bool:
+    """Whether two labels of one law mean the same definition, one of them perhaps in fewer words."""
+    short, long = sorted((_bare(one), _bare(other)), key=len)
+    return long == short or long.startswith(f"{short} ")
+
+
+def _bare(label: str) -> str:
+    return label.removeprefix("default (").removesuffix(")") if label.startswith("default (") else label
 
 
 def holm(ps: list[float], alpha: float = ALPHA) -> list[bool]:

@@ -108,7 +108,8 @@ def test_fans_of_a_depthwise_convolution() -> None:
         nn.ConvTranspose1d(8, 24, 5), nn.ConvTranspose2d(8, 24, 3), nn.ConvTranspose3d(4, 8, 3),
         nn.Bilinear(10, 20, 30), nn.LSTM(16, 32, proj_size=8), nn.GRU(16, 32), nn.RNN(16, 32),
         nn.LSTMCell(16, 32), nn.MultiheadAttention(32, 4, add_bias_kv=True), nn.Embedding(40, 16),
-        nn.BatchNorm2d(8), nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.RMSNorm(8), nn.InstanceNorm2d(8, affine=True),
+        nn.BatchNorm2d(8), nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.RMSNorm(8),
+        nn.InstanceNorm2d(8, affine=True),
     ],
     ids=lambda layer: type(layer).__name__,
 )  # fmt: skip

@@ -34,8 +34,8 @@ def test_the_sample_of_a_large_tensor_is_spread_over_all_rows() -> None:
     rows = torch.arange(1024.0).repeat_interleave(1024).reshape(1024, 1024)
     counts = np.bincount(measure(rows).values.astype(int), minlength=1024)
     assert counts.sum() == statistics.SAMPLE
-    assert counts.min() >= 62  # 64 each, on average
-    assert counts.max() <= 66
+    assert counts.min() >= 48  # 64 each, on average
+    assert counts.max() <= 80
 
 
 def test_kolmogorov_smirnov_agrees_with_scipy() -> None:
