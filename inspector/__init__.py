@@ -11,6 +11,7 @@ from inspector.errors import InspectError
 
 if TYPE_CHECKING:
     from inspector.api.freeze import Frozen, freeze
+    from inspector.api.init import init
     from inspector.api.params import params
     from inspector.api.profile import profile, trace
     from inspector.api.stages import stages
@@ -27,6 +28,7 @@ __all__ = [
     "Trace",
     "formula",
     "freeze",
+    "init",
     "params",
     "profile",
     "stages",
@@ -36,6 +38,7 @@ __all__ = [
 _HOMES = {
     "freeze": "inspector.api.freeze",
     "Frozen": "inspector.api.freeze",
+    "init": "inspector.api.init",
     "stages": "inspector.api.stages",
     "params": "inspector.api.params",
     "profile": "inspector.api.profile",

@@ -11,6 +11,7 @@ import typer
 
 from inspector import __version__
 from inspector.cli.freeze import freeze
+from inspector.cli.init import init
 from inspector.cli.models import models
 from inspector.cli.params import params
 from inspector.cli.profile import profile
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (profile, params, stages, freeze, models):
+for command in (profile, params, stages, freeze, init, models):
     app.command()(command)
 
 

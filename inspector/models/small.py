@@ -21,15 +21,15 @@ TOKENS = 16
 """Length of a token sequence: no model needs more to run all of its layers."""
 
 
-def smallest(recipe: Recipe, model: nn.Module) -> Inputs | None:
+def smallest(recipe: Recipe, model: nn.Module, batch: int = 4) -> Inputs | None:
     """The source's default inputs as a small training batch: images and token sequences as short as a
-    training forward on meta accepts, four of them; two where nothing can be shortened. (A batch norm
-    that sees two values gives almost no gradient.) None when the source has no default."""
+    training forward on meta accepts, `batch` of them; two where nothing can be shortened. (A batch
+    norm that sees two values gives almost no gradient.) None when the source has no default."""
     given = recipe.defaults(model, "train")
     if given is None:
         return None
-    whole, four = with_batch(given, 2), with_batch(given, 4)
-    candidates = [scaled for scaled in _shorter(four) if scaled != four]
+    whole, larger = with_batch(given, 2), with_batch(given, batch)
+    candidates = [scaled for scaled in _shorter(larger) if scaled != larger]
     if not candidates:
         return whole
     runs = _runner(recipe)
