@@ -604,6 +604,23 @@ def filtered_optimizer() -> list[Finding]:
 
 
 @clean("freeze")
+def trainable_head_that_needs_a_batch() -> list[Finding]:
+    """An auxiliary head between the frozen stages, whose batch norm raises on one sample alone."""
+
+    class Auxiliary(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.auxiliary = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.layer1(torch.relu(self.bn1(self.conv1(x))))
+            aside = self.auxiliary(x)
+            return self.fc(self.layer3(self.layer2(x)).mean(dim=(2, 3))), aside
+
+    return frozen_at(net(cls=Auxiliary), 3)
+
+
+@clean("freeze")
 def functional_dropout() -> list[Finding]:
     """Dropout without a module, and dropout inside attention: random, yet not mixed by the batch."""
 

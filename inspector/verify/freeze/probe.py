@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -21,8 +22,8 @@ DROPPING = ("StochasticDepth", "DropPath", "DropBlock2d", "PatchDropout")
 
 @dataclass
 class Probe:
-    """One frozen module observed in train mode (dropout off): `path` and whether its output requires
-    grad. `apart` is the largest difference between a sample's output alone and inside the batch,
+    """One frozen module observed in train mode (dropout off, as are the batch norms that train): `path`
+    and whether its output requires grad. `apart` is the largest difference between a sample's output alone and inside the batch,
     relative to the largest output, `error` what the model raised on one sample, `random` that the output
     depends on the seed even so; `drift` is the difference between before and after the training steps.
     None where nothing could be compared."""
@@ -31,6 +32,7 @@ class Probe:
     args: Any
     kwargs: Any
     through_model: bool
+    frozen: tuple[str, ...]
     output: list[Tensor]
     requires_grad: bool
     apart: float | None = None
@@ -41,7 +43,7 @@ class Probe:
     def run(self, model: nn.Module, args: Any, kwargs: Any, seed: int) -> list[Tensor]:
         """The module's float outputs; through the whole model (for a prefix), or by itself."""
         with preserved(model), torch.no_grad(), _WithoutDropout():
-            calm(model)
+            calm(model, self.frozen)
             seed_all(seed)
             if self.through_model:
                 return _reach(model, self.path, args, kwargs)
@@ -67,22 +69,22 @@ def probe(model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int) -> li
     pattern, each outermost module by itself."""
     prefix = [path for path in plan.prefix if path]
     units = [path for path in outermost(plan.modules) if path and not plan.prefix]
-    calls = _calls(model, [*prefix, *units], args, kwargs, seed)
+    calls = _calls(model, plan, [*prefix, *units], args, kwargs, seed)
     found = []
     reached = [path for path in calls if path in prefix]
     if reached:
         output, wants_grad = calls[reached[-1]][2:]
-        found.append(Probe(reached[-1], args, kwargs, True, output, wants_grad))
+        found.append(Probe(reached[-1], args, kwargs, True, plan.modules, output, wants_grad))
     for path in units:
         if path in calls and calls[path][2]:
-            found.append(Probe(path, *calls[path][:2], False, *calls[path][2:]))
+            found.append(Probe(path, *calls[path][:2], False, plan.modules, *calls[path][2:]))
     for entry in found:
         _alone(entry, model, seed)
     return found
 
 
 def _calls(
-    model: nn.Module, paths: Sequence[str], args: Any, kwargs: Any, seed: int
+    model: nn.Module, plan: Plan, paths: Sequence[str], args: Any, kwargs: Any, seed: int
 ) -> dict[str, tuple[Any, Any, list[Tensor], bool]]:
     """Arguments, float outputs and whether they require grad, of each module's first call, in the
     order in which the calls end."""
@@ -102,7 +104,7 @@ def _calls(
                 with_kwargs=True,
             )
             stack.callback(hook.remove)
-        calm(model)
+        calm(model, plan.modules)
         seed_all(seed)
         model(*args, **kwargs)
     return calls
@@ -158,9 +160,12 @@ class _WithoutDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def calm(model: nn.Module) -> None:
-    """Switch off what is random in train mode by design, so that only normalisation is compared."""
-    for module in random_modules(model):
+def calm(model: nn.Module, frozen: Sequence[str]) -> None:
+    """Switch off what is random in train mode by design, and the batch norms that train, so that only
+    what the frozen part does to a batch is compared."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and paths[id(m)] not in frozen]
+    for module in (*random_modules(model), *norms):
         module.training = False
     for module in model.modules():
         if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
