@@ -16,6 +16,7 @@ import time
 import torch
 import torchvision
 
+from inspector.verify.init.examine import ALPHA
 from inspector.verify.init.expect import Row, auto, expect
 from inspector.verify.init.schemes import choose
 from inspector.verify.init.targets import Target, chosen, of_model
@@ -63,7 +64,7 @@ def run(seeds: int) -> dict[str, object]:
             print(f"{seed + 1} seeds, wrong {wrongs}, {each:.2f} s each", file=sys.stderr, flush=True)
     return {
         "model": "torchvision resnet50",
-        "alpha": 0.01,
+        "alpha": ALPHA,
         "seeds": seeds,
         "tensors_per_seed": 161,
         "seeds_with_a_wrong_label": {
