@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ import pandas as pd
 from torch import nn
 
 from inspector.errors import InspectError
-from inspector.models import Recipe, resolve
+from inspector.models import Recipe, as_recipe
 from inspector.models.checkpoint import is_checkpoint
 from inspector.models.inputs import as_inputs, first_line, materialise
-from inspector.models.python import from_module
 from inspector.models.small import smallest
 from inspector.models.subject import lazy, materialised
 from inspector.report import Finding, Metric, Report, Section, environment
@@ -28,6 +27,8 @@ SHOWN = 20
 """Tensors that the text report lists; the table holds them all."""
 PLOTTED = 60
 """Modules in the propagation plot for people."""
+FEW = 3
+"""So many tensors that fail one check are told one by one."""
 GOOD = ("matches", "ambiguous", "inconclusive")
 
 
@@ -42,6 +43,7 @@ class _Job:
     recipe: Recipe | None = None
     inputs: Any = None
     tensors: dict[str, Any] = field(default_factory=dict)
+    loaded: bool = False
 
 
 def init(
@@ -87,6 +89,7 @@ def init(
     wanted = list(layers) if layers else None
     if expect is not None:
         outcome, selected, of = _verify(job, choice, wanted)
+        outcome.findings += _construction(job)
         report = _report(job, outcome, choice, selected, of, applied=False)
     else:
         assert job.model is not None
@@ -95,6 +98,7 @@ def init(
         report = _report(job, outcome, choice, len(applied.layers), applied.of, applied=True)
     if propagation and job.model is not None:
         _propagate(job, report)
+    report.findings = _gathered(report.findings)
     report.verdict = "fail" if any(f.status == "fail" for f in report.findings) else "pass"
     if save is not None:
         _save(job, report, choice, save)
@@ -127,7 +131,9 @@ def _job(
 ) -> _Job:
     if isinstance(model, Path) or (isinstance(model, str) and is_checkpoint(model)):
         return _file(Path(model), expected, {"input": inputs, "weights": weights, "model-arg": model_args})
-    recipe = _recipe(model, model_args)
+    if isinstance(model, nn.Module) and model_args:
+        raise InspectError("a finished model takes no model_args", "leave them out")
+    recipe = as_recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
     live = recipe.build("cpu", seed)
     if lazy(live) and recipe.rebuilds:
@@ -138,7 +144,7 @@ def _job(
         from inspector.models.weights import load_into
 
         load_into(live, weights)
-    return _Job(recipe.name, recipe.source, seed, live, recipe, given)
+    return _Job(recipe.name, recipe.source, seed, live, recipe, given, loaded=weights is not None)
 
 
 def _file(path: Path, expected: str | None, given: Mapping[str, Any]) -> _Job:
@@ -150,21 +156,6 @@ def _file(path: Path, expected: str | None, given: Mapping[str, Any]) -> _Job:
         if content:
             raise InspectError(f"a checkpoint takes no --{option}", "leave it out")
     return _Job(path.name, "checkpoint", 0, tensors=load_tensors(path))
-
-
-def _recipe(model: Any, model_args: Mapping[str, Any] | None) -> Recipe:
-    if isinstance(model, str):
-        return resolve(model, model_args)
-    if isinstance(model, Recipe):
-        return model
-    if isinstance(model, nn.Module):
-        if model_args:
-            raise InspectError("a finished model takes no model_args", "leave them out")
-        return from_module(model)
-    raise InspectError(
-        f"a model is a spec string, a file or an nn.Module, not a {type(model).__name__}",
-        "pass e.g. 'resnet50' or torchvision.models.resnet50()",
-    )
 
 
 def _verify(job: _Job, choice: Choice | None, layers: list[str] | None) -> tuple[Outcome, int, int]:
@@ -182,6 +173,17 @@ def _verify(job: _Job, choice: Choice | None, layers: list[str] | None) -> tuple
         said = "a file does not tell groups, transposition and embeddings: fans are those of plain layers"
         outcome.findings.append(Finding("checkpoint", "warn", "", said))
     return outcome, len({t.layer for t in selected}), len({t.layer for t in found})
+
+
+def _construction(job: _Job) -> list[Finding]:
+    """Whether the seed decides the weights with which the model is built, and none is drawn twice."""
+    recipe = job.recipe
+    if recipe is None or not recipe.rebuilds or job.loaded:
+        return []
+    record = determinism.written(lambda: recipe.build("cpu", job.seed))
+    assert isinstance(record.result, nn.Module)
+    twice = determinism.written_twice(record.result, record)
+    return [*twice, *determinism.reproducible(lambda seed: recipe.build("cpu", seed), job.seed)]
 
 
 def _applied(job: _Job, choice: Choice, layers: list[str] | None) -> tuple[Applied, Outcome]:
@@ -214,6 +216,24 @@ def _written(applied: Applied) -> nn.Module:
             name = target.name if not number else f"{target.name} ({number + 1})"
             holder._parameters[name] = tensor  # type: ignore[assignment]  # names hold dots
     return holder
+
+
+def _gathered(findings: list[Finding]) -> list[Finding]:
+    """Many tensors that fail one check are one finding: the first, and all of them as its evidence."""
+    kept: dict[str, list[Finding]] = {}
+    for number, finding in enumerate(findings):
+        alone = finding.status != "fail"
+        kept.setdefault(f"{number}" if alone else finding.check, []).append(finding)
+    gathered: list[Finding] = []
+    for group in kept.values():
+        gathered += [_together(group)] if len(group) > FEW else group
+    return gathered
+
+
+def _together(group: list[Finding]) -> Finding:
+    first = group[0]
+    message = f"{first.message} (and so {len(group) - 1} more tensors)"
+    return replace(first, message=message, evidence={f.subject: f.evidence for f in group})
 
 
 def _propagate(job: _Job, report: Report) -> None:

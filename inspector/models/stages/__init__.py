@@ -27,7 +27,8 @@ def find_stages(
     """The stages of `model`: those that `given` names, else what the first of RULES finds.
 
     trace: a forward pass of the model; without one only names can tell, and no resolution is known.
-    given: for each stage the globs of its modules and parameters (`naming.select`). What they do not name is in `rest`.
+    given: for each stage the globs of its modules and parameters (`naming.select`). What they do not
+        name is in `rest`.
 
     Raises InspectError for a glob that matches nothing or what another stage has, and where no rule
     holds.

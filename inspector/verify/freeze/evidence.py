@@ -40,10 +40,12 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 @dataclass
 class Evidence:
     """`moved[optimizer][name]` is how a frozen tensor changed over the steps (those that did), `still`
-    holds the trainable names that did not under some optimizer; `reached` the trainable names that had a gradient after a backward, `alive` those whose gradient was not all
-    zero, `touched` the frozen names that had one; `awake`
-    the frozen modules that were in train mode after `model.train()`, `asleep` those of them that
-    were in eval mode before. `probes` compare what the frozen part computes."""
+    holds the trainable names that did not under some optimizer. `reached` are the trainable names that
+    had a gradient after a backward, `alive` those whose gradient was not all zero, `touched` the frozen
+    names that had one. `awake` are the frozen norms in train mode after `model.train()`, `asleep` those
+    that were in eval mode before. `probes` compare what the frozen part computes. `loss` says that there
+    was one to train on, `finite` that it was a number.
+    """
 
     original: nn.Module
     awake: list[str] = field(default_factory=list)

@@ -23,10 +23,13 @@ DROPPING = ("StochasticDepth", "DropPath", "DropBlock2d", "PatchDropout")
 @dataclass
 class Probe:
     """One frozen module observed in train mode (dropout off, as are the batch norms that train): `path`
-    and whether its output requires grad. `apart` is the largest difference between a sample's output alone and inside the batch,
-    relative to the largest output, `error` what the model raised on one sample, `random` that the output
-    depends on the seed even so; `drift` is the difference between before and after the training steps.
-    None where nothing could be compared."""
+    and whether its output requires grad.
+
+    `apart` is the largest difference between a sample's output alone and inside the batch, relative to
+    the largest output; `error` what the model raised on one sample; `random` that the output depends on
+    the seed even so. `drift` is the difference between before and after the training steps. None where
+    nothing could be compared.
+    """
 
     path: str
     args: Any
