@@ -26,6 +26,11 @@ def defaults() -> CfgNode:
     node.FREEZE.PATTERNS = []
     node.FREEZE.NORM = "freeze"
     node.FREEZE.STAGES = []
+    node.INIT = CfgNode()
+    node.INIT.SCHEME = None
+    node.INIT.A = None
+    node.INIT.LAYERS = []
+    node.INIT.BIAS = "auto"
     return node
 
 

@@ -51,20 +51,20 @@ def init(
         ),
     ] = None,
     bias: Annotated[
-        str,
+        Optional[str],
         typer.Option(
             metavar="auto|keep|zeros|default|VALUE",
-            help="auto: zeros for c2_xavier_fill and c2_msra_fill, torch's own for default, else keep, "
-            "as torch.nn.init leaves a bias alone.",
+            help="Default: auto, zeros for c2_xavier_fill and c2_msra_fill, torch's own for default, else "
+            "keep, as torch.nn.init leaves a bias alone.",
         ),
-    ] = "auto",
-    weights: Annotated[Optional[Path], typer.Option(help="Load this checkpoint first.")] = None,
+    ] = None,
+    weights: options.Weights = None,
     save: Annotated[
         Optional[Path], typer.Option(help="Write the initialised state_dict here (.pth, .safetensors).")
     ] = None,
-    no_propagation: Annotated[
-        bool, typer.Option("--no-propagation", help="Do not run the model to see its activations' spread.")
-    ] = False,
+    propagation: Annotated[
+        bool, typer.Option(help="Run the model, to see the spread of its activations and gradients.")
+    ] = True,
     input: options.Input = None,
     model_arg: options.ModelArg = None,
     seed: options.Seed = None,
@@ -80,26 +80,27 @@ def init(
     chosen = options.settings(
         config, set, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
+    named = chosen.config.INIT if scheme is None and expect is None else None
     from inspector.api.init import init as make
 
     with options.foreign_output():
         result = make(
             chosen.model,
-            scheme,
+            scheme or (named.SCHEME if named else None),
             expect=expect,
-            a=a,
+            a=named.A if a is None and named else a,
             mode=mode,
             gain=gain,
             std=std,
             value=value,
-            layers=layers,
-            bias=bias,
+            layers=layers or (chosen.config.INIT.LAYERS or None),
+            bias=bias or (named.BIAS if named else "auto"),
             seed=chosen.seed,
             weights=weights,
             inputs=chosen.inputs,
             model_args=chosen.model_args,
             save=save,
-            propagation=not no_propagation,
+            propagation=propagation,
         )
     options.emit(result, format, output)
     if result.verdict == "fail":

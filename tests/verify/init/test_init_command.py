@@ -113,3 +113,20 @@ def test_every_format_renders(inspect: Run, format_: str, net_file: Path) -> Non
     )
     assert code == 0
     assert "uniform" in out
+
+
+def test_settings_of_a_file_are_used_and_options_win(inspect, tmp_path: Path) -> None:
+    file = tmp_path / "init.yaml"
+    file.write_text(
+        "MODEL: {NAME: squeezenet1_1}\n"
+        "INIT: {SCHEME: kaiming_uniform, A: 0, LAYERS: [squeeze], BIAS: zeros}\n"
+    )
+    words = ("init", "--config", file, "--no-propagation")
+    code, out, err = inspect(*words)
+    assert code == 0, err
+    assert "kaiming_uniform a=0 mode=fan_in, bias zeros" in out
+    assert "8 of 26" in out  # eight fire modules squeeze
+    code, out, _ = inspect(*words, "--scheme", "xavier_uniform", "--layers", "*")
+    assert code == 0
+    assert "xavier_uniform" in out
+    assert "26 of 26" in out
