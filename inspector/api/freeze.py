@@ -17,7 +17,7 @@ from inspector.log import logger
 from inspector.models import Model, Recipe, as_recipe
 from inspector.models.inputs import Inputs, as_inputs, materialise
 from inspector.models.small import smallest, with_batch
-from inspector.models.subject import lazy, materialised
+from inspector.models.subject import lazy, with_values
 from inspector.report import Finding, Metric, Report, Section, environment
 from inspector.trace.capture.recorder import describe
 from inspector.trace.capture.state import state_entries
@@ -62,28 +62,16 @@ def freeze(
         )
     recipe = as_recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
-    live = _build(recipe, given, seed)
-    if weights is not None:
-        from inspector.models.weights import load_into
-
-        load_into(live, weights)
+    if recipe.only_on is not None:
+        raise InspectError(f"{recipe.name} does not train: {recipe.only_on[1]}", "name the float model")
+    live = with_values(recipe, given, seed, weights)
+    if lazy(live):
+        raise InspectError("the model has lazy parameters", "run it once before, or give --input")
     backbone = backbone_of(recipe, live, given, stages, seed) if at is not None else None
     claim = plan(live, backbone, at, scheme, patterns, norm)
     applied = at is not None or bool(patterns)
     undo = apply(live, claim) if applied else Undo()
     return Frozen(live, claim, recipe, given, seed, undo, applied)
-
-
-def _build(recipe: Recipe, given: Inputs | None, seed: int) -> nn.Module:
-    if recipe.only_on is not None:
-        raise InspectError(f"{recipe.name} does not train: {recipe.only_on[1]}", "name the float model")
-    model = recipe.build("cpu", seed)
-    if not lazy(model):
-        return model
-    known = given or recipe.defaults(model, "train")
-    if known is None or not recipe.rebuilds:
-        raise InspectError("the model has lazy parameters", "run it once, or give its spec and --input")
-    return materialised(recipe, known, seed)
 
 
 @dataclass

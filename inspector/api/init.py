@@ -15,7 +15,7 @@ from inspector.models import Recipe, as_recipe
 from inspector.models.checkpoint import is_checkpoint
 from inspector.models.inputs import as_inputs, first_line, materialise
 from inspector.models.small import smallest
-from inspector.models.subject import lazy, materialised
+from inspector.models.subject import with_values
 from inspector.report import Finding, Metric, Report, Section, environment
 from inspector.verify.init import determinism, targets
 from inspector.verify.init.apply import Applied, apply
@@ -135,15 +135,7 @@ def _job(
         raise InspectError("a finished model takes no model_args", "leave them out")
     recipe = as_recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
-    live = recipe.build("cpu", seed)
-    if lazy(live) and recipe.rebuilds:
-        needed = given if given is not None else recipe.defaults(live, "forward")
-        if needed is not None:
-            live = materialised(recipe, needed, seed)
-    if weights is not None:
-        from inspector.models.weights import load_into
-
-        load_into(live, weights)
+    live = with_values(recipe, given, seed, weights)
     return _Job(recipe.name, recipe.source, seed, live, recipe, given, loaded=weights is not None)
 
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,6 +97,23 @@ class Subject:
         if lazy(model):
             model = materialised(recipe, given, seed)
         return Subject(recipe, model, args, kwargs, device)
+
+
+def with_values(
+    recipe: Recipe, inputs: Inputs | None = None, seed: int = 0, weights: str | Path | None = None
+) -> nn.Module:
+    """The model on the CPU with real weights: those of `seed`, then those of the checkpoint `weights`.
+    Lazy parameters are initialised by one forward on `inputs`, or the source's own where it knows any; a
+    live model comes as it is."""
+    model = recipe.build("cpu", seed)
+    if lazy(model) and recipe.rebuilds:
+        needed = inputs if inputs is not None else recipe.defaults(model, "forward")
+        model = materialised(recipe, needed, seed) if needed is not None else model
+    if weights is not None:
+        from inspector.models.weights import load_into
+
+        load_into(model, weights)
+    return model
 
 
 def lazy(model: nn.Module) -> bool:
