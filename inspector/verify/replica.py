@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +43,13 @@ def _held(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
         for registry in (module._parameters, module._buffers, module.__dict__):
             for value in registry.values():
-                if isinstance(value, Tensor) and not isinstance(value, _LAZY):
+                if isinstance(value, Tensor) and not isinstance(value, _LAZY) and _plain(value):
                     yield value
+
+
+def _plain(tensor: Tensor) -> bool:
+    """No subclass with a life of its own (quantized, distributed): deepcopy knows those."""
+    return type(tensor) is Tensor or isinstance(tensor, (nn.Parameter, nn.Buffer))
 
 
 def _twin(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
@@ -56,7 +62,9 @@ def _twin(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
     data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     data.set_(storages[original._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
     if isinstance(tensor, nn.Parameter):
-        twin: Tensor = nn.Parameter(data, requires_grad=tensor.requires_grad)
+        twin: Tensor = Tensor._make_subclass(
+            type(tensor), data, tensor.requires_grad
+        )  # the user's own class too
         twin.__dict__.update(tensor.__dict__)
     else:
         twin = data.requires_grad_(tensor.requires_grad and tensor.is_leaf)
@@ -65,14 +73,38 @@ def _twin(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
     return twin
 
 
-def reset(model: nn.Module, original: nn.Module) -> None:
-    """Give a replica the original's values and gradients again, in place."""
-    state = dict(named_state(original))
-    with torch.no_grad():
-        for name, tensor in named_state(model):
-            tensor.copy_(state[name])
-            grad = state[name].grad
-            tensor.grad = None if grad is None else grad.clone()
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Watch the original while its replica trains: a forward that is a closure, or a hook that holds the
+    original, would train the wrong one. Raises InspectError then, with the gradients put back."""
+    state = {name: (tensor, tensor._version, tensor.grad) for name, tensor in named_state(model)}
+    paths = {id(module): path for path, module in model.named_modules()}
+    running: list[str] = []
+
+    def check(module: nn.Module, given: Any) -> None:
+        if id(module) in paths:  # replicas made meanwhile carry this hook too
+            raise _entangled(paths[id(module)])
+
+    hooks = [module.register_forward_pre_hook(check) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, (tensor, version, grad) in state.items():
+            if tensor.grad is not grad or tensor._version != version:
+                running.append(name)
+                tensor.grad = grad
+    if running:
+        raise _entangled(running[0])
+
+
+def _entangled(name: str) -> InspectError:
+    return InspectError(
+        f"a copy of the model still uses {name or 'the whole'} of the original: a forward or a hook is a"
+        " closure over it",
+        "make it a method of a module, or use --no-verify",
+    )
 
 
 def named_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

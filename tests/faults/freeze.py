@@ -333,9 +333,15 @@ def detached_too_late() -> list[Finding]:
 @fault("freeze", check="moved")
 def no_grad_backbone() -> list[Finding]:
     """The whole backbone runs under torch.no_grad(), its upper stages with it."""
-    model = net()
-    for layer in (model.layer2, model.layer3):
-        layer.forward = torch.no_grad()(layer.forward)
+
+    class WithoutGrad(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = self.layer1(torch.relu(self.bn1(self.conv1(x))))
+                x = self.layer3(self.layer2(x))
+            return self.fc(x.mean(dim=(2, 3)))
+
+    model = net(cls=WithoutGrad)
     claimed = claim(model)
     apply(model, claimed)
     return checked(model, claimed)

@@ -15,8 +15,10 @@ from inspector.models.stages.rules import by_attributes, even_split
 from inspector.models.stages.walk import Walk
 from inspector.trace.record import Trace
 
-__all__ = ["RULES", "Backbone", "Stage", "find_stages"]
+__all__ = ["GIVEN", "RULES", "Backbone", "Stage", "find_stages"]
 
+GIVEN = "your map"
+"""The rule of stages that the user named."""
 RULES = (by_attributes, by_resolution, even_split)
 """In this order; the first that holds decides."""
 
@@ -65,7 +67,7 @@ def _as_given(walk: Walk, given: Sequence[Sequence[str]]) -> Backbone:
                     "write narrower globs: a name alone matches at any depth, a dotted path once",
                 )
         groups.append(tuple(group))
-    return partition(walk, Cuts(tuple(groups), "your map"), fill=False)
+    return partition(walk, Cuts(tuple(groups), GIVEN), fill=False)
 
 
 def _named(walk: Walk, patterns: Sequence[str]) -> list[str]:

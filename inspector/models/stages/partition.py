@@ -63,7 +63,7 @@ def partition(walk: Walk, cuts: Cuts, *, fill: bool = True) -> Backbone:
             n,
             modules[n],
             tuple(name for name in walk.parameters if owner[name] == group),
-            _resolution(walk, modules[n], modules[n + 1] if n + 1 < len(kept) else ()),
+            _resolution(walk, modules[n], modules[n + 1] if fill and n + 1 < len(kept) else ()),
         )
         for n, group in enumerate(kept)
     )

@@ -31,11 +31,17 @@ class Undo:
     modules: list[tuple[nn.Module, bool, Any]] = field(default_factory=list)
 
     def __call__(self) -> None:
-        """Put everything back: requires_grad, gradients, training flags, and each `train` method."""
+        """Put everything back: requires_grad, gradients, training flags, and each `train` method. (A
+        gradient of another dtype or shape than the parameter has by now is let go.)"""
         for parameter, wanted, grad in self.parameters:
             parameter.requires_grad_(wanted)
-            parameter.grad = grad
-        for module, training, train in self.modules:
+            fits = grad is not None and (grad.dtype, grad.shape, grad.device) == (
+                parameter.dtype,
+                parameter.shape,
+                parameter.device,
+            )
+            parameter.grad = grad if fits else None
+        for module, training, train in reversed(self.modules):
             module.__dict__.pop("train", None)
             if train is not None:
                 module.__dict__["train"] = train
@@ -57,7 +63,7 @@ def rest_norms(model: nn.Module, plan: Plan, undo: Undo) -> None:
     for path in plan.norms:
         module = model.get_submodule(path)
         undo.modules.append((module, module.training, module.__dict__.get("train")))
-        module.eval()
+        module.training = False  # not eval(): its children are not ours
         module.__dict__["train"] = KeepEval(module)
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from inspector.models.stages import GIVEN
 from inspector.report import Finding
-from inspector.verify.freeze.evidence import STEPS, Evidence
+from inspector.verify.freeze.evidence import Evidence
 from inspector.verify.freeze.plan import Plan, inside
 from inspector.verify.freeze.probe import Probe, random_modules
 from inspector.verify.replica import Change, named_state
@@ -113,18 +114,21 @@ def _overlap(left: Tensor, right: Tensor) -> bool:
 
 def train_mode(case: Case) -> list[Finding]:
     """Normalisations of the frozen part that rest in eval mode still do after `model.train()`."""
-    undone = [path for path in case.evidence.awake if path in case.evidence.asleep]
-    message = "is in eval mode, but model.train() undoes it: pass --norm freeze ({all} of {of})"
-    found = _listed("train_mode", undone, message, len(case.plan.norms))
-    if found or not case.plan.norms:
+    norms, evidence = case.plan.norms, case.evidence
+    undone = [path for path in evidence.awake if path in evidence.asleep]
+    found = _listed(
+        "train_mode", undone, "is in eval mode, but model.train() undoes it ({all} of {of})", len(norms)
+    )
+    if found or not norms:
         return found
-    if case.evidence.awake:
+    if evidence.awake and case.plan.norm != "train" and not case.plan.found:
+        message = "should rest in eval mode but is in train mode ({all} of {of})"
+        return _listed("train_mode", evidence.awake, message, len(norms))
+    if evidence.awake:
         return [
-            Finding("train_mode", "skip", "", "normalisation of the frozen part is in train mode by choice")
+            Finding("train_mode", "skip", "", "normalisations of the frozen part were left in train mode")
         ]
-    return [
-        _passed("train_mode", f"{len(case.plan.norms)} normalisations stay in eval mode after model.train()")
-    ]
+    return [_passed("train_mode", f"{len(norms)} normalisations stay in eval mode after model.train()")]
 
 
 def parameters(case: Case) -> list[Finding]:
@@ -142,29 +146,25 @@ def buffers(case: Case) -> list[Finding]:
 
 
 def moved(case: Case) -> list[Finding]:
-    """Every trainable parameter moved under both optimizers."""
-    if not case.evidence.loss:
-        return [Finding("moved", "skip", "", "no output requires grad: nothing can train")]
-    still = [name for name in case.plan.trainable if name in case.evidence.still]
-    silent = [name for name in still if name not in case.evidence.reached]
-    dead = [name for name in still if name in case.evidence.reached]
-    count = len(case.plan.trainable)
-    found = _listed("moved", silent, "should train but no gradient reached it ({all} of {of})", count)
-    found += _listed(
-        "moved", dead, "should train but did not move, its gradient is zero ({all} of {of})", count
-    )
-    if found:
-        return found
-    decayed = [name for name in case.plan.trainable if name not in case.evidence.alive]
-    if not case.evidence.finite:
-        return [
-            Finding("moved", "warn", "", "the loss is not finite on these inputs: that all moved says little")
-        ]
-    message = "moved by weight decay alone, its gradient is zero on this batch ({all} of {of})"
-    return [
-        _passed("moved", f"all {count} trainable parameters moved"),
-        *_listed("moved", decayed, message, count, status="warn"),
+    """Every trainable parameter gets a gradient and moves."""
+    evidence, count = case.evidence, len(case.plan.trainable)
+    if not count:
+        return [Finding("moved", "skip", "", "nothing trains")]
+    if not evidence.finite:
+        message = "the loss is not finite on these inputs: that parameters moved says little"
+        return [Finding("moved", "warn", "", message)]
+    silent = [name for name in case.plan.trainable if name in evidence.unreached]
+    idle = [name for name in case.plan.trainable if name in evidence.idle - evidence.unreached]
+    still = [
+        name for name in case.plan.trainable if name in evidence.still - evidence.unreached - evidence.idle
     ]
+    found = _listed("moved", silent, "should train but no gradient reached it ({all} of {of})", count)
+    found += _listed("moved", still, "should train but did not move ({all} of {of})", count)
+    message = "has a gradient of zero on this batch, so that nothing shows that it trains ({all} of {of})"
+    noted = _listed("moved", idle, message, count, status="warn")
+    if not found:
+        found = [_passed("moved", f"all {count - len(idle)} trainable parameters with a gradient moved")]
+    return found + noted
 
 
 def gradients(case: Case) -> list[Finding]:
@@ -178,35 +178,26 @@ def gradients(case: Case) -> list[Finding]:
 
 def batch_independence(case: Case) -> list[Finding]:
     """The frozen part gives a sample the same output alone and inside a batch, in train mode."""
-    found = []
-    for probe in case.evidence.probes:
+    found, probes = [], case.evidence.probes.found
+    for probe in probes:
         if probe.error or (probe.apart is not None and probe.apart > _tolerance(probe)):
             how = "raises on one sample alone" if probe.error else f"differs by {probe.apart:.2g} (relative)"
-            message = f"the frozen part normalises by the batch: its output {how}; {_normaliser(case, probe)}"
+            message = f"the frozen part normalises by the batch: its output {how}; {_normaliser(case)}"
             found.append(
                 Finding("batch_independence", "fail", probe.path, message, {"relative": probe.apart})
             )
-    compared = [probe for probe in case.evidence.probes if probe.apart is not None]
     if found:
         return found
-    if not compared:
-        random = next((probe.path for probe in case.evidence.probes if probe.random), "")
-        if random:
-            message = "its output is random in train mode, dropout switched off: samples cannot be compared"
-            return [Finding("batch_independence", "skip", random, message)]
-        return [_skipped("batch_independence", case)]
-    return [
-        _passed("batch_independence", "a sample's output of the frozen part is the same alone and in a batch")
-    ]
+    if any(probe.apart is not None for probe in probes):
+        message = "a sample's output of the frozen part is the same alone and in a batch"
+        return [_passed("batch_independence", message)]
+    return [_skipped("batch_independence", case)]
 
 
 def prefix_output(case: Case) -> list[Finding]:
     """What the frozen part computes is the same before and after training."""
-    compared = [probe for probe in case.evidence.probes if probe.drift is not None]
-    if not case.plan.whole and case.plan.stages is not None:
-        return [
-            Finding("prefix_output", "skip", "", "affine parameters of its normalisation train (--norm eval)")
-        ]
+    probes = case.evidence.probes.found
+    compared = [probe for probe in probes if probe.drift is not None and probe.whole]
     found = [
         Finding(
             "prefix_output",
@@ -220,26 +211,46 @@ def prefix_output(case: Case) -> list[Finding]:
     ]
     if found:
         return found
-    if not compared:
-        return [_skipped("prefix_output", case)]
-    return [_passed("prefix_output", "the frozen part computes the same before and after training")]
+    if compared:
+        return [_passed("prefix_output", "the frozen part computes the same before and after training")]
+    if any(not probe.whole for probe in probes):
+        return [Finding("prefix_output", "skip", "", "some parameters of the frozen part train by choice")]
+    return [_skipped("prefix_output", case)]
 
 
 def prefix_grad(case: Case) -> list[Finding]:
     """The output of the frozen stages does not require grad: no backward runs through them."""
-    if not case.plan.stages or not case.plan.whole:
+    probes = case.evidence.probes
+    if not case.plan.stages or not case.plan.whole or not case.plan.parameters:
         return []
-    found = [
-        Finding(
-            "prefix_grad",
-            "fail",
-            probe.path,
-            "the output of the frozen stages requires grad: something before or inside them trains",
+    if not probes.requires_grad:
+        return [_passed("prefix_grad", "the output of the frozen stages does not require grad")]
+    if not probes.feeding:
+        message = (
+            "requires grad although nothing before it trains (an input does): the backward runs for nothing"
         )
-        for probe in case.evidence.probes
-        if probe.through_model and probe.requires_grad
+        return [Finding("prefix_grad", "warn", probes.requires_grad, message)]
+    chosen = case.plan.backbone is not None and case.plan.backbone.rule == GIVEN
+    message = (
+        f"the output of the frozen stages requires grad: {probes.feeding[0]} before or inside them trains"
+    )
+    status = "warn" if chosen else "fail"
+    return [Finding("prefix_grad", status, probes.requires_grad, message, {"names": probes.feeding})]
+
+
+def hooks(case: Case) -> list[Finding]:
+    """A note on gradient hooks: the replica that is trained does not have them."""
+    hooked = [
+        name
+        for name, parameter in case.model.named_parameters()
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
     ]
-    return found or [_passed("prefix_grad", "the output of the frozen stages does not require grad")]
+    message = (
+        "has a gradient hook, which the trained copy has not: what it does is not verified ({all} of {of})"
+    )
+    return _listed(
+        "hooks", hooked, message, len(case.plan.parameters) + len(case.plan.trainable), status="warn"
+    )
 
 
 def randomness(case: Case) -> list[Finding]:
@@ -263,31 +274,35 @@ CHECKS: tuple[Check, ...] = (
     batch_independence,
     prefix_output,
     prefix_grad,
+    hooks,
     randomness,
 )
 
 
 def optimizer_audit(model: nn.Module, plan: Plan, optimizer: torch.optim.Optimizer) -> list[Finding]:
-    """A training script's own optimizer: every trainable parameter in a group, once, and no frozen
-    one that it could move."""
+    """A training script's own optimizer: every trainable parameter in a group, once, with a learning
+    rate, and no frozen one that it could move."""
+    rates = {id(p): group.get("lr", 1.0) for group in optimizer.param_groups for p in group["params"]}
     grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
     tensors = dict(model.named_parameters(remove_duplicate=False))
-    left_out = [name for name in plan.trainable if id(tensors[name]) not in grouped]
-    frozen = [name for name in plan.parameters if id(tensors[name]) in grouped]
+    trainable, frozen = plan.trainable, [name for name in plan.parameters if id(tensors[name]) in rates]
     live = [name for name in frozen if tensors[name].grad is not None]
+    faults = {
+        "should train but is in no group of the optimizer": [
+            n for n in trainable if id(tensors[n]) not in rates
+        ],
+        "should train but its learning rate is 0": [
+            n for n in trainable if not rates.get(id(tensors[n]), 1.0)
+        ],
+        "is in the optimizer more than once": [n for n in tensors if grouped.count(id(tensors[n])) > 1],
+        "is frozen, in the optimizer, and holds a gradient: it will move": live,
+    }
+    found = [
+        finding
+        for message, names in faults.items()
+        for finding in _listed("optimizer", names, message + " ({all} of {of})", len(tensors))
+    ]
     foreign = len(set(grouped) - {id(tensor) for tensor in tensors.values()})
-    found = _listed(
-        "optimizer",
-        left_out,
-        "should train but is in no group of the optimizer ({all} of {of})",
-        len(plan.trainable),
-    )
-    found += _listed(
-        "optimizer",
-        live,
-        "is frozen, in the optimizer, and holds a gradient: it will move ({all} of {of})",
-        len(frozen),
-    )
     if foreign:
         message = (
             f"the optimizer holds {foreign} tensors that are not the model's: it was built on another copy"
@@ -299,19 +314,19 @@ def optimizer_audit(model: nn.Module, plan: Plan, optimizer: torch.optim.Optimiz
     return found or [_passed("optimizer", "the optimizer holds exactly what trains")]
 
 
-def _moved(case: Case, check: str, names: Sequence[str], why: Callable[[str], str]) -> list[Finding]:
+def _moved(case: Case, check: str, names: Sequence[str], why: Callable[[Case, str], str]) -> list[Finding]:
     """One finding for each cause, with everything that moved for it as evidence."""
     causes: dict[str, dict[str, tuple[str, Change]]] = {}
     for optimizer, changes in case.evidence.moved.items():
         for name in names:
             if name in changes:
-                causes.setdefault(why(name), {}).setdefault(name, (optimizer, changes[name]))
+                causes.setdefault(why(case, name), {}).setdefault(name, (optimizer, changes[name]))
     found = []
     for cause, entries in causes.items():
         first = next(iter(entries))
         optimizer, entry = entries[first]
         more = f", and {len(entries) - 1} more tensors" if len(entries) > 1 else ""
-        message = f"moved in {STEPS} steps of {optimizer} ({entry}){more}: {cause}"
+        message = f"moved in {case.evidence.steps} steps of {optimizer} ({entry}){more}: {cause}"
         evidence = {name: {"optimizer": o, **vars(c)} for name, (o, c) in entries.items()}
         found.append(Finding(check, "fail", first, message, evidence))
     return found
@@ -320,26 +335,34 @@ def _moved(case: Case, check: str, names: Sequence[str], why: Callable[[str], st
 def _rested(case: Case, check: str, what: str, names: Sequence[str]) -> Finding:
     tensors = dict(named_state(case.model))
     numel = sum(tensors[name].numel() for name in names)
-    steps = " and ".join(f"{STEPS} of {name}" for name in case.evidence.moved)
-    return _passed(check, f"{len(names)} {what} ({numel:,} elements) are byte-identical after {steps} steps")
+    count = case.evidence.steps
+    done = " and ".join(f"{count} steps of {name}" for name in case.evidence.moved)
+    if not case.plan.trainable:
+        done = f"{count * len(case.evidence.moved)} forwards in train mode (nothing trains)"
+    return _passed(check, f"{len(names)} {what} ({numel:,} elements) are byte-identical after {done}")
 
 
-def _why_parameter(name: str) -> str:
+def _why_parameter(case: Case, name: str) -> str:
     return (
         "it requires grad, is tied to something that trains, holds a stale gradient, or the forward writes it"
     )
 
 
-def _why_buffer(name: str) -> str:
+def _why_buffer(case: Case, name: str) -> str:
     last = name.rpartition(".")[2]
+    advice = (
+        "pass --norm freeze"
+        if case.plan.norm == "train" or case.plan.found
+        else "--norm freeze cannot stop it"
+    )
     if last in ("running_mean", "running_var", "num_batches_tracked"):
-        return "BatchNorm's statistics move in train mode: pass --norm freeze"
+        return f"BatchNorm's statistics move in train mode: {advice}"
     if last in ("_u", "_v") or last.endswith(("_u", "_v")):
-        return "spectral_norm's power iteration runs in train mode: pass --norm freeze"
+        return f"spectral_norm's power iteration runs in train mode: {advice}"
     return "the forward writes it in train mode"
 
 
-def _normaliser(case: Case, probe: Probe) -> str:
+def _normaliser(case: Case) -> str:
     """The likely culprit: a batch norm of the frozen part that uses batch statistics."""
     for path in case.plan.norms:
         module = case.model.get_submodule(path)
@@ -352,14 +375,15 @@ def _normaliser(case: Case, probe: Probe) -> str:
 
 def _tolerance(probe: Probe) -> float:
     """Rounding differs with the batch size; a batch norm is off by a tenth and more."""
-    eps = max((torch.finfo(leaf.dtype).eps for leaf in probe.output), default=0.0)
+    eps = max((torch.finfo(leaf.dtype).eps for leaf in probe.seen.output), default=0.0)
     return max(1e-3, 8 * eps)
 
 
 def _skipped(check: str, case: Case) -> Finding:
-    ran = "one sample is no batch" if case.evidence.probes else "no frozen module ran"
-    why = ran if case.plan.parameters else "nothing is frozen"
-    return Finding(check, "skip", "", f"nothing to compare: {why}")
+    probes = case.evidence.probes.found
+    ran = probes[0].why if probes else "no frozen module ran"
+    why = (ran or "it cannot be called by itself") if case.plan.parameters else "nothing is frozen"
+    return Finding(check, "skip", probes[0].path if probes else "", f"not compared: {why}")
 
 
 def _passed(check: str, message: str) -> Finding:

@@ -72,7 +72,7 @@ def _train(payload: dict[str, Any], rank: int, result: dict[str, Any]) -> None:
         optimizer.zero_grad(set_to_none=False)
         loss = objective(wrapped(*args, **kwargs), 1000 * rank + step)
         if loss is None:
-            return
+            raise RuntimeError("the output holds no tensor that requires grad")
         loss.backward()
         result["unsynchronised"] += _differing({n: names[n].grad for n in payload["trainable"]}, result)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

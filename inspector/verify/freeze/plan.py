@@ -27,6 +27,7 @@ class Plan:
     `modules` are all modules of the frozen part, `norms` those among them that normalise by batch
     statistics or update a state of their own in train mode, unless kept in eval mode. `prefix` holds
     the outermost modules of the frozen stages, in the order in which they run (empty without --at).
+    `found` says that nothing was asked for: the claim is what the model itself shows.
     """
 
     parameters: tuple[str, ...]
@@ -38,6 +39,7 @@ class Plan:
     prefix: tuple[str, ...] = ()
     stages: int | None = None
     scheme: str = "maskrcnn"
+    found: bool = False
     backbone: Backbone | None = None
 
     @property
@@ -74,11 +76,22 @@ def plan(
         stages = backbone.stages[:count]
         chosen |= {name for stage in stages for name in stage.parameters}
         prefix = tuple(path for stage in stages for path in stage.modules)
-    if at is None and not patterns:
+    found = at is None and not patterns
+    if found:
+        _refuse_options(norm)
         chosen = _as_found(model)
     made = _complete(model, chosen, prefix, names, buffers)
-    made = replace(made, norm=norm, prefix=prefix, stages=count, scheme=scheme, backbone=backbone)
+    made = replace(
+        made, norm=norm, prefix=prefix, stages=count, scheme=scheme, backbone=backbone, found=found
+    )
     return _with_trainable_affine(model, made) if norm == "eval" else made
+
+
+def _refuse_options(norm: str) -> None:
+    if norm != "freeze":
+        raise InspectError(
+            f"--norm {norm} says how to freeze, and nothing is to be frozen", "give --at N or --pattern"
+        )
 
 
 def _as_found(model: nn.Module) -> set[str]:
@@ -103,15 +116,27 @@ def _complete(
         trainable=tuple(n for n in names if id(tensors[n]) not in frozen and tensors[n].requires_grad),
         buffers=tuple(name for name in buffers if name in chosen or name.rpartition(".")[0] in inside),
         modules=modules,
-        norms=tuple(path for path in modules if moves_by_itself(model.get_submodule(path))),
+        norms=_norms(model, modules, chosen.intersection(buffers)),
     )
 
 
+def _norms(model: nn.Module, modules: Sequence[str], buffers: set[str]) -> tuple[str, ...]:
+    """Each module once that would move by itself: in the frozen part, or the owner of a frozen buffer."""
+    owners = {name.rpartition(".")[0] for name in buffers}
+    found: dict[int, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if (path in modules or path in owners) and moves_by_itself(module):
+            found.setdefault(id(module), path)
+    return tuple(found.values())
+
+
 def _frozen_modules(model: nn.Module, chosen: set[str], prefix: Sequence[str]) -> tuple[str, ...]:
-    """Modules inside the frozen stages, and those with all of their parameters chosen, whole."""
+    """Modules inside the frozen stages, and those with all of their parameters chosen, whole; those
+    without parameters by their buffers."""
     found: list[str] = []
-    for path, module in model.named_modules():
-        own = [f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(remove_duplicate=False)]
+    for path, module in model.named_modules(remove_duplicate=False):
+        held = list(module.named_parameters(remove_duplicate=False)) or list(module.named_buffers())
+        own = [f"{path}.{name}".lstrip(".") for name, _ in held]
         if (own and chosen.issuperset(own)) or inside(path, prefix) or inside(path, found):
             found.append(path)
     return tuple(found)

@@ -67,7 +67,7 @@ def frozen_stages(at: int, name: str, total: int, swin: bool = False) -> int:
     """How many of `total` stages N freezes. An N outside is an InspectError that names the range:
     detectron2 itself freezes everything there without a word."""
     counting = scheme(name, swin)
-    if not isinstance(at, int):
+    if not isinstance(at, int) or isinstance(at, bool):
         raise InspectError(f"FREEZE.AT is {at!r}, not a whole number", "write --at 2, or FREEZE.AT 2")
     frozen = counting.frozen(at, total)
     if not 0 <= frozen <= total:

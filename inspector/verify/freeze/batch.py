@@ -1,0 +1,92 @@
+"""Tensors in outputs of any form, samples of a batch, and how far two outputs are apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+DEEPEST = 4
+"""Levels of objects in objects that are searched for tensors."""
+
+
+def tensors(value: Any, depth: int = DEEPEST) -> Iterator[Tensor]:
+    """Every tensor in nested containers, dataclasses and plain objects."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from tensors(entry, depth)
+    elif isinstance(value, (list, tuple, set)):
+        for entry in value:
+            yield from tensors(entry, depth)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for entry in dataclasses.fields(value):
+            yield from tensors(getattr(value, entry.name, None), depth - 1)
+    elif depth > 0 and not isinstance(value, (nn.Module, type)):
+        yield from tensors(list(getattr(value, "__dict__", {}).values()), depth - 1)
+
+
+def floats(output: Any) -> list[Tensor]:
+    return [leaf for leaf in tensors(output) if leaf.is_floating_point()]
+
+
+def batch_size(args: Any, kwargs: Any) -> int:
+    """The first dimension of the first tensor, or the length of a list of images."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor) and value.dim():
+            return value.shape[0]
+        if isinstance(value, (list, tuple)) and value:
+            return len(value)
+    return 0
+
+
+def empty(args: Any, kwargs: Any) -> bool:
+    """Whether some input holds no element."""
+    return any(isinstance(leaf, Tensor) and not leaf.numel() for leaf in tree_leaves((args, kwargs)))
+
+
+def first_sample(value: Any, batch: int) -> Any:
+    """The first sample of whatever holds `batch` of them."""
+    if isinstance(value, Tensor):
+        return value[:1] if value.dim() and value.shape[0] == batch else value
+    if isinstance(value, dict):
+        return {key: first_sample(entry, batch) for key, entry in value.items()}
+    if isinstance(value, list):
+        return value[:1] if len(value) == batch else value
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(first_sample(entry, batch) for entry in value)
+    return value
+
+
+def narrowed(whole: Tensor, alone: Tensor) -> Tensor | None:
+    """The batch's output for the first sample: cut along the one dimension that the batch lengthened."""
+    if whole.dim() != alone.dim():
+        return None
+    longer = [d for d in range(whole.dim()) if whole.shape[d] != alone.shape[d]]
+    if not longer:
+        return whole
+    if len(longer) > 1 or whole.shape[longer[0]] < alone.shape[longer[0]]:
+        return None
+    return whole.narrow(longer[0], 0, alone.shape[longer[0]])
+
+
+def distance(left: list[Tensor], right: list[Tensor]) -> float | None:
+    """Largest absolute difference relative to the largest value; None when shapes differ."""
+    if len(left) != len(right) or any(a.shape != b.shape for a, b in zip(left, right)):
+        return None
+    worst = 0.0
+    for a, b in zip(left, right):
+        if a.numel():
+            worst = max(worst, _gap(a, b))
+    return worst
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    if not bool((a.isnan() == b.isnan()).all()):
+        return float("inf")
+    scale = float(a.double().abs().nan_to_num(0.0).max()) or 1.0
+    return float((a.double() - b.double()).abs().nan_to_num(0.0).max()) / scale
