@@ -22,8 +22,11 @@ from inspector.report import Finding, Metric, Report, Section, environment
 from inspector.trace.capture.recorder import describe
 from inspector.trace.capture.state import state_entries
 from inspector.verify.freeze import Plan, Undo, apply, plan, verify
+from inspector.verify.freeze.apply import rests
+from inspector.verify.freeze.batch import empty
 from inspector.verify.freeze.plan import swin
 from inspector.verify.freeze.schemes import equivalents
+from inspector.verify.replica import named_state
 
 UNITS = {"params": "count", "numel": "count", "share": "share"}
 
@@ -53,6 +56,7 @@ def freeze(
     inputs: what the model runs on (see `inspector.trace`), where it has no default.
 
     With neither `at` nor `patterns` nothing is changed: the handle describes what is frozen already.
+    Of several freezes of one model the last is to be undone first.
     Raises InspectError for an `at` outside the stages and for a pattern that matches nothing.
     """
     if isinstance(model, nn.parallel.DistributedDataParallel):
@@ -60,11 +64,20 @@ def freeze(
             "freezing after the DistributedDataParallel wrap breaks its gradient reduction",
             "freeze model.module first, then wrap it",
         )
+    patterns = texts([patterns] if isinstance(patterns, str) else patterns, "patterns")
+    stages = [texts(stage, "stages") for stage in stages] if stages else None
+    if at is None and (stages or scheme != "maskrcnn"):
+        option = "stages" if stages else "scheme"
+        raise InspectError(f"{option} says what at counts, and at is not given", "give at=N, or --at N")
     recipe = as_recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
     if recipe.only_on is not None:
         raise InspectError(f"{recipe.name} does not train: {recipe.only_on[1]}", "name the float model")
     live = with_values(recipe, given, seed, weights)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in live.modules()):
+        raise InspectError(
+            "TorchScript cannot be frozen part by part", "freeze the Python module, then script it"
+        )
     if lazy(live):
         raise InspectError("the model has lazy parameters", "run it once before, or give --input")
     backbone = backbone_of(recipe, live, given, stages, seed) if at is not None else None
@@ -72,6 +85,16 @@ def freeze(
     applied = at is not None or bool(patterns)
     undo = apply(live, claim) if applied else Undo()
     return Frozen(live, claim, recipe, given, seed, undo, applied)
+
+
+def texts(values: Any, name: str) -> list[str]:
+    """A list of strings, as an option, a settings file or Python gives it. Raises InspectError else."""
+    known = list(values) if isinstance(values, (list, tuple)) else [values]
+    if not all(isinstance(value, str) and value for value in known) or isinstance(values, str):
+        raise InspectError(
+            f"{name} is a list of names or globs, not {values!r}", "e.g. ['conv1', 'layer1.*']"
+        )
+    return known
 
 
 @dataclass
@@ -114,6 +137,11 @@ class Frozen:
         inputs: a batch of two samples or more (one is doubled); without it, the smallest that the
             model accepts. See `inspector.verify.freeze.verify` for the rest.
         """
+        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+            raise InspectError(
+                f"{type(optimizer).__name__} is no torch.optim.Optimizer", "pass the optimizer"
+            )
+        self._check_names()
         args, kwargs = self._batch(inputs)
         logger.info("training a copy of %s on %s", self.recipe.name, _described(args, kwargs))
         findings = verify(
@@ -139,7 +167,25 @@ class Frozen:
                 f"{self.recipe.name} has no default input to verify it on",
                 "give one with --input 2x3x224x224, or skip the steps with --no-verify",
             )
-        return materialise(known, self.model, self._device(), self.seed)
+        args, kwargs = materialise(known, self.model, self._device(), self.seed)
+        if empty(args, kwargs):
+            raise InspectError("the input holds no sample", "give at least two: --input 2x3x224x224")
+        return args, kwargs
+
+    def _check_names(self) -> None:
+        """The plan speaks of tensors by name: they must still be there."""
+        known = {name for name, _ in named_state(self.model)}
+        gone = [name for name in (*self.plan.parameters, *self.plan.trainable) if name not in known]
+        if gone:
+            message = (
+                f"the model has no {gone[0]} any more ({len(gone)} names are gone): it was changed since"
+            )
+            raise InspectError(message, "unfreeze it, change it, then freeze it again")
+
+    def _resting(self) -> list[str]:
+        """The normalisations that are kept in eval mode now."""
+        modules = dict(self.model.named_modules(remove_duplicate=False))
+        return [p for p in self.plan.norms if p in modules and rests(modules[p])]
 
     def _device(self) -> str:
         return next((str(p.device) for p in self.model.parameters()), "cpu")
@@ -152,8 +198,8 @@ class Frozen:
             "model": self.recipe.name,
             "frozen": list(self.plan.parameters),
             "frozen_buffers": list(self.plan.buffers),
-            "kept_in_eval": list(self.plan.norms) if self.plan.norm != "train" else [],
-            "norm": self.plan.norm,
+            "kept_in_eval": self._resting(),
+            "norm": None if self.plan.found else self.plan.norm,
             "stages": self.plan.stages,
             "seed": self.seed,
             "torch": torch.__version__,
@@ -162,6 +208,7 @@ class Frozen:
 
     def report(self, findings: Sequence[Finding] = ()) -> Report:
         """What is frozen, with `findings` of a verification."""
+        self._check_names()
         failed = any(finding.status == "fail" for finding in findings)
         tables = {"stages": self._stages(), "schemes": self._schemes(), "frozen": self._frozen()}
         tables = {name: frame for name, frame in tables.items() if len(frame)}
@@ -190,9 +237,11 @@ class Frozen:
             lines.append(("frozen", f"{count} of {total} stages ({self.plan.backbone.rule})"))
         elif not self.applied:
             lines.append(("frozen", "as the model came: nothing was changed"))
-        norms = len(self.plan.norms)
-        if norms:
-            lines.append(("norm", f"{_NORM[self.plan.norm]} ({norms} modules)"))
+        resting, norms = len(self._resting()), len(self.plan.norms)
+        if resting:
+            lines.append(("norm", f"{_NORM[self.plan.norm]} ({resting} modules)"))
+        elif norms:
+            lines.append(("norm", f"{_NORM['train']} ({norms} modules)"))
         return lines
 
     def _metrics(self) -> dict[str, Metric]:
@@ -219,7 +268,10 @@ class Frozen:
         frame = stage_frame(self.plan.backbone, self.model)
         parts = [stage.parameters for stage in self.plan.backbone.stages]
         parts += [self.plan.backbone.rest] if self.plan.backbone.rest else []
-        return frame.assign(state=[_state(names, self.plan.parameters) for names in parts])
+        tensors = dict(self.model.named_parameters(remove_duplicate=False))
+        held = {id(tensors[name]) for name in self.plan.parameters}
+        frozen = [name for name, tensor in tensors.items() if id(tensor) in held]  # under any name
+        return frame.assign(state=[_state(names, frozen) for names in parts])
 
     def _schemes(self) -> pd.DataFrame:
         if self.plan.backbone is None or self.plan.stages is None:

@@ -62,16 +62,16 @@ def freeze(
     if save is not None:
         from inspector.models.weights import check_save
 
-        check_save(save)
+        check_save(save, output)
     from inspector.api.freeze import freeze as apply
 
     with options.foreign_output():
         handle = apply(
             chosen.model,
             at if at is not None else wanted.AT,
-            scheme=scheme or wanted.SCHEME,
+            scheme=scheme if scheme is not None else wanted.SCHEME,
             patterns=pattern or wanted.PATTERNS,
-            norm=norm or wanted.NORM,
+            norm=norm if norm is not None else wanted.NORM,
             stages=options.stage_map(stage or wanted.STAGES),
             inputs=chosen.inputs,
             model_args=chosen.model_args,

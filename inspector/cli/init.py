@@ -80,6 +80,10 @@ def init(
     chosen = options.settings(
         config, set, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
+    if save is not None:
+        from inspector.models.weights import check_save
+
+        check_save(save, output)
     named = chosen.config.INIT if scheme is None and expect is None else None
     from inspector.api.init import init as make
 

@@ -137,7 +137,8 @@ def stage_map(texts: list[str] | None) -> list[list[str]] | None:
     """What --stage was given: the globs of each stage, separated by spaces or commas."""
     from inspector.errors import InspectError
 
-    stages = [text.replace(",", " ").split() for text in texts or []]
+    lines = [text if isinstance(text, str) else "" for text in texts or []]
+    stages = [text.replace(",", " ").split() for text in lines]
     if not all(stages):
         raise InspectError("--stage names nothing", "write the globs of one stage: --stage 'conv1 bn1'")
     return stages or None

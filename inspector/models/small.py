@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from inspector.errors import InspectError
 from inspector.models.inputs import Inputs, InputSpec, materialise
@@ -37,17 +37,25 @@ def smallest(recipe: Recipe, model: nn.Module, batch: int = 4) -> Inputs | None:
 
 
 def with_batch(inputs: Inputs, batch: int) -> Inputs:
-    """The same inputs for `batch` samples: a first dimension of 1 becomes `batch`, a list of one
-    (the images of a detector) is repeated."""
+    """The same inputs for `batch` samples: a first dimension of 1 becomes `batch` (tensors are varied), a
+    list of one (the images of a detector) is repeated."""
 
     def more(value: Any) -> Any:
         if isinstance(value, InputSpec) and value.shape[:1] == (1,) and value.values is None:
             return replace(value, shape=(batch, *value.shape[1:]))
+        if isinstance(value, Tensor) and value.shape[:1] == (1,) and value.device.type != "meta":
+            return torch.cat([value, *(_varied(value, number) for number in range(1, batch))])
         if isinstance(value, list) and len(value) == 1:
             return value * batch
         return value
 
     return Inputs(tuple(map(more, inputs.args)), {k: more(v) for k, v in inputs.kwargs.items()})
+
+
+def _varied(value: Tensor, number: int) -> Tensor:
+    """Another sample of the same kind: equal ones would hide that a batch norm mixes them."""
+    moved = value.detach().roll(number, -1)
+    return moved * (1 - 0.1 * number) if value.is_floating_point() else moved
 
 
 def _shorter(inputs: Inputs) -> Iterator[Inputs]:

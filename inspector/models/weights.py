@@ -91,12 +91,18 @@ def manifest_path(path: str | Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def check_save(path: str | Path) -> None:
-    """Refuse a wrong suffix or an unwritable path before the work, not after it.
+def check_save(path: str | Path, report: str | Path | None = None) -> None:
+    """Refuse a wrong suffix or an unwritable path before the work, not after it; also a `report` that
+    would be written over the state or its manifest.
 
     Raises InspectError.
     """
     target = Path(path).expanduser()
+    if report is not None and Path(report).expanduser().resolve() in (
+        target.resolve(),
+        manifest_path(target).resolve(),
+    ):
+        raise InspectError(f"{report} is written by --save too", "choose another file for --output")
     if target.suffix.lower() not in SAVE_SUFFIXES:
         raise InspectError(
             f"cannot save weights as {target.name}", f"use one of the suffixes {', '.join(SAVE_SUFFIXES)}"

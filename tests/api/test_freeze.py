@@ -177,3 +177,121 @@ def test_a_custom_optimizer_is_audited() -> None:
     audit = [f for f in report.findings if f.check == "optimizer"]
     assert audit[0].status == "fail"
     assert audit[0].subject == "layer2.0.conv1.weight"
+
+
+class Block(nn.Module):
+    """A convolution with a batch norm, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.bn1(self.conv1(x))).mean(dim=(2, 3)))
+
+
+def frozen(model: nn.Module, **options: object) -> inspector.Frozen:
+    return inspector.freeze(model, patterns=["conv1.*", "bn1.*"], inputs="2x3x8x8", **options)
+
+
+def test_a_forward_that_is_a_closure_is_refused_and_the_original_untouched() -> None:
+    model = Block()
+    inner = model.bn1.forward
+    model.bn1.forward = lambda x: inner(x)
+    whole = model.fc
+    model.fc.forward = lambda x: nn.Linear.forward(whole, x)
+    handle = frozen(model)
+    with pytest.raises(InspectError, match="of the original"):
+        handle.verify(ddp=False)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not model.conv1._forward_pre_hooks
+
+
+def test_an_output_without_tensors_proves_nothing() -> None:
+    class Silent(Block):
+        def forward(self, x):
+            super().forward(x)
+
+    with pytest.raises(InspectError, match="no tensor that requires grad"):
+        frozen(Silent()).verify(ddp=False)
+
+
+def test_an_output_inside_objects_is_trained_on() -> None:
+    class Wrapped(Block):
+        def forward(self, x):
+            return {"out": [type("Result", (), {"logits": None})()], "loss": Holder(super().forward(x))}
+
+    class Holder:
+        def __init__(self, value):
+            self.value = value
+
+    with torch.no_grad():  # the caller's mode does not matter
+        report = frozen(Wrapped()).verify(ddp=False)
+    assert report.verdict == "pass"
+    assert any("all 2 trainable" in finding.message for finding in report.findings)
+
+
+def test_parameter_hooks_are_named_as_not_verified() -> None:
+    model = Block()
+    model.fc.weight.register_hook(lambda grad: torch.zeros_like(grad))
+    report = frozen(model).verify(ddp=False)
+    assert [f.subject for f in report.findings if f.check == "hooks"] == ["fc.weight"]
+
+
+def test_what_the_author_froze_is_described_as_it_is(tmp_path: Path) -> None:
+    model = Block()
+    model.conv1.requires_grad_(False)
+    model.bn1.requires_grad_(False)
+    handle = inspector.freeze(model)
+    assert ("norm", "left in train mode (1 modules)") in handle.report().header
+    manifest = json.loads(handle.save(tmp_path / "found.pth")[1].read_text())
+    assert manifest["kept_in_eval"] == []
+    with pytest.raises(InspectError, match="nothing is to be frozen"):
+        inspector.freeze(model, norm="eval")
+
+
+def test_a_model_changed_after_freezing_is_refused() -> None:
+    model = Block()
+    handle = frozen(model)
+    model.fc = nn.Sequential(nn.Dropout(), nn.Linear(4, 2))
+    with pytest.raises(InspectError, match=r"no fc\.weight any more"):
+        handle.verify(ddp=False)
+
+
+def test_unfreezing_survives_a_change_of_dtype() -> None:
+    model = Block()
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    handle = frozen(model)
+    model.half()
+    handle.unfreeze()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.train().bn1.training
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"at": True}, "not a whole number"),
+        ({"patterns": [1]}, "list of names or globs"),
+        ({"at": 1, "norm": None}, "norm"),
+        ({"at": 1, "scheme": None}, "freezing scheme"),
+        ({"at": 1, "stages": [[1]]}, "list of names or globs"),
+        ({"patterns": ["conv1.*"], "scheme": "mmdet"}, "scheme says what at counts"),
+    ],
+)
+def test_wrong_arguments_are_one_line(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InspectError, match=message):
+        inspector.freeze(resnet18(), **options)
+
+
+def test_a_batch_without_samples_is_refused() -> None:
+    with pytest.raises(InspectError, match="no sample"):
+        frozen(Block()).verify("0x3x8x8", ddp=False)
+
+
+def test_one_sample_is_varied_into_two() -> None:
+    report = frozen(Block(), norm="train").verify(torch.randn(1, 3, 8, 8), ddp=False)
+    failed = {finding.check for finding in report.findings if finding.status == "fail"}
+    assert failed >= {"buffers", "batch_independence"}

@@ -690,3 +690,100 @@ def tied_to_a_trainable_name() -> list[Finding]:
     findings = checked(model, claimed)
     assert [f.subject for f in findings if f.check == "ties" and f.status == "warn"] == ["head.weight"]
     return findings
+
+
+@fault("freeze", check="optimizer")
+def learning_rate_of_zero() -> list[Finding]:
+    """A group whose learning rate is 0: what should train never moves."""
+    model = net()
+    claimed = claim(model)
+    apply(model, claimed)
+    groups = [{"params": model.layer2.parameters(), "lr": 0.0}, {"params": [*model.layer3.parameters()]}]
+    groups.append({"params": model.fc.parameters()})
+    return checked(model, claimed, optimizer=torch.optim.SGD(groups, lr=0.1))
+
+
+@fault("freeze", check="batch_independence")
+def pattern_beside_stages() -> list[Finding]:
+    """A stage by number and another part by pattern, whose batch norm has no statistics."""
+    model = net()
+    model.layer3[1] = nn.BatchNorm2d(8, track_running_stats=False)
+    claimed = claim(model, at=1, patterns=["layer3.*"])
+    apply(model, claimed)
+    return checked(model, claimed)
+
+
+@fault("freeze", check="buffers")
+def shared_batch_norm() -> list[Finding]:
+    """One batch norm under two names, frozen under the second by requires_grad alone."""
+    model = net()
+    model.layer3[1] = model.layer2[1]
+    claimed = claim(model, at=None, patterns=["layer3.1.*"], norm="train")
+    naive(model, claimed)
+    return checked(model, claimed)
+
+
+@clean("freeze")
+def sequence_first() -> list[Finding]:
+    """A recurrent layer whose first dimension is the sequence, frozen in the middle of a model."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Conv2d(3, 6, 4, stride=4)
+            self.lstm = nn.LSTM(6, 5, bidirectional=True)
+            self.fc = nn.Linear(10, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            steps = self.embed(x).flatten(2).permute(2, 0, 1)
+            return self.fc(self.lstm(steps)[0][-1])
+
+    model = net(cls=Reader)
+    claimed = claim(model, at=None, patterns=["lstm.*"])
+    apply(model, claimed)
+    findings = checked(model, claimed)
+    assert [f.status for f in findings if f.check == "batch_independence"] == ["pass"]
+    return findings
+
+
+@clean("freeze")
+def layers_dropped_at_random() -> list[Finding]:
+    """A trainable block that most steps leave out (layer drop)."""
+
+    class Dropping(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.layer1(torch.relu(self.bn1(self.conv1(x))))
+            if not self.training or torch.rand(()) < 0.3:
+                x = self.layer2(x)
+            return self.fc(self.layer3(x).mean(dim=(2, 3)))
+
+    return frozen_at(net(cls=Dropping), 2)
+
+
+@clean("freeze")
+def inputs_changed_in_place() -> list[Finding]:
+    """A model that normalises its input in place, and a frozen block that begins with an in-place op."""
+
+    class InPlace(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.sub_(0.5).div_(0.25))
+
+    model = net(cls=InPlace)
+    model.layer1 = nn.Sequential(nn.Conv2d(8, 8, 1))
+    model.layer2 = nn.Sequential(nn.SiLU(inplace=True), nn.Conv2d(8, 8, 1))
+    claimed = claim(model, at=1, patterns=["layer2.*"])
+    apply(model, claimed)
+    return checked(model, claimed)
+
+
+@clean("freeze")
+def buffer_made_in_the_forward() -> list[Finding]:
+    """A buffer that the first forward registers."""
+
+    class Masked(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if not hasattr(self, "mask"):
+                self.register_buffer("mask", torch.ones(16, 16))
+            return super().forward(x * self.mask)
+
+    return frozen_at(net(cls=Masked), 2)

@@ -23,6 +23,11 @@ class KeepEval:
         return self.module
 
 
+def rests(module: nn.Module) -> bool:
+    """Whether a module is kept in eval mode by `KeepEval`."""
+    return isinstance(module.__dict__.get("train"), KeepEval)
+
+
 @dataclass
 class Undo:
     """What a model was before it was frozen."""

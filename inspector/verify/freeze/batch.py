@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 DEEPEST = 4
 """Levels of objects in objects that are searched for tensors."""
@@ -32,6 +32,17 @@ def tensors(value: Any, depth: int = DEEPEST) -> Iterator[Tensor]:
 
 def floats(output: Any) -> list[Tensor]:
     return [leaf for leaf in tensors(output) if leaf.is_floating_point()]
+
+
+def copied(value: Any) -> Any:
+    """The same arguments in tensors of their own: a model may change its input in place."""
+
+    def copy(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.detach().clone().requires_grad_(leaf.requires_grad)
+
+    return tree_map(copy, value)
 
 
 def batch_size(args: Any, kwargs: Any) -> int:

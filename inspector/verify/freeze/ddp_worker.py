@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from inspector.models.inputs import first_line
 from inspector.trace.capture.isolate import seed_all
+from inspector.verify.freeze.batch import copied
 from inspector.verify.freeze.ddp import RANKS
 from inspector.verify.freeze.evidence import LEARNING_RATE, STEPS, objective
 from inspector.verify.replica import raw
@@ -70,7 +71,8 @@ def _train(payload: dict[str, Any], rank: int, result: dict[str, Any]) -> None:
     seed_all(payload["seed"] + rank)
     for step in range(STEPS):
         optimizer.zero_grad(set_to_none=False)
-        loss = objective(wrapped(*args, **kwargs), 1000 * rank + step)
+        given, named = copied((args, kwargs))
+        loss = objective(wrapped(*given, **named), 1000 * rank + step)
         if loss is None:
             raise RuntimeError("the output holds no tensor that requires grad")
         loss.backward()

@@ -18,7 +18,7 @@ from inspector.errors import InspectError
 from inspector.models.inputs import first_line
 from inspector.trace.capture import differentiable
 from inspector.trace.capture.isolate import random_state, seed_all
-from inspector.verify.freeze.batch import tensors
+from inspector.verify.freeze.batch import copied, tensors
 from inspector.verify.freeze.plan import Plan
 from inspector.verify.freeze.probe import Probes, probe
 from inspector.verify.replica import Change, change, named_state, replica, same, untouched
@@ -67,21 +67,21 @@ def gather(model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int) -> E
     batch of at least 2 samples. Raises InspectError when the model cannot take a training step, returns
     nothing that could be trained on, or when its copy runs the original."""
     with random_state(), torch.inference_mode(False), torch.enable_grad(), _explained(args, kwargs):
-        copied = replica(model)
+        twin = replica(model)
         with untouched(model):
             found = Evidence(model, Probes(plan, args, kwargs, seed))
-            found.asleep = [path for path in plan.norms if not copied.get_submodule(path).training]
-            copied.train()
-            found.awake = [path for path in plan.norms if copied.get_submodule(path).training]
-            found.probes = probe(copied, plan, args, kwargs, seed)
+            found.asleep = [path for path in plan.norms if not twin.get_submodule(path).training]
+            twin.train()
+            found.awake = [path for path in plan.norms if twin.get_submodule(path).training]
+            found.probes = probe(twin, plan, args, kwargs, seed)
             found.still = found.unreached = found.idle = set(plan.trainable)
             for number, (name, make) in enumerate(OPTIMIZERS.items()):
-                copied = replica(model)
+                twin = replica(model)
                 seed_all(seed + number)
-                _train(copied, plan, make, args, kwargs, found)
-                found.moved[name] = _changes(model, copied, (*plan.parameters, *plan.buffers))
-                found.still = found.still & _unmoved(model, copied, plan.trainable)
-                found.probes.again(copied)
+                _train(twin, plan, make, args, kwargs, found)
+                found.moved[name] = _changes(model, twin, (*plan.parameters, *plan.buffers))
+                found.still = found.still & _unmoved(model, twin, plan.trainable)
+                found.probes.again(twin)
             _insist(model, found, args, kwargs, seed)
     return found
 
@@ -117,7 +117,8 @@ def _train(
     held = {name for name in plan.parameters if named[name].grad is not None}
     for step in range(STEPS):
         optimizer.zero_grad(set_to_none=False)
-        loss = objective(model(*args, **kwargs), step)
+        given, named_inputs = copied((args, kwargs))
+        loss = objective(model(*given, **named_inputs), step)
         if loss is not None:
             loss.backward()
             found.finite &= bool(torch.isfinite(loss))
@@ -155,14 +156,15 @@ def _insist(model: nn.Module, found: Evidence, args: Any, kwargs: Any, seed: int
     backwards on other data before it is called unreached."""
     if not found.unreached:
         return
-    copied = replica(model)
-    copied.train()
-    named: dict[str, Any] = dict(copied.named_parameters(remove_duplicate=False))
+    twin = replica(model)
+    twin.train()
+    named: dict[str, Any] = dict(twin.named_parameters(remove_duplicate=False))
     for attempt in range(PATIENCE):
         if not found.unreached:
             return
         seed_all(seed + 100 + attempt)
-        loss = objective(copied(*_shaken(args, attempt), **_shaken(kwargs, attempt)), attempt)
+        given, named_inputs = _shaken((args, kwargs), attempt)
+        loss = objective(twin(*given, **named_inputs), attempt)
         if loss is not None:
             loss.backward()
         reached = {name for name in found.unreached if named[name].grad is not None}
@@ -177,11 +179,11 @@ def _shaken(inputs: Any, seed: int) -> Any:
 
     def other(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dim() < 2:
-            return value
+            return copied(value)
         if value.is_floating_point() and value.dim() > 2:
-            return value + torch.randn(value.shape, generator=generator).to(value)
+            return value.detach() + torch.randn(value.shape, generator=generator).to(value)
         order = torch.randperm(value.shape[1], generator=generator).to(value.device)
-        return value[:, order] if value.dim() == 2 else value
+        return value.detach()[:, order] if value.dim() == 2 else copied(value)
 
     return tree_map(other, inputs)
 

@@ -61,9 +61,9 @@ def plan(
     """Read the options. Without `at` and `patterns` the claim is what the model shows already:
     whatever has requires_grad=False is frozen. Raises InspectError for an N outside the stages, a
     pattern that matches nothing, and a model in which nothing is frozen."""
-    if norm not in NORMS:
+    if not isinstance(norm, str) or norm not in NORMS:
         raise InspectError(
-            f"--norm {norm!r} is not known", nearest(norm, NORMS, f"use one of: {', '.join(NORMS)}")
+            f"--norm {norm!r} is not known", nearest(str(norm), NORMS, f"use one of: {', '.join(NORMS)}")
         )
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     buffers = [name for name, _ in model.named_buffers(remove_duplicate=False)]

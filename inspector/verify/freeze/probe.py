@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from inspector.trace.capture.isolate import preserved, seed_all
-from inspector.verify.freeze.batch import batch_size, distance, first_sample, floats, narrowed
+from inspector.verify.freeze.batch import batch_size, copied, distance, first_sample, floats, narrowed
 from inspector.verify.freeze.plan import Plan, inside, outermost
 
 DROPPING = ("StochasticDepth", "DropPath", "DropBlock2d", "PatchDropout")
@@ -72,6 +72,7 @@ class Probes:
     ) -> dict[str, Seen]:
         """The first call of each module in one forward, in the order in which they end."""
         with _observed(model, self.plan, paths, seed) as seen, torch.no_grad():
+            args, kwargs = copied((args, kwargs))
             model(*args, **kwargs)
         return seen
 
@@ -92,7 +93,7 @@ class Probes:
         with preserved(model), torch.no_grad(), _WithoutDropout():
             calm(model, self.plan)
             seed_all(self.seed)
-            args, kwargs = _copied((args, kwargs))
+            args, kwargs = copied((args, kwargs))
             return _clones(model.get_submodule(path)(*args, **kwargs))
 
     def repeats(self, model: nn.Module, probe: Probe) -> bool:
@@ -140,8 +141,9 @@ def _trace_back(probes: Probes, model: nn.Module, last: str) -> None:
     with preserved(model), torch.enable_grad():
         calm(model, probes.plan)
         hook = model.get_submodule(last).register_forward_hook(leave)
+        args, kwargs = copied((probes.args, probes.kwargs))
         try:
-            model(*probes.args, **probes.kwargs)
+            model(*args, **kwargs)
         except _Reached:
             pass
         finally:
@@ -252,7 +254,7 @@ def _observed(model: nn.Module, plan: Plan, paths: Sequence[str], seed: int) -> 
 
     def before(path: str, given: Any, named: Any) -> None:
         if path not in begun:
-            begun[path] = Seen(*_copied((given, named)))
+            begun[path] = Seen(*copied((given, named)))
 
     def after(path: str, output: Any) -> None:
         if path in begun and path not in ended:
@@ -273,10 +275,6 @@ def _observed(model: nn.Module, plan: Plan, paths: Sequence[str], seed: int) -> 
         calm(model, plan)
         seed_all(seed)
         yield ended
-
-
-def _copied(value: Any) -> Any:
-    return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
 def _clones(output: Any) -> list[Tensor]:

@@ -55,10 +55,10 @@ _DETECTRON2_SWIN = Scheme(
 
 def scheme(name: str, swin: bool = False) -> Scheme:
     """The scheme called `name`; raises InspectError with the nearest."""
-    if name not in SCHEMES:
+    if not isinstance(name, str) or name not in SCHEMES:
         raise InspectError(
             f"no freezing scheme is called {name!r}",
-            nearest(name, SCHEMES, f"use one of: {', '.join(SCHEMES)}"),
+            nearest(str(name), SCHEMES, f"use one of: {', '.join(SCHEMES)}"),
         )
     return _DETECTRON2_SWIN if swin and name == "detectron2" else SCHEMES[name]
 
