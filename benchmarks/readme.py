@@ -58,12 +58,13 @@ def clean() -> str:
     wrong = max(init["seeds_with_a_wrong_label"].values())
     return "\n".join(
         [
-            f"- {freeze['models_run']} of torchvision's 80 classification models, frozen at every N"
-            f" ({runs} verifications): {freeze['with_alarms']} with a false alarm (`benchmarks/freeze_clean.py`)."
-            f" {init['seeds']:,} seeds of resnet50, {init['tensors_per_seed']} tensors each: {wrong} in which any"
-            f" tensor is called wrong, {wrong / init['seeds']:.1%} (`benchmarks/init_false_alarms.py`). Verifying"
-            f" `inspect freeze resnet50 --at 2` takes {cost['ratio_to_bare']['freeze']:.1f} times as long as a bare"
-            " script of the same training steps, process start included (`benchmarks/freeze_speed.py`).",
+            f"- {freeze['models_run']} of torchvision's 80 classification models, frozen at every N ({runs}",
+            f"  verifications): {freeze['with_alarms']} with a false alarm (`benchmarks/freeze_clean.py`).",
+            f"- {init['seeds']:,} seeds of resnet50, {init['tensors_per_seed']} tensors each: {wrong} in which any",
+            f"  tensor is called wrong, {wrong / init['seeds']:.1%} (`benchmarks/init_false_alarms.py`).",
+            "- Verifying `inspect freeze resnet50 --at 2` takes"
+            f" {cost['ratio_to_bare']['freeze']:.1f} times as long as a bare script",
+            "  of the same training steps, process start included (`benchmarks/freeze_speed.py`).",
         ]
     )
 

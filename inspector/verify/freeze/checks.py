@@ -72,9 +72,10 @@ def ties(case: Case) -> list[Finding]:
     for name in frozen:
         by_storage.setdefault(_storage(tensors[name]), []).append(name)
     for name in _others(case):
-        for other in by_storage.get(_storage(tensors[name]), []):
-            if _overlap(tensors[name], tensors[other]):
-                shared.append(_tie(name, other, tensors[name] is tensors[other]))
+        others = by_storage.get(_storage(tensors[name]), [])
+        other = next((n for n in others if _overlap(tensors[name], tensors[n])), None)
+        if other is not None:
+            shared.append(_tie(name, other, tensors[name] is tensors[other]))
     return shared or [_passed("ties", "no frozen tensor shares memory with a trainable one")]
 
 
