@@ -55,12 +55,12 @@ def clean() -> str:
     freeze, init, cost = results("freeze_clean"), results("init_false_alarms"), results("freeze_speed")
     rows = freeze["models"].values()
     runs = sum(row.get("stages", -1) + 1 for row in rows)
-    wrong = max(init["seeds_with_a_wrong_label"].values())
+    wrong, tensors = max(init["seeds_with_a_wrong_label"].values()), init["tensors_per_seed"]
     return "\n".join(
         [
             f"- {freeze['models_run']} of torchvision's 80 classification models, frozen at every N ({runs}",
             f"  verifications): {freeze['with_alarms']} with a false alarm (`benchmarks/freeze_clean.py`).",
-            f"- {init['seeds']:,} seeds of resnet50, {init['tensors_per_seed']} tensors each: {wrong} in which any",
+            f"- {init['seeds']:,} seeds of resnet50, {tensors} tensors each: {wrong} in which any",
             f"  tensor is called wrong, {wrong / init['seeds']:.1%} (`benchmarks/init_false_alarms.py`).",
             "- Verifying `inspect freeze resnet50 --at 2` takes"
             f" {cost['ratio_to_bare']['freeze']:.1f} times as long as a bare script",
