@@ -10,7 +10,7 @@ from torch import nn
 
 from inspector.errors import InspectError
 from inspector.verify.freeze.apply import KeepEval
-from inspector.verify.replica import Change, change, replica, reset
+from inspector.verify.replica import Change, change, replica, untouched
 
 
 def test_tensors_that_share_memory_still_do() -> None:
@@ -54,13 +54,28 @@ def test_what_cannot_be_copied_is_one_line_with_a_hint() -> None:
     model.handle.close()
 
 
-def test_reset_gives_the_original_values_again() -> None:
-    model = nn.BatchNorm1d(3)
+def test_a_parameter_keeps_its_own_class() -> None:
+    class Scale(nn.Parameter):
+        pass
+
+    model = nn.Module()
+    model.scale = Scale(torch.ones(2))
     copied = replica(model)
-    copied(torch.randn(5, 3)).sum().backward()
-    reset(copied, model)
-    assert torch.equal(copied.running_mean, torch.zeros(3))
-    assert copied.weight.grad is None
+    assert type(copied.scale) is Scale
+    assert copied.scale.requires_grad
+    assert copied.scale.data_ptr() != model.scale.data_ptr()
+
+
+def test_an_original_that_runs_or_gets_a_gradient_is_noticed() -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(InspectError, match="of the original"), untouched(model):
+        model(torch.ones(1, 2))
+    with pytest.raises(InspectError, match="weight of the original"), untouched(model):
+        (model.weight * 2).sum().backward()
+    assert model.weight.grad is None
+    with untouched(model):
+        replica(model)(torch.ones(1, 2)).sum().backward()
+    assert not model._forward_pre_hooks
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])
