@@ -14,7 +14,7 @@ import sys
 
 from common import interleaved, median, save
 
-REPEATS = 5
+REPEATS = 3
 COMMAND = [sys.executable, "-m", "inspector", "freeze", "resnet50", "--at", "2"]
 BARE = """
 import torch
