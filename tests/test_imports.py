@@ -89,7 +89,9 @@ def test_every_room_is_in_the_table() -> None:
             assert any(key.split("/")[0] == entry.name for key in ALLOWED), entry.name
 
 
-@pytest.mark.parametrize("words", [["--help"], ["profile", "--help"], ["params", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["profile", "--help"], ["freeze", "--help"], ["init", "--help"], ["--version"]]
+)
 def test_help_loads_no_torch_and_no_pandas(words: list[str]) -> None:
     program = (
         "import sys; from inspector.cli.main import main; code = main(sys.argv[1:]);"

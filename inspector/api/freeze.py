@@ -16,8 +16,9 @@ from inspector.errors import InspectError
 from inspector.log import logger
 from inspector.models import Model, Recipe, as_recipe
 from inspector.models.inputs import Inputs, as_inputs, materialise
+from inspector.models.naming import texts
 from inspector.models.small import smallest, with_batch
-from inspector.models.subject import lazy, with_values
+from inspector.models.subject import lazy, refuse_scripted, with_values
 from inspector.report import Finding, Metric, Report, Section, environment
 from inspector.trace.capture.recorder import describe
 from inspector.trace.capture.state import state_entries
@@ -64,7 +65,7 @@ def freeze(
             "freezing after the DistributedDataParallel wrap breaks its gradient reduction",
             "freeze model.module first, then wrap it",
         )
-    patterns = texts([patterns] if isinstance(patterns, str) else patterns, "patterns")
+    patterns = texts(patterns, "patterns")
     stages = [texts(stage, "stages") for stage in stages] if stages else None
     if at is None and (stages or scheme != "maskrcnn"):
         option = "stages" if stages else "scheme"
@@ -74,10 +75,7 @@ def freeze(
     if recipe.only_on is not None:
         raise InspectError(f"{recipe.name} does not train: {recipe.only_on[1]}", "name the float model")
     live = with_values(recipe, given, seed, weights)
-    if any(isinstance(module, torch.jit.ScriptModule) for module in live.modules()):
-        raise InspectError(
-            "TorchScript cannot be frozen part by part", "freeze the Python module, then script it"
-        )
+    refuse_scripted(live)
     if lazy(live):
         raise InspectError("the model has lazy parameters", "run it once before, or give --input")
     backbone = backbone_of(recipe, live, given, stages, seed) if at is not None else None
@@ -85,16 +83,6 @@ def freeze(
     applied = at is not None or bool(patterns)
     undo = apply(live, claim) if applied else Undo()
     return Frozen(live, claim, recipe, given, seed, undo, applied)
-
-
-def texts(values: Any, name: str) -> list[str]:
-    """A list of strings, as an option, a settings file or Python gives it. Raises InspectError else."""
-    known = list(values) if isinstance(values, (list, tuple)) else [values]
-    if not all(isinstance(value, str) and value for value in known) or isinstance(values, str):
-        raise InspectError(
-            f"{name} is a list of names or globs, not {values!r}", "e.g. ['conv1', 'layer1.*']"
-        )
-    return known
 
 
 @dataclass

@@ -14,8 +14,9 @@ from inspector.errors import InspectError
 from inspector.models import Recipe, as_recipe
 from inspector.models.checkpoint import is_checkpoint
 from inspector.models.inputs import as_inputs, first_line, materialise
+from inspector.models.naming import texts
 from inspector.models.small import smallest
-from inspector.models.subject import with_values
+from inspector.models.subject import refuse_scripted, with_values
 from inspector.report import Finding, Metric, Report, Section, environment
 from inspector.trace.capture.recorder import describe
 from inspector.verify.init import determinism, targets
@@ -89,7 +90,7 @@ def init(
     _check(scheme, expect, options, bias, save)
     choice = None if expect == "auto" else choose(expect or scheme or "kaiming_uniform", bias, **options)
     job = _job(model, model_args, seed, inputs, weights, expect)
-    wanted = list(layers) if layers else None
+    wanted = texts(layers, "layers") if layers else None
     if expect is not None:
         outcome, selected, of = _verify(job, choice, wanted)
         outcome.findings += _construction(job)
@@ -139,6 +140,7 @@ def _job(
     recipe = as_recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
     live = with_values(recipe, given, seed, weights)
+    refuse_scripted(live)
     return _Job(recipe.name, recipe.source, seed, live, recipe, given, loaded=weights is not None)
 
 

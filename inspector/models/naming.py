@@ -25,6 +25,17 @@ def matches(path: str, pattern: str) -> bool:
     )
 
 
+def texts(values: object, name: str) -> list[str]:
+    """A list of strings, as an option, a settings file or Python gives it; one string is a list of one.
+    Raises InspectError that calls it `name`."""
+    known = list(values) if isinstance(values, (list, tuple)) else [values]
+    if not all(isinstance(value, str) and value for value in known):
+        raise InspectError(
+            f"{name} is a list of names or globs, not {values!r}", "e.g. ['conv1', 'layer1.*']"
+        )
+    return [str(value) for value in known]
+
+
 def select(paths: Iterable[str], patterns: Sequence[str], what: str, option: str) -> list[str]:
     """The paths that some pattern selects, in their own order; a pattern that is one of them means it
     alone (`conv1` is not `layer1.0.conv1`). A pattern that selects none is an InspectError that names

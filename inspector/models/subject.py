@@ -116,6 +116,12 @@ def with_values(
     return model
 
 
+def refuse_scripted(model: nn.Module) -> None:
+    """TorchScript keeps its parameters and modes where Python cannot change them part by part."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise InspectError("a TorchScript module cannot be changed part by part", "use the Python module")
+
+
 def lazy(model: nn.Module) -> bool:
     """Whether some parameter waits for the first input to learn its shape."""
     tensors = (*model.parameters(), *model.buffers())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,3 +131,14 @@ def test_settings_of_a_file_are_used_and_options_win(inspect, tmp_path: Path) ->
     assert code == 0
     assert "xavier_uniform" in out
     assert "26 of 26" in out
+
+
+@pytest.mark.parametrize(("model", "options"), [("resnet18", {"layers": [0]}), (None, {})])
+def test_what_cannot_be_selected_is_one_line(model: str | None, options: dict[str, Any]) -> None:
+    import torch
+
+    import inspector
+
+    target = model or torch.jit.script(torch.nn.Linear(2, 2))
+    with pytest.raises(inspector.InspectError, match=r"list of names|TorchScript"):
+        inspector.init(target, "kaiming_uniform", **options)
