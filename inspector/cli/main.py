@@ -67,6 +67,8 @@ def _run(words: list[str]) -> int:
     try:
         result = app(args=_joined(words or ["--help"]), prog_name="inspect", standalone_mode=False)
     except typer.Exit as leaving:
+        if leaving.exit_code == 130:  # newer typers turn Ctrl-C into this, without a word
+            raise KeyboardInterrupt from leaving
         return int(leaving.exit_code)
     except typer.Abort as aborted:
         raise KeyboardInterrupt from aborted

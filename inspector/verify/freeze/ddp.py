@@ -53,7 +53,15 @@ class TwoProcesses:
         except Exception as error:
             self.why_not = f"the model cannot be pickled: {first_line(error)}"
             return
-        self.processes = [self._start(rank, model) for rank in range(RANKS)]
+        except BaseException:  # interrupted while writing: no __exit__ will come
+            self._clean()
+            raise
+        try:
+            for rank in range(RANKS):
+                self.processes.append(self._start(rank, model))
+        except BaseException:
+            self._clean()
+            raise
 
     def _obstacle(self, model: nn.Module) -> str:
         if not self.plan.trainable:
@@ -107,6 +115,9 @@ class TwoProcesses:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._clean()
+
+    def _clean(self) -> None:
         for process in self.processes:
             if process.poll() is None:
                 process.kill()

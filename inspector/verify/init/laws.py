@@ -109,9 +109,6 @@ class Law:
         """The label and the numbers, for messages."""
         return f"{self.label} ({self.text})" if self.label else self.text
 
-    def with_label(self, label: str) -> Law:
-        return Law(self.family, self.scale, label, self.cut, self.rms)
-
 
 def uniform(bound: float, label: str = "") -> Law:
     return Law("uniform", bound, label)
