@@ -27,7 +27,7 @@ from inspector.verify.freeze.apply import rests
 from inspector.verify.freeze.batch import empty
 from inspector.verify.freeze.plan import swin
 from inspector.verify.freeze.schemes import equivalents
-from inspector.verify.replica import named_state
+from inspector.models.replica import named_state
 
 UNITS = {"params": "count", "numel": "count", "share": "share"}
 

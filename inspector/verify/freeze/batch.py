@@ -1,38 +1,15 @@
-"""Tensors in outputs of any form, samples of a batch, and how far two outputs are apart."""
+"""Samples of a batch, and how far two outputs are apart."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-DEEPEST = 4
-"""Levels of objects in objects that are searched for tensors."""
-
-
-def tensors(value: Any, depth: int = DEEPEST) -> Iterator[Tensor]:
-    """Every tensor in nested containers, dataclasses and plain objects."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            yield from tensors(entry, depth)
-    elif isinstance(value, (list, tuple, set)):
-        for entry in value:
-            yield from tensors(entry, depth)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for entry in dataclasses.fields(value):
-            yield from tensors(getattr(value, entry.name, None), depth - 1)
-    elif depth > 0 and not isinstance(value, (nn.Module, type)):
-        yield from tensors(list(getattr(value, "__dict__", {}).values()), depth - 1)
-
-
-def floats(output: Any) -> list[Tensor]:
-    return [leaf for leaf in tensors(output) if leaf.is_floating_point()]
-
+from inspector.models.values import DEEPEST as DEEPEST
+from inspector.models.values import floats as floats
+from inspector.models.values import tensors as tensors
 
 def copied(value: Any) -> Any:
     """The same arguments in tensors of their own: a model may change its input in place."""

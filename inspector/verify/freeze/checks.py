@@ -17,7 +17,7 @@ from inspector.report import Finding
 from inspector.verify.freeze.evidence import Evidence
 from inspector.verify.freeze.plan import Plan, inside
 from inspector.verify.freeze.probe import Probe, random_modules
-from inspector.verify.replica import Change, named_state
+from inspector.models.replica import Change, named_state
 
 
 @dataclass(frozen=True)

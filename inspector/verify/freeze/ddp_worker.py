@@ -22,7 +22,7 @@ from inspector.trace.capture.isolate import seed_all
 from inspector.verify.freeze.batch import copied
 from inspector.verify.freeze.ddp import RANKS
 from inspector.verify.freeze.evidence import LEARNING_RATE, STEPS, objective
-from inspector.verify.replica import raw
+from inspector.models.replica import raw
 
 TIMEOUT = timedelta(seconds=90)
 

@@ -21,7 +21,7 @@ from inspector.trace.capture.isolate import random_state, seed_all
 from inspector.verify.freeze.batch import copied, tensors
 from inspector.verify.freeze.plan import Plan
 from inspector.verify.freeze.probe import Probes, probe
-from inspector.verify.replica import Change, change, named_state, replica, same, untouched
+from inspector.models.replica import Change, change, named_state, replica, same, untouched
 
 STEPS = 2
 """Steps of each optimizer. A residual branch whose last layer starts at zero passes no gradient in

@@ -30,8 +30,8 @@ def replica(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, memo)
     except Exception as error:
         raise InspectError(
-            f"the model cannot be copied for the verification: {first_line(error)}",
-            "skip it with --no-verify, or make copy.deepcopy(model) work",
+            f"the model cannot be copied: {first_line(error)}",
+            "make copy.deepcopy(model) work, or use --no-verify where there is one",
         ) from error
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from inspector.errors import InspectError
 from inspector.verify.freeze.apply import KeepEval
-from inspector.verify.replica import Change, change, replica, untouched
+from inspector.models.replica import Change, change, replica, untouched
 
 
 def test_tensors_that_share_memory_still_do() -> None:

@@ -1,0 +1,435 @@
+"""How far a low-precision run is from the same run in float64: the output, every module, every gradient.
+
+The distance is ||y - y64|| / ||y64||, the L2 norm over all float tensors of all calls. It is what the
+precision costs in accuracy of the arithmetic, *not* in accuracy of the task. The float64 run is as exact
+as the model's own forward lets it be: one that casts to float32 inside (as many RMSNorms do) rounds there.
+Hooks are on every module while it runs, so that torch's fused transformer fast paths are not taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._pytree import tree_map
+
+from inspector.models.values import floats, tensors
+
+ROOT = "(model)"
+DROPS_BRANCHES = {"StochasticDepth": "p", "DropPath": "drop_prob"}
+"""Classes of torchvision and timm that skip a branch at random, and where they keep how often."""
+
+Hook = Callable[[str, nn.Module, list[Tensor]], None]
+
+
+@dataclass(frozen=True)
+class ModuleDrift:
+    """One module, or the gradient of one parameter (`type` "gradient").
+
+    `rel_l2` is over all float outputs of all calls together; None when the reference is exactly zero,
+    calls or shapes differ, or a value is not finite. `max_abs` is the largest finite magnitude in
+    float64 (float16 ends at 65504), None without any element. `nans` and `infs` count values where the
+    reference is finite; calls whose shapes differ are not counted.
+    """
+
+    module: str
+    type: str
+    rel_l2: float | None
+    max_abs: float | None
+    nans: int
+    infs: int
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One run against float64.
+
+    `rel_l2`, `nans`, `infs` are of the output, `reason` says why `rel_l2` is None. `modules` are in the
+    order in which they first finished, so inner ones precede outer ones. `first_bad` is the module that
+    first gave NaN or infinity where float64 is finite ("(model)" is the root). `top1` is (samples whose
+    largest output is at the same place, samples), without those that tie in float64. `grad_rel_l2` is
+    over the gradients of all parameters, `grads` of each; without training None and empty.
+    """
+
+    rel_l2: float | None
+    reason: str
+    modules: tuple[ModuleDrift, ...] = ()
+    nans: int = 0
+    infs: int = 0
+    first_bad: str | None = None
+    first_bad_type: str = ""
+    top1: tuple[int, int] | None = None
+    grad_rel_l2: float | None = None
+    grads: tuple[ModuleDrift, ...] = ()
+
+    @property
+    def worst(self) -> list[ModuleDrift]:
+        """The innermost modules that ran and have a known drift, the largest first."""
+        outer = {ROOT} if len(self.modules) > 1 else set()
+        for row in self.modules:
+            parts = row.module.split(".")
+            outer.update(".".join(parts[:length]) for length in range(1, len(parts)))
+        known = [row for row in self.modules if row.module not in outer and row.rel_l2 is not None]
+        return sorted(known, key=lambda row: row.rel_l2 or 0.0, reverse=True)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Squared error, squared norm of the reference, values not finite; `alike`: shapes were equal."""
+
+    error: float = 0.0
+    norm: float = 0.0
+    nans: int = 0
+    infs: int = 0
+    alike: bool = True
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(
+            self.error + other.error,
+            self.norm + other.norm,
+            self.nans + other.nans,
+            self.infs + other.infs,
+            self.alike and other.alike,
+        )
+
+    @property
+    def relative(self) -> float | None:
+        if not self.alike or self.nans or self.infs or not self.norm:
+            return None
+        ratio = math.sqrt(self.error) / math.sqrt(self.norm)
+        return ratio if math.isfinite(ratio) else None
+
+
+@dataclass
+class _Watch:
+    """The sums of every call of every module, left on the device until all have run."""
+
+    kept: dict[str, list[list[Tensor]]]
+    calls: dict[str, int] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    events: list[tuple[str, Tensor | None]] = field(default_factory=list)
+
+    def __call__(self, path: str, module: nn.Module, found: list[Tensor]) -> None:
+        call = self.calls.get(path, 0)
+        self.calls[path] = call + 1
+        self.types.setdefault(path, type(module).__name__)
+        truth = self.kept.get(path, [])
+        self.events.append((path, _measure(found, truth[call]) if call < len(truth) else None))
+
+    def read(self) -> list[tuple[str, _Sums]]:
+        """The sums in the order in which the calls ended."""
+        return [(path, _read(sums)) for path, sums in self.events]
+
+    def complete(self, path: str) -> bool:
+        """Whether a module was called as often as in float64."""
+        return self.calls[path] == len(self.kept.get(path, []))
+
+
+@dataclass
+class Reference:
+    """A run in float64, computed once, with which any number of runs are compared.
+
+    It keeps the float outputs of every module, in float64 on the model's device: eight bytes for every
+    value that every module gives, containers included. Take a small batch.
+    """
+
+    mode: str
+    loss: Callable[[Any], Tensor]
+    outputs: list[Tensor] = field(default_factory=list)
+    kept: dict[str, list[list[Tensor]]] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    peaks: dict[str, float | None] = field(default_factory=dict)
+    batch: int = 0
+    failure: str = ""
+
+    @staticmethod
+    def make(
+        model64: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        mode: str,
+        loss: Callable[[Any], Tensor],
+    ) -> Reference:
+        """Run a throw-away float64 model on float64 inputs: `mode` "infer" (eval mode, no gradients) or
+        "train" (train mode, forward, `loss` of the outputs, backward).
+
+        A model that cannot do it gives a reference with `failure`, which is every comparison's reason.
+        """
+        found = Reference(mode, loss, batch=_batch(args, kwargs))
+
+        def keep(path: str, module: nn.Module, values: list[Tensor]) -> None:
+            copies = [value.to(torch.float64, copy=True) for value in values]
+            found.kept.setdefault(path, []).append(copies)
+
+        try:
+            outputs = _run(model64, args, kwargs, mode, loss, keep)
+        except Exception as error:  # whatever a foreign model raises, the benchmark goes on without drift
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return Reference(mode, loss, failure=f"the model cannot run in float64: {first}")
+        found.outputs = [value.double() for value in outputs]
+        found.gradients = {name: gradient.double() for name, gradient in _gradients(model64)}
+        found.peaks = {path: _peak(chain.from_iterable(calls)) for path, calls in found.kept.items()}
+        return found
+
+    def compare(
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        autocast: torch.dtype | None,
+        scale: float = 1.0,
+    ) -> Drift:
+        """Run a throw-away copy of the model the same way in its own precision, under `autocast` if given.
+
+        In training the loss is multiplied by `scale` before backward and the gradients divided by it in
+        float64, as GradScaler does. Raises what the model raises.
+        """
+        if self.failure:
+            return Drift(None, self.failure)
+        watch = _Watch(self.kept)
+        outputs = _run(model, args, kwargs, self.mode, self.loss, watch, autocast, scale)
+        total = _read(_measure(outputs, self.outputs))
+        events = watch.read()
+        bad = next((path for path, sums in events if sums.nans or sums.infs), None)
+        grads, grad_rel_l2 = self._gradient_rows(model, scale)
+        return Drift(
+            rel_l2=total.relative,
+            reason=self._why_unknown(total, outputs),
+            modules=tuple(self._module_rows(watch, events)),
+            nans=total.nans,
+            infs=total.infs,
+            first_bad=bad,
+            first_bad_type=watch.types[bad] if bad is not None else "",
+            top1=self._top1(outputs) if total.alike else None,
+            grad_rel_l2=grad_rel_l2,
+            grads=grads,
+        )
+
+    def _module_rows(self, watch: _Watch, events: list[tuple[str, _Sums]]) -> Iterator[ModuleDrift]:
+        totals: dict[str, _Sums] = {}
+        for path, sums in events:
+            totals[path] = totals.get(path, _Sums(alike=watch.complete(path))) + sums
+        for path, sums in totals.items():
+            yield _row(path, watch.types[path], sums, self.peaks.get(path))
+
+    def _gradient_rows(self, model: nn.Module, scale: float) -> tuple[tuple[ModuleDrift, ...], float | None]:
+        if self.mode != "train":
+            return (), None
+        found = dict(_gradients(model))
+        rows, total = [], _Sums()
+        for name in self.gradients | found:
+            mine = [found[name].double() / scale] if name in found else []
+            truth = [self.gradients[name]] if name in self.gradients else []
+            sums = _read(_measure(mine, truth))
+            rows.append(_row(name, "gradient", sums, _peak(truth)))
+            total += sums
+        return tuple(rows), total.relative
+
+    def _why_unknown(self, total: _Sums, outputs: list[Tensor]) -> str:
+        if total.relative is not None:
+            return ""
+        if not total.alike:
+            return f"shapes differ: {_shapes(outputs)}, in float64 {_shapes(self.outputs)}"
+        if total.nans or total.infs:
+            return f"{total.nans + total.infs} values are not finite"
+        if not self.outputs:
+            return "the model gives no float output"
+        if any(value.numel() and not bool(value.isfinite().any()) for value in self.outputs):
+            return "the reference output is not finite"
+        return "the reference output is too large" if total.norm else "the reference output is zero"
+
+    def _top1(self, outputs: list[Tensor]) -> tuple[int, int] | None:
+        for mine, truth in zip(outputs, self.outputs):
+            # boxes are (n, 4), too, but n is not the batch
+            if truth.dim() == 2 and truth.shape[0] == self.batch and truth.shape[1] > 1:
+                top = truth.topk(2, dim=-1).values
+                clear = top[:, 0] > top[:, 1]
+                same = (mine.argmax(-1) == truth.argmax(-1)) & clear
+                return (int(same.sum()), int(clear.sum())) if bool(clear.any()) else None
+        return None
+
+
+def quiet(model: nn.Module) -> None:
+    """Take the random draws out of training, so that two precisions can be compared.
+
+    It changes the model, which must be a throw-away copy: dropout, RReLU, StochasticDepth and DropPath
+    go to eval mode and their rates to zero (a later `train()` does not bring them back), MultiheadAttention
+    and RNNs lose their dropout. Dropout that a forward calls as a function stays: see `random`.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # its attributes are compiled in
+        name = type(module).__name__
+        if isinstance(module, _DropoutNd):
+            module.eval().p = 0.0
+        elif isinstance(module, nn.RReLU):
+            module.eval()
+            module.lower = module.upper = (module.lower + module.upper) / 2
+        elif name in DROPS_BRANCHES:
+            module.eval()
+            setattr(module, DROPS_BRANCHES[name], 0.0)
+        elif isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
+            module.dropout = 0.0
+
+
+def random(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mode: str) -> bool:
+    """Whether two seeds give different outputs: then drift cannot be told from randomness.
+
+    Differences below the square root of the dtype's epsilon are the order of atomic additions, not
+    draws. Puts the model in `mode`; buffers (running statistics) and random states are restored.
+    """
+    used = {leaf.device for leaf in chain(model.parameters(), model.buffers(), tensors((args, kwargs)))}
+    cards = sorted({device.index or 0 for device in used if device.type == "cuda"})
+    before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    model.train(mode == "train")
+    runs = []
+    with torch.random.fork_rng(devices=cards), torch.no_grad():
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            mine, options = cast((args, kwargs))
+            try:
+                runs.append([leaf.detach().clone() for leaf in tensors(model(*mine, **options))])
+            finally:
+                for name, buffer in model.named_buffers():
+                    if name in before:
+                        buffer.copy_(before[name])
+    return len(runs[0]) != len(runs[1]) or not all(_same(a, b) for a, b in zip(*runs))
+
+
+def cast(value: Any, dtype: torch.dtype | None = None) -> Any:
+    """Nested arguments with their floating-point tensors in `dtype` (None: as they are), all of them
+    clones; integers keep their dtype, and requires_grad is kept."""
+
+    def convert(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        target = dtype if dtype is not None and leaf.is_floating_point() else leaf.dtype
+        return leaf.detach().to(target, copy=True).requires_grad_(leaf.requires_grad)
+
+    return tree_map(convert, value)
+
+
+def _run(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    mode: str,
+    loss: Callable[[Any], Tensor],
+    hook: Hook,
+    autocast: torch.dtype | None = None,
+    scale: float = 1.0,
+) -> list[Tensor]:
+    """Clones of the float outputs; in training the gradients of loss * scale are in the model after it."""
+    training = mode == "train"
+    mine, options = cast((args, kwargs))  # a model may change its input in place
+    model.train(training).zero_grad(set_to_none=True)
+    with torch.set_grad_enabled(training):
+        with _autocast(model, (args, kwargs), autocast):
+            with _hooked(model, hook):  # off before backward, which may run checkpointed blocks again
+                outputs = model(*mine, **options)
+            found = [value.detach().clone() for value in floats(outputs)]
+            value = loss(outputs) if training else None
+        if value is not None:
+            (value * scale).backward()
+    return found
+
+
+@contextmanager
+def _hooked(model: nn.Module, hook: Hook) -> Iterator[None]:
+    """Give the float outputs of every module call to `hook` at once: the next layer may overwrite them."""
+
+    def listener(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        @torch.no_grad()
+        def listen(module: nn.Module, inputs: Any, output: Any) -> None:
+            found = [value.detach() for value in floats(output)]
+            if found:
+                hook(path, module, found)
+
+        return listen
+
+    handles = []
+    try:
+        for path, module in model.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):  # its submodules are not called from Python
+                handles.append(module.register_forward_hook(listener(path or ROOT)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _autocast(model: nn.Module, inputs: Any, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    if dtype is None:
+        return nullcontext()
+    first = next(chain(model.parameters(), model.buffers(), tensors(inputs)), None)
+    return torch.autocast(first.device.type if first is not None else "cpu", dtype)
+
+
+@torch.no_grad()
+def _measure(found: list[Tensor], truth: list[Tensor]) -> Tensor | None:
+    """(error, norm, nans, infs) as a float64 tensor on the device; None when shapes differ."""
+    if [value.shape for value in found] != [value.shape for value in truth]:
+        return None
+    pairs = [_pair(value.double(), reference) for value, reference in zip(found, truth)]
+    return torch.stack(pairs).sum(0) if pairs else torch.zeros(4, dtype=torch.float64)
+
+
+def _pair(value: Tensor, truth: Tensor) -> Tensor:
+    truth = truth.to(value.device)
+    finite = truth.isfinite()
+    # what is not finite on either side is counted, not summed
+    gap = (value - truth).nan_to_num(0.0, 0.0, 0.0)
+    norm = truth.nan_to_num(0.0, 0.0, 0.0).square().sum()
+    nans, infs = (value.isnan() & finite).sum(), (value.isinf() & finite).sum()
+    return torch.stack([gap.square().sum(), norm, nans.double(), infs.double()])
+
+
+def _read(sums: Tensor | None) -> _Sums:
+    if sums is None:
+        return _Sums(alike=False)
+    error, norm, nans, infs = sums.tolist()
+    return _Sums(error, norm, int(nans), int(infs))
+
+
+def _row(name: str, kind: str, sums: _Sums, peak: float | None) -> ModuleDrift:
+    return ModuleDrift(name, kind, sums.relative, peak, sums.nans, sums.infs)
+
+
+def _peak(values: Iterable[Tensor]) -> float | None:
+    peaks = [float(v.abs().nan_to_num(0.0, posinf=0.0).amax()) for v in values if v.numel()]
+    return max(peaks, default=None)
+
+
+def _gradients(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            yield name, parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+
+
+def _batch(args: Any, kwargs: Any) -> int:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor) and value.dim():
+            return value.shape[0]
+        if isinstance(value, (list, tuple)) and value:
+            return len(value)
+    return 0
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    if left.shape != right.shape or not left.is_floating_point():
+        return torch.equal(left, right)
+    near = math.sqrt(torch.finfo(left.dtype).eps)
+    size = _peak([left]) or 0.0
+    return torch.allclose(left, right, rtol=0.0, atol=near * size, equal_nan=True)
+
+
+def _shapes(values: list[Tensor]) -> str:
+    return ", ".join(str(tuple(value.shape)) for value in values) or "none"
