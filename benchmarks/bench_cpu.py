@@ -1,0 +1,54 @@
+"""Our medians against `torch.utils.benchmark` on the same step of the same model, in one run.
+
+    python benchmarks/bench_cpu.py
+
+Both time the very same callable, in turn, so that a slow phase of the machine meets both.
+"""
+
+from __future__ import annotations
+
+from common import median, save
+from torch.utils.benchmark import Timer
+
+from inspector.api.bench import Session
+from inspector.bench.precisions import PRECISIONS
+from inspector.bench.timing import HostClock, warm_up
+
+MODELS = ("resnet18", "mobilenet_v3_small", "vit_b_16")
+ROUNDS = 10
+CALLS = 5
+
+
+def compare(name: str, mode: str) -> dict:
+    session = Session(
+        name, None, precisions=["fp32"], amp=False, modes=[mode], batches=[2], device="cpu",
+        channels_last=False, compile=False, cuda_graph=False, threads=None, seconds=1.0, strict=False,
+        require_gpu=False, model_args=None, weights=None, seed=0,
+    )  # fmt: skip
+    step, clock = session.bench.step(PRECISIONS["fp32"], mode, 2), HostClock()
+    import torch
+
+    timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
+    warm_up(step, clock, limit_s=10.0)
+    ours, theirs = [], []
+    for _ in range(ROUNDS):
+        ours += clock.visit(step, CALLS).samples
+        theirs += [timer.timeit(1).median for _ in range(CALLS)]
+    return {
+        "ours": median(ours),
+        "torch.utils.benchmark": median(theirs),
+        "ratio": round(median(ours) / median(theirs), 4),
+    }
+
+
+def main() -> None:
+    rows = {}
+    for name in MODELS:
+        for mode in ("infer", "train"):
+            rows[f"{name}/{mode}"] = compare(name, mode)
+            print(name, mode, rows[f"{name}/{mode}"], flush=True)
+    save("bench_cpu", {"calls": ROUNDS * CALLS, "medians": rows})
+
+
+if __name__ == "__main__":
+    main()
