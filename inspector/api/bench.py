@@ -108,7 +108,9 @@ class Session:
             raise InspectError(f"{seconds:g} seconds are no time to measure in", "give --seconds 20")
         self.recipe = as_recipe(model, model_args)
         if self.recipe.only_on is not None:
-            raise InspectError(f"{self.recipe.name} is quantized: it has one precision", "name the float model")
+            raise InspectError(
+                f"{self.recipe.name} is quantized: it has one precision", "name the float model"
+            )
         given = as_inputs(inputs) if inputs is not None else None
         self.model = _live(self.recipe, given, seed, weights)
         self.batches, of = _batches(self.recipe, self.model, given, batches, self.device)
@@ -236,4 +238,3 @@ def _thread_count(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-

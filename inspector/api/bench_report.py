@@ -183,7 +183,9 @@ def _section(group: Group) -> Section:
     for column in ("allocated", "reserved", "TFLOP/s", "of peak", "joules", "gradients", "top-1"):
         if shown[column].isna().all():
             shown = shown.drop(columns=column)
-    note = f"speed-up against {group.base.precision.label}, by rounds in turn; latency is the median of a step"
+    note = (
+        f"speed-up against {group.base.precision.label}, by rounds in turn; latency is the median of a step"
+    )
     return Section(f"{group.mode}, batch {group.batch}", shown, UNITS, f"({note})")
 
 

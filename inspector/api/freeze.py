@@ -17,6 +17,7 @@ from inspector.log import logger
 from inspector.models import Model, Recipe, as_recipe
 from inspector.models.inputs import Inputs, as_inputs, materialise
 from inspector.models.naming import texts
+from inspector.models.replica import named_state
 from inspector.models.small import smallest, with_batch
 from inspector.models.subject import lazy, refuse_scripted, with_values
 from inspector.report import Finding, Metric, Report, Section, environment
@@ -27,7 +28,6 @@ from inspector.verify.freeze.apply import rests
 from inspector.verify.freeze.batch import empty
 from inspector.verify.freeze.plan import swin
 from inspector.verify.freeze.schemes import equivalents
-from inspector.models.replica import named_state
 
 UNITS = {"params": "count", "numel": "count", "share": "share"}
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from inspector.bench.drift import Drift, Reference, cast, quiet, random
+from inspector.bench.drift import Drift, Reference
 from inspector.bench.flags import precision as flags_of
 from inspector.bench.precisions import Precision
 from inspector.bench.steps import loss_of
 from inspector.errors import InspectError
 from inspector.models.build import out_of_memory
+from inspector.models.determinate import cast, quiet, random
 from inspector.models.inputs import first_line
 from inspector.models.replica import replica
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from inspector.bench import flags, gpu, steps
-from inspector.bench.drift import cast
 from inspector.bench.numerics import Numerics
 from inspector.bench.precisions import Precision, unavailable
 from inspector.bench.probe import probe
@@ -22,6 +21,7 @@ from inspector.bench.watch import watch
 from inspector.errors import InspectError
 from inspector.log import logger
 from inspector.models.build import out_of_memory
+from inspector.models.determinate import cast
 from inspector.models.inputs import Inputs, first_line, materialise
 from inspector.models.replica import replica
 from inspector.trace.capture.isolate import random_state, seed_all
@@ -79,9 +79,7 @@ class Bench:
             found[precision.name] = unavailable(precision, device) or truth.drift(precision)
         return found
 
-    def _group(
-        self, precisions: Sequence[Precision], mode: str, batch: int, drifts: dict[str, Any]
-    ) -> None:
+    def _group(self, precisions: Sequence[Precision], mode: str, batch: int, drifts: dict[str, Any]) -> None:
         group = Group(mode, batch, [Row(precision, mode, batch) for precision in precisions])
         self.groups.append(group)
         ready: dict[str, tuple[Row, steps.Step]] = {}

@@ -40,9 +40,7 @@ def bench(
     require_gpu: Annotated[
         bool, typer.Option("--require-gpu", help="Exit with 2 where there is no GPU.")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 when a precision overflows.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when a precision overflows.")] = False,
     weights: options.Weights = None,
     input: options.Input = None,
     model_arg: options.ModelArg = None,

@@ -171,7 +171,9 @@ def sampler(e: Evidence) -> Iterator[Finding]:
     padded = f", {padding} of them repeated to equal lengths" if padding else ""
     yield Finding("sampler", "pass", "", f"the shards of {len(parts)} ranks cover all {total} samples{padded}", {"padding": padding})  # fmt: skip
     if all(part["orders"][0] == part["orders"][1] for part in parts) and len(parts[0]["orders"][0]) > 2:
-        yield Finding("set_epoch", "fail", "", "every epoch has the same order: call sampler.set_epoch(epoch)")
+        yield Finding(
+            "set_epoch", "fail", "", "every epoch has the same order: call sampler.set_epoch(epoch)"
+        )
     else:
         yield Finding("set_epoch", "pass", "", "the order changes from epoch to epoch")
 
@@ -192,7 +194,11 @@ def augmentation(e: Evidence) -> Iterator[Finding]:
 def mode(e: Evidence) -> Iterator[Finding]:
     """The model is in train mode while it trains, but for what rests on purpose."""
     for rank, part in enumerate(e.part("after")):
-        wrong = [path for path in part["in_eval"] or [] if (path if path != "(model)" else "") not in part["resting"]]
+        wrong = [
+            path
+            for path in part["in_eval"] or []
+            if (path if path != "(model)" else "") not in part["resting"]
+        ]
         if wrong:
             yield Finding("mode", "fail", wrong[0], f"is in eval mode while it trains on rank {rank} ({_count(wrong, 'module')})", {"names": wrong})  # fmt: skip
             return
@@ -223,7 +229,9 @@ def frozen(e: Evidence) -> Iterator[Finding]:
     first, last = e.part("before")[0]["wrapped"], parts[0]["digests"][-1]
     moved = [name for name, a, b in zip(e.names, first, last) if name in names and a != b]
     if moved:
-        yield Finding("frozen", "fail", moved[0], f"{_count(moved, 'frozen parameter')} moved", {"names": moved})
+        yield Finding(
+            "frozen", "fail", moved[0], f"{_count(moved, 'frozen parameter')} moved", {"names": moved}
+        )
     else:
         yield Finding("frozen", "pass", "", f"{len(names)} frozen parameters did not move")
 
@@ -283,7 +291,9 @@ def checkpoint(e: Evidence) -> Iterator[Finding]:
     if said:
         yield Finding("checkpoint", "fail", "", f"{said}: write a temporary file, then os.replace")
     else:
-        yield Finding("checkpoint", "pass", "", "a save that fails half-way leaves the previous checkpoint whole")
+        yield Finding(
+            "checkpoint", "pass", "", "a save that fails half-way leaves the previous checkpoint whole"
+        )
 
 
 def resume(e: Evidence) -> Iterator[Finding]:

@@ -19,11 +19,17 @@ def sums(tensors: Iterable[Tensor]) -> np.ndarray[Any, Any]:
     for tensor in tensors:
         flat = tensor.detach().contiguous()
         flat = torch.view_as_real(flat) if flat.is_complex() else flat
-        bits = flat.view(torch.uint8) if flat.dtype is torch.bool else flat.view(_INTEGERS[flat.element_size()])
+        bits = (
+            flat.view(torch.uint8) if flat.dtype is torch.bool else flat.view(_INTEGERS[flat.element_size()])
+        )
         found.append(bits.sum(dtype=torch.int64))
     if not found:
         return np.zeros(0, dtype=np.int64)
-    return torch.stack([value.cpu() for value in found]).numpy() if len({v.device for v in found}) > 1 else torch.stack(found).cpu().numpy()
+    return (
+        torch.stack([value.cpu() for value in found]).numpy()
+        if len({v.device for v in found}) > 1
+        else torch.stack(found).cpu().numpy()
+    )
 
 
 def digests(model: nn.Module) -> np.ndarray[Any, Any]:

@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-from inspector.bench.quiet import cast, quiet, random
 from inspector.ddp.digest import names, sums
 from inspector.ddp.loop import Batch, Trainer
+from inspector.models.determinate import cast, quiet, random
 from inspector.models.replica import replica
 
 FIXED_STEPS = 10
@@ -210,7 +210,9 @@ def _unsynchronised(model: nn.Module) -> nn.Module:
     """Plain batch norms in place of SyncBatchNorm."""
     for path, module in list(model.named_modules()):
         if isinstance(module, nn.SyncBatchNorm):
-            plain = _Plain(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+            plain = _Plain(
+                module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+            )
             plain.__dict__.update(module.__dict__)
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, plain)
@@ -223,13 +225,19 @@ class _Plain(nn.modules.batchnorm._BatchNorm):
 
 
 def _distance(found: Gradients, truth: Gradients) -> float | None:
-    error = sum(float((found[n].to(t.device) - t).square().sum()) if n in found else float(t.square().sum()) for n, t in truth.items())
+    error = sum(
+        float((found[n].to(t.device) - t).square().sum()) if n in found else float(t.square().sum())
+        for n, t in truth.items()
+    )
     norm = sum(float(t.square().sum()) for t in truth.values())
     return (error / norm) ** 0.5 if norm and error == error else None
 
 
 def _worst(found: Gradients, truth: Gradients) -> list[list[Any]]:
-    rows = [[name, _distance({name: found[name]}, {name: t}) if name in found else None] for name, t in truth.items()]
+    rows = [
+        [name, _distance({name: found[name]}, {name: t}) if name in found else None]
+        for name, t in truth.items()
+    ]
     known = [row for row in rows if row[1] is not None]
     return sorted(known, key=lambda row: -row[1])[:5]
 

@@ -57,7 +57,9 @@ def command(group: Group, folder: Path, module: str) -> list[str]:
     words += ["--rdzv-backend=c10d", f"--rdzv-id=inspect-{os.getpid() if group.nnodes == 1 else 0}"]
     words += [f"--rdzv-endpoint={group.endpoint or 'localhost:0'}"]
     if group.nnodes > 1:
-        words += [f"--rdzv-conf=is_host={int(group.node_rank == 0)},join_timeout={int(group.stall)},timeout={int(group.stall)}"]
+        words += [
+            f"--rdzv-conf=is_host={int(group.node_rank == 0)},join_timeout={int(group.stall)},timeout={int(group.stall)}"
+        ]
     words += [f"--max-restarts={group.restarts}", "--monitor-interval=0.2", "--start-method=spawn"]
     words += ["--redirects=3", f"--log-dir={folder / 'output'}"]
     return [*words, "-m", module, str(folder)]

@@ -203,7 +203,9 @@ class Trainer:
         for group in self.groups() if self.step < steps else ():
             start = time.perf_counter()
             if self.record.in_eval is None:
-                self.record.in_eval = [path or "(model)" for path, m in self.model.named_modules() if not m.training]
+                self.record.in_eval = [
+                    path or "(model)" for path, m in self.model.named_modules() if not m.training
+                ]
             loss = float(self.train_step(self.wrapped, self.optimizer, group))
             self.step += 1
             self.record.seconds.append(time.perf_counter() - start)
@@ -244,7 +246,13 @@ class Trainer:
                 with self.autocast():
                     outputs = self.call(self.wrapped, samples)
                     loss = self.loss(outputs, labels)
-                sums += torch.stack([loss.double() * len(labels), hits(outputs, labels), loss.new_tensor(len(labels)).double()])
+                sums += torch.stack(
+                    [
+                        loss.double() * len(labels),
+                        hits(outputs, labels),
+                        loss.new_tensor(len(labels)).double(),
+                    ]
+                )
         self.wrapped.train()
         self.reduce(sums)
         mean, accuracy = float(sums[0] / sums[2]), float(sums[1] / sums[2])

@@ -32,3 +32,13 @@ def tensors(value: Any, depth: int = DEEPEST) -> Iterator[Tensor]:
 def floats(output: Any) -> list[Tensor]:
     """The floating-point tensors among `tensors`."""
     return [leaf for leaf in tensors(output) if leaf.is_floating_point()]
+
+
+def batch_size(args: Any, kwargs: Any) -> int:
+    """The first dimension of the first tensor, or the length of a list of images."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor) and value.dim():
+            return value.shape[0]
+        if isinstance(value, (list, tuple)) and value:
+            return len(value)
+    return 0

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from inspector.models.values import DEEPEST as DEEPEST
+from inspector.models.values import batch_size as batch_size
 from inspector.models.values import floats as floats
 from inspector.models.values import tensors as tensors
+
 
 def copied(value: Any) -> Any:
     """The same arguments in tensors of their own: a model may change its input in place."""
@@ -20,16 +21,6 @@ def copied(value: Any) -> Any:
         return leaf.detach().clone().requires_grad_(leaf.requires_grad)
 
     return tree_map(copy, value)
-
-
-def batch_size(args: Any, kwargs: Any) -> int:
-    """The first dimension of the first tensor, or the length of a list of images."""
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor) and value.dim():
-            return value.shape[0]
-        if isinstance(value, (list, tuple)) and value:
-            return len(value)
-    return 0
 
 
 def empty(args: Any, kwargs: Any) -> bool:

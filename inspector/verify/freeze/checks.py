@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from inspector.models.replica import Change, named_state
 from inspector.models.stages import GIVEN
 from inspector.report import Finding
 from inspector.verify.freeze.evidence import Evidence
 from inspector.verify.freeze.plan import Plan, inside
 from inspector.verify.freeze.probe import Probe, random_modules
-from inspector.models.replica import Change, named_state
 
 
 @dataclass(frozen=True)

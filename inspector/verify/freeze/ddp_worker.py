@@ -18,11 +18,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
 from inspector.models.inputs import first_line
+from inspector.models.replica import raw
 from inspector.trace.capture.isolate import seed_all
 from inspector.verify.freeze.batch import copied
 from inspector.verify.freeze.ddp import RANKS
 from inspector.verify.freeze.evidence import LEARNING_RATE, STEPS, objective
-from inspector.models.replica import raw
 
 TIMEOUT = timedelta(seconds=90)
 

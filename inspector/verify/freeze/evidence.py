@@ -16,12 +16,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from inspector.errors import InspectError
 from inspector.models.inputs import first_line
+from inspector.models.replica import Change, change, named_state, replica, same, untouched
 from inspector.trace.capture import differentiable
 from inspector.trace.capture.isolate import random_state, seed_all
 from inspector.verify.freeze.batch import copied, tensors
 from inspector.verify.freeze.plan import Plan
 from inspector.verify.freeze.probe import Probes, probe
-from inspector.models.replica import Change, change, named_state, replica, same, untouched
 
 STEPS = 2
 """Steps of each optimizer. A residual branch whose last layer starts at zero passes no gradient in
