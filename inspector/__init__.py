@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from inspector.errors import InspectError
 
 if TYPE_CHECKING:
+    from inspector.api.bench import bench
+    from inspector.api.env import env
     from inspector.api.freeze import Frozen, freeze
     from inspector.api.init import init
     from inspector.api.params import params
@@ -26,6 +28,8 @@ __all__ = [
     "InspectError",
     "Report",
     "Trace",
+    "bench",
+    "env",
     "formula",
     "freeze",
     "init",
@@ -36,6 +40,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "env": "inspector.api.env",
     "freeze": "inspector.api.freeze",
     "Frozen": "inspector.api.freeze",
     "init": "inspector.api.init",
@@ -53,8 +58,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: torch takes seconds to import."""
     from importlib import import_module
 
-    if name == "trace":  # a package that can be called
-        return import_module("inspector.trace")
+    if name in ("bench", "trace"):  # packages that can be called
+        return import_module(f"inspector.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -26,7 +26,8 @@ STATUSES = ("pass", "fail", "warn", "skip")
 class Metric:
     """One number. `kind` (exact, toleranced, noisy) decides how it is compared, `direction` which
     way is better (lower, higher, none). `value` None means unknown; `lower_bound` that the true
-    value may be higher, because some operators have no formula."""
+    value may be higher, because some operators have no formula. Without `shown`, only machine-readable
+    forms hold it: a table says it to people."""
 
     value: int | float | None
     unit: str
@@ -34,6 +35,7 @@ class Metric:
     direction: str = "lower"
     lower_bound: bool = False
     label: str = ""
+    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,26 @@ class Section:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Chart:
+    """A picture of some columns of a table: `kind` bar, scatter or line, `x` and `y` its columns, `group`
+    the column that tells series apart, `low` and `high` those of an interval of y, `label` that of a text
+    at each point. Only the HTML form draws it; the numbers are in `tables`."""
+
+    kind: str
+    title: str
+    x: str
+    y: str
+    frame: pd.DataFrame
+    group: str | None = None
+    low: str | None = None
+    high: str | None = None
+    label: str | None = None
+    log_x: bool = False
+    log_y: bool = False
+    note: str = ""
+
+
 @dataclass
 class Report:
     """The result of a command.
@@ -74,6 +96,7 @@ class Report:
     verdict: str = "none"
     header: list[tuple[str, str]] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
     trace: Any = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,10 +15,11 @@ ALLOWED = {
     "errors.py": set(),
     "files.py": {"errors"},
     "rooms.py": set(),
+    "devices.py": {"errors"},
     "log.py": set(),
     "config.py": {"errors", "models.naming", "yacs", "yaml"},
     "report.py": {"errors", "render", "pandas"},
-    "render": {"errors", "report", "render", "tabulate", "pandas"},
+    "render": {"errors", "report", "render", "tabulate", "pandas", "plotly"},
     "views": {"trace.record", "views", "pandas"},
     "trace/record.py": {"errors", "files"},
     "trace/formulas": {"trace.record", "trace.formulas"},
@@ -31,8 +32,13 @@ ALLOWED = {
         "errors", "models", "report", "trace.capture", "trace.record", "verify",
         "torch", "numpy", "scipy", "fvcore",
     },
+    "bench": {
+        "bench", "errors", "log", "models", "report", "rooms", "trace.capture", "trace.record",
+        "torch", "numpy", "scipy", "pynvml",
+    },
     "api": {
-        "api", "errors", "log", "models", "report", "trace", "verify", "views", "torch", "pandas",
+        "api", "bench", "devices", "errors", "log", "models", "report", "trace", "verify", "views",
+        "torch", "torchvision", "pandas",
     },
     "cli": {"errors", "cli", "typer"},
 }  # fmt: skip
@@ -90,7 +96,15 @@ def test_every_room_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["profile", "--help"], ["freeze", "--help"], ["init", "--help"], ["--version"]]
+    "words",
+    [
+        ["--help"],
+        ["profile", "--help"],
+        ["freeze", "--help"],
+        ["init", "--help"],
+        ["bench", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_loads_no_torch_and_no_pandas(words: list[str]) -> None:
     program = (

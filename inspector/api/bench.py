@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +216,7 @@ def _counter(
 ) -> Callable[[str, int], int | None]:
     """MACs of one step, from the trace; None where operators are unknown or the trace fails."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def macs(mode: str, batch: int) -> int | None:
         try:
             found = trace(recipe, of(batch), phase="train" if mode == "train" else "forward", device="meta")

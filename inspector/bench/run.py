@@ -113,7 +113,9 @@ class Bench:
             step = self.step(row.precision, row.mode, row.batch)
             row.probe = probe(device, row.precision.weights, row.precision.autocast)
             seed_all(options.seed)
+            held = flags.read()
             row.watched = watch(step, row.batch)
+            row.leaked = flags.leaked(held, row.precision.flags)
             if options.compile:
                 steps.compiled(step)
             clock = self._clock()

@@ -10,6 +10,8 @@ from typing import Any
 import typer
 
 from inspector import __version__
+from inspector.cli.bench import bench
+from inspector.cli.env import env
 from inspector.cli.freeze import freeze
 from inspector.cli.init import init
 from inspector.cli.models import models
@@ -26,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (profile, params, stages, freeze, init, models):
+for command in (profile, params, stages, freeze, init, bench, models, env):
     app.command()(command)
 
 

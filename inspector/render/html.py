@@ -23,8 +23,17 @@ def render(report: Report) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{title}</title></head>\n<body>\n<h1>{title}</h1>\n{fragment(report)}</body></html>\n"
+        f"<title>{title}</title></head>\n<body>\n<h1>{title}</h1>\n{fragment(report)}{_charts(report)}"
+        "</body></html>\n"
     )
+
+
+def _charts(report: Report) -> str:
+    if not report.charts:
+        return ""
+    from inspector.render.charts import html
+
+    return f'<div class="inspector">{html(report.charts)}</div>'
 
 
 def fragment(report: Report) -> str:
@@ -33,8 +42,8 @@ def fragment(report: Report) -> str:
     if report.header:
         items = "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in report.header)
         parts.append(f"<dl>{items}</dl>")
-    if report.metrics:
-        parts.append(_table(["metric", "value", "exact"], metric_rows(report), [False, True, True]))
+    if rows := metric_rows(report):
+        parts.append(_table(["metric", "value", "exact"], rows, [False, True, True]))
     for section in report.sections:
         parts.append(f"<h2>{escape(section.title)}</h2>{_table(*cells(section))}")
         if section.note:

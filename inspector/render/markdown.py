@@ -11,8 +11,8 @@ def render(report: Report) -> str:
     parts = [f"### inspect {report.command}: {escape(str(name))}"]
     if report.header:
         parts.append("\n".join(f"- {escape(label)}: {escape(text)}" for label, text in report.header))
-    if report.metrics:
-        parts.append(table(["metric", "value", "exact"], metric_rows(report), [False, True, True]))
+    if rows := metric_rows(report):
+        parts.append(table(["metric", "value", "exact"], rows, [False, True, True]))
     for section in report.sections:
         parts.append(f"**{escape(section.title)}**\n\n{table(*cells(section))}")
         if section.note:

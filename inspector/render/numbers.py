@@ -1,13 +1,15 @@
-"""How numbers are written for people. Units: count, bytes, share, text."""
+"""How numbers are written for people. Units: count, bytes, share, text, and those of `_PLAIN`."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 
 _SI = ("", " k", " M", " G", " T", " P", " E", " Z")
 _IEC = (" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB")
+_TIMES = ((1.0, " s"), (1e-3, " ms"), (1e-6, " us"), (1e-9, " ns"))
 MISSING = "unknown"
 
 
@@ -44,4 +46,34 @@ def written(value: Any, unit: str) -> str:
         return size(int(value))
     if unit in ("count", "MAC", "FLOP", "element", "op"):
         return si(int(value))
+    if unit in _PLAIN:
+        return _PLAIN[unit](float(value))
     return str(value)
+
+
+def digits(value: float, count: int = 4) -> str:
+    """So many significant digits, no exponent, thousands apart: 12345.6 is 12,346."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = max(count - 1 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:,.{decimals}f}"
+
+
+def duration(seconds: float) -> str:
+    """Four significant digits in s, ms, us or ns: 0.0123 is 12.30 ms."""
+    for scale, unit in _TIMES:
+        if abs(seconds) >= scale * 0.99995:
+            return digits(seconds / scale) + unit
+    return "0 s" if seconds == 0 else digits(seconds / _TIMES[-1][0]) + _TIMES[-1][1]
+
+
+_PLAIN = {
+    "seconds": duration,
+    "rate": digits,
+    "ratio": lambda value: f"{value:.2f}x",
+    "relative": lambda value: "0" if value == 0 else f"{value:.1e}",
+    "tflops": lambda value: digits(value, 3),
+    "joule": lambda value: digits(value, 3),
+    "watt": lambda value: digits(value, 3),
+    "celsius": lambda value: f"{value:.0f}",
+}

@@ -24,6 +24,7 @@ def metric_rows(report: Report) -> list[list[str]]:
     return [
         [metric.label or name.replace("_", " "), headline(metric), exact(metric)]
         for name, metric in report.metrics.items()
+        if metric.shown
     ]
 
 

@@ -23,8 +23,7 @@ def render(report: Report, color: bool = False, width: int | None = None) -> str
         longest = max(len(label) for label, _ in report.header)
         lines = [f"{paint(label.ljust(longest), 'label')}  {text}" for label, text in report.header]
         parts.append("\n".join(lines))
-    if report.metrics:
-        rows = metric_rows(report)
+    if rows := metric_rows(report):
         parts.append(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=_ALIGN))
     for section in report.sections:
         heading = paint(section.title, "title")

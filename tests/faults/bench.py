@@ -51,9 +51,7 @@ def findings(
     strict: bool = False,
 ) -> list[Finding]:
     torch.manual_seed(0)
-    made = kind(
-        model, inputs, lambda mode, batch: 27 * 8 * 64 * batch, peaks or {}, Options(seconds=SECONDS)
-    )
+    made = kind(model, inputs, lambda mode, batch: 27 * 8 * 64 * batch, peaks or {}, Options(seconds=SECONDS))
     made.run([PRECISIONS[name] for name in names], [mode], [2])
     return [found for group in made.groups for found in examine(group, strict)]
 
