@@ -31,44 +31,7 @@ def defaults() -> CfgNode:
     node.INIT.A = None
     node.INIT.LAYERS = []
     node.INIT.BIAS = "auto"
-    _training(node)
     return node
-
-
-def _training(node: CfgNode) -> None:
-    """The settings of `inspect ddp`. `DATA.SOURCE`: digits, synthetic or a folder of images;
-    `DATA.BATCH` is a process's; rates and decays as torch.optim takes them; times in seconds."""
-    node.DATA = CfgNode()
-    node.DATA.SOURCE = "digits"
-    node.DATA.BATCH = 8
-    node.DATA.WORKERS = 0
-    node.DATA.AUGMENT = True
-    node.DATA.SAMPLES = 512
-    node.SOLVER = CfgNode()
-    node.SOLVER.OPTIMIZER = "sgd"
-    node.SOLVER.BASE_LR = 0.01
-    node.SOLVER.BIAS_LR_FACTOR = 2.0
-    node.SOLVER.WEIGHT_DECAY = 1e-4
-    node.SOLVER.WEIGHT_DECAY_BIAS = 0.0
-    node.SOLVER.MOMENTUM = 0.9
-    node.SOLVER.STEPS = 30
-    node.SOLVER.ACCUMULATE = 1
-    node.SOLVER.VALIDATE_EVERY = 10
-    node.SOLVER.SCHEDULER = CfgNode()
-    node.SOLVER.SCHEDULER.FACTOR = 0.1
-    node.SOLVER.SCHEDULER.PATIENCE = 2
-    node.AMP = CfgNode()
-    node.AMP.ENABLED = False
-    node.AMP.DTYPE = "auto"
-    node.DDP = CfgNode()
-    node.DDP.NPROC = None
-    node.DDP.BACKEND = "auto"
-    node.DDP.SYNC_BN = False
-    node.DDP.FIND_UNUSED = False
-    node.DDP.MAX_RESTARTS = 1
-    node.DDP.STALL = 60.0
-    node.DDP.DEADLINE = 600.0
-    node.OUTPUT_DIR = None
 
 
 def load(file: Path | None = None, overrides: list[str] | None = None) -> CfgNode:

@@ -150,7 +150,7 @@ def _device(device: str | None, require_gpu: bool) -> str:
     if require_gpu and not (available and chosen.startswith("cuda")):
         raise InspectError(
             "there is no CUDA device here" if not available else f"--require-gpu, and --device {chosen}",
-            "run it on a machine with an NVIDIA GPU and its driver (see: inspect env), or leave out --require-gpu",
+            "use a machine with an NVIDIA GPU and driver (see: inspect env), or leave out --require-gpu",
         )
     if chosen != "cpu" and not chosen.startswith("cuda"):
         raise InspectError(f"cannot measure on {chosen!r}", "use cuda or cpu")

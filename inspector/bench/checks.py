@@ -169,7 +169,7 @@ CHECKS: tuple[Callable[[Group, bool], Iterator[Finding]], ...] = (
     absent, effective_precision, synchronise, same_batch, mode, transfer, peak, overflow, grad_scaler,
     steady, drift_known,
 )  # fmt: skip
-_PASSED = {
+_PASSED: dict[Callable[[Group, bool], Iterator[Finding]], str] = {
     effective_precision: "float32 rows ran in IEEE float32 (probed), no flag moved",
     same_batch: "all rows were given the same samples",
     mode: "every module was in the mode of the row",

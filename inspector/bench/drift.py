@@ -22,8 +22,6 @@ from inspector.models.determinate import cast
 from inspector.models.values import batch_size, floats, tensors
 
 ROOT = "(model)"
-
-
 Hook = Callable[[str, nn.Module, list[Tensor]], None]
 
 

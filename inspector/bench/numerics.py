@@ -40,11 +40,11 @@ class Numerics:
         try:
             with flags_of("ieee"):
                 twin = truth.twin(torch.float64)
-                wide = cast((args, kwargs), torch.float64)
-                if mode == "train" and random(twin, *wide, mode):
+                wide_args, wide_kwargs = cast((args, kwargs), torch.float64)
+                if mode == "train" and random(twin, wide_args, wide_kwargs, mode):
                     truth.why = "the model draws random numbers in train mode, besides its dropout layers"
                 else:
-                    truth.reference = Reference.make(twin, *wide, mode, loss_of)
+                    truth.reference = Reference.make(twin, wide_args, wide_kwargs, mode, loss_of)
         except Exception as error:
             if isinstance(error, InspectError):
                 raise

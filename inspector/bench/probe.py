@@ -14,8 +14,8 @@ from torch.nn import functional
 SIZE = 256
 """Rows and columns of the product; the sums of the convolution are about as long (32 x 3 x 3)."""
 KINDS = ((1e-5, "IEEE float32"), (1.5e-3, "TF32 or FP16"), (2e-2, "BF16"))
-"""Relative L2 errors below which a product has the precision of this name: inputs rounded to p bits are off by
-2**-p / sqrt(3) each, p = 24 (float32), 11 (TF32, FP16), 8 (BF16), and so is about the product."""
+"""Relative L2 errors below which a product has the precision of this name: inputs rounded to p bits are
+off by 2**-p / sqrt(3) each, p = 24 (float32), 11 (TF32, FP16), 8 (BF16), and so is about the product."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def probe(
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    pairs = (
+    pairs: tuple[Any, ...] = (
         (matmul, torch.matmul, (draw(SIZE, SIZE), draw(SIZE, SIZE)), {}),
         (conv, functional.conv2d, (draw(4, 32, 16, 16), draw(32, 32, 3, 3)), {"padding": 1}),
     )

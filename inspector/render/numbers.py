@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -67,7 +68,7 @@ def duration(seconds: float) -> str:
     return "0 s" if seconds == 0 else digits(seconds / _TIMES[-1][0]) + _TIMES[-1][1]
 
 
-_PLAIN = {
+_PLAIN: dict[str, Callable[[float], str]] = {
     "seconds": duration,
     "rate": digits,
     "ratio": lambda value: f"{value:.2f}x",
