@@ -180,7 +180,7 @@ def _gpu(when: str, state: Any) -> dict[str, Any]:
 def _section(group: Group) -> Section:
     """The rows of one mode and batch as people read them."""
     shown = pd.DataFrame([_shown(row) for row in group.rows])
-    for column in ("allocated", "reserved", "TFLOP/s", "of peak", "joules", "gradients", "top-1"):
+    for column in ("allocated", "reserved", "TFLOP/s", "of peak", "joules", "gradients", "top-1", "p99"):
         if shown[column].isna().all():
             shown = shown.drop(columns=column)
     note = (

@@ -40,6 +40,10 @@ def effective_precision(group: Group, strict: bool) -> Iterator[Finding]:
             if not worst < IEEE_ERROR:
                 message = f"this row did not run in IEEE float32: {row.probe.described()}"
                 yield Finding("effective_precision", "fail", row.name, message, vars(row.probe))
+        if row.precision.flags == "tf32" and row.probe is not None:
+            if max(row.probe.matmul, row.probe.conv) < IEEE_ERROR:
+                message = f"nothing was rounded to TF32, this row is FP32 again: {row.probe.described()}"
+                yield Finding("effective_precision", "warn", row.name, message, vars(row.probe))
         if row.leaked:
             message = f"a precision flag was changed while the row ran: {', '.join(row.leaked)}"
             yield Finding("effective_precision", "fail", row.name, message, {"flags": row.leaked})

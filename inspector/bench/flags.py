@@ -68,8 +68,9 @@ def _set(name: str, value: Any) -> None:
 
 
 def _wanted(name: str, kind: str) -> Any:
-    """TF32 is a format of CUDA: the CPU's library stays exact in every row."""
-    exact = kind == "ieee" or "mkldnn" in name
+    """TF32 is a format of CUDA: the CPU's library stays exact in every row, and so does the general flag,
+    which torch 2.15 keeps in one place with the library's own."""
+    exact = kind == "ieee" or "mkldnn" in name or name == "fp32_precision"
     if name == _MATMUL:
         return "highest" if exact else "high"
     if name.endswith("allow_tf32"):

@@ -190,7 +190,8 @@ class Bench:
             samples = [sample for visit in row.visits for sample in visit.samples]
             row.latency = median(samples)
             row.interval = median_interval([visit.samples for visit in row.visits], self.options.seed)
-            row.p95, row.p99 = percentile(samples, 95), percentile(samples, 99)
+            row.p95 = percentile(samples, 95) if len(samples) >= 20 else None
+            row.p99 = percentile(samples, 99) if len(samples) >= 100 else None
             self._rate(row)
         for row in group.rows[1:]:
             if row.visits and group.base.visits:

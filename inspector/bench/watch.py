@@ -34,12 +34,14 @@ def watch(step: Step, samples: int) -> Watched:
     inside: list[str] = []
     call, replay = step.call, step.replay
     hooks = [step.model.register_forward_pre_hook(_entry(seen, step), with_kwargs=True)]
+
+    def leave(module: nn.Module, args: Any, outputs: Any) -> None:
+        inside.pop()
+
     for path, module in step.model.named_modules():
         if not isinstance(module, torch.jit.ScriptModule):
             hooks.append(module.register_forward_pre_hook(lambda m, a, p=path: inside.append(p)))
-            hooks.append(
-                module.register_forward_hook(lambda m, a, o: inside.pop() and None, always_call=True)
-            )
+            hooks.append(module.register_forward_hook(leave, always_call=True))
     step.call, step.replay = step.model if _wraps(call, step.model) else call, None
     try:
         with _Transfers(seen, inside):
@@ -88,7 +90,7 @@ class _Transfers(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if name == "_to_copy" and isinstance(result, Tensor):
+        if name in ("_to_copy", "to") and isinstance(result, Tensor):  # `to` whole in inference mode
             self._note(args[0], result)
         elif name == "copy_" and isinstance(args[1], Tensor):
             self._note(args[1], args[0])

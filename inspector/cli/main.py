@@ -79,6 +79,8 @@ def _run(words: list[str]) -> int:
         path = context.command_path if context else "inspect"
         message = error.format_message().replace("\n", " ")
         raise InspectError(message, f"see: {path} --help") from error
+    if result == 130:  # and some return it
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

@@ -43,6 +43,28 @@ def test_bytes_read_with_binary_prefixes(value: int, text: str) -> None:
     assert size(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0123, "seconds", "12.30 ms"),
+        (0.0, "seconds", "0 s"),
+        (1.5, "seconds", "1.500 s"),
+        (0.99996, "seconds", "1.000 s"),
+        (4.56e-4, "seconds", "456.0 us"),
+        (3e-10, "seconds", "0.3000 ns"),
+        (12345.6, "rate", "12,346"),
+        (9.8765, "rate", "9.877"),
+        (2.13e-4, "relative", "2.1e-04"),
+        (0.0, "relative", "0"),
+        (0.453, "share", "45.3%"),
+        (1.8549, "ratio", "1.85x"),
+        (None, "seconds", ""),
+    ],
+)
+def test_measured_numbers_read_as_people_write_them(value: float | None, unit: str, text: str) -> None:
+    assert written(value, unit) == text
+
+
 def test_a_missing_number_is_unknown_and_not_zero() -> None:
     assert written(None, "MAC") == "unknown"
     assert written(float("nan"), "share") == ""
