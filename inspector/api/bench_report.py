@@ -20,7 +20,7 @@ UNITS = {
     "latency": "seconds", "low": "seconds", "high": "seconds", "p95": "seconds", "p99": "seconds",
     "samples/s": "rate", "speed-up": "text", "drift": "relative", "gradients": "relative",
     "TFLOP/s": "tflops", "of peak": "share", "allocated": "bytes", "reserved": "bytes",
-    "joules": "joule",
+    "joules": "joule", "first call": "seconds",
 }  # fmt: skip
 WORST = 5
 
@@ -59,7 +59,7 @@ def report(
         findings=findings,
         verdict="fail" if failed else "pass" if measured and not interrupted else "none",
         header=_header(bench, name, source, inputs),
-        sections=[_section(group) for group in bench.groups] + _worst(rows),
+        sections=[_section(group, bench.options.compile) for group in bench.groups] + _worst(rows),
         charts=_charts(table) if len(table) else [],
     )
 
@@ -177,10 +177,20 @@ def _gpu(when: str, state: Any) -> dict[str, Any]:
     }
 
 
-def _section(group: Group) -> Section:
+def _section(group: Group, compiled: bool) -> Section:
     """The rows of one mode and batch as people read them."""
-    shown = pd.DataFrame([_shown(row) for row in group.rows])
-    for column in ("allocated", "reserved", "TFLOP/s", "of peak", "joules", "gradients", "top-1", "p99"):
+    shown = pd.DataFrame([_shown(row, compiled) for row in group.rows])
+    for column in (
+        "allocated",
+        "reserved",
+        "TFLOP/s",
+        "of peak",
+        "joules",
+        "gradients",
+        "top-1",
+        "p99",
+        "first call",
+    ):
         if shown[column].isna().all():
             shown = shown.drop(columns=column)
     note = (
@@ -189,7 +199,7 @@ def _section(group: Group) -> Section:
     return Section(f"{group.mode}, batch {group.batch}", shown, UNITS, f"({note})")
 
 
-def _shown(row: Row) -> dict[str, Any]:
+def _shown(row: Row, compiled: bool) -> dict[str, Any]:
     drift = row.drift
     return {
         "precision": row.precision.label,
@@ -201,6 +211,7 @@ def _shown(row: Row) -> dict[str, Any]:
         "speed-up": "absent" if row.absent else _speedup(row),
         "allocated": row.allocated,
         "reserved": row.reserved,
+        "first call": row.warm.first if compiled and row.warm else None,
         "TFLOP/s": row.tflops,
         "of peak": row.fraction,
         "joules": row.joules,

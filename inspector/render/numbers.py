@@ -56,8 +56,8 @@ def digits(value: float, count: int = 4) -> str:
     """So many significant digits, no exponent, thousands apart: 12345.6 is 12,346."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    value = float(f"{value:.{count}g}")
-    decimals = max(count - 1 - math.floor(math.log10(abs(value))), 0)
+    size = math.floor(math.log10(abs(float(f"{value:.{count}g}"))))  # after rounding: 0.99996 is 1.000
+    decimals = max(count - 1 - size, 0)
     return f"{value:,.{decimals}f}"
 
 
