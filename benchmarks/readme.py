@@ -69,6 +69,20 @@ def clean() -> str:
     )
 
 
+def timing() -> str:
+    same, cpu = results("bench_aa"), results("bench_cpu")
+    apart = max(abs(row["ratio"] - 1) for row in cpu["medians"].values())
+    return "\n".join(
+        [
+            f"- `inspect bench` compares a row with itself: {same['claimed']} of {same['runs']} runs claim a",
+            "  difference, at intervals of 95% (`benchmarks/bench_aa.py`).",
+            "- Its CPU medians and those of `torch.utils.benchmark`, in turn in one process, are at most",
+            f"  {apart:.1%} apart over {len(cpu['medians'])} cases (`benchmarks/bench_cpu.py`). Figures from",
+            "  a GPU are owed: `benchmarks/bench_gpu.py` makes them.",
+        ]
+    )
+
+
 def speed() -> str:
     counters = results("zoo")["counters"]
     capture, scale, startup = results("capture"), results("scale"), results("startup")
@@ -109,7 +123,7 @@ def main() -> None:
     assert example is not None
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "your_net.py").write_text(example[1])
-        made = {"comparison": comparison, "speed": speed, "clean": clean}
+        made = {"comparison": comparison, "speed": speed, "clean": clean, "timing": timing}
 
         def fill(match: re.Match[str]) -> str:
             words = match[1]
