@@ -11,6 +11,7 @@ from inspector.errors import InspectError
 
 if TYPE_CHECKING:
     from inspector.api.bench import bench
+    from inspector.api.ddp import ddp
     from inspector.api.env import env
     from inspector.api.freeze import Frozen, freeze
     from inspector.api.init import init
@@ -29,6 +30,7 @@ __all__ = [
     "Report",
     "Trace",
     "bench",
+    "ddp",
     "env",
     "formula",
     "freeze",
@@ -58,7 +60,7 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: torch takes seconds to import."""
     from importlib import import_module
 
-    if name in ("bench", "trace"):  # packages that can be called
+    if name in ("bench", "ddp", "trace"):  # packages that can be called
         return import_module(f"inspector.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,7 +31,44 @@ def defaults() -> CfgNode:
     node.INIT.A = None
     node.INIT.LAYERS = []
     node.INIT.BIAS = "auto"
+    _training(node)
     return node
+
+
+def _training(node: CfgNode) -> None:
+    """The settings of `inspect ddp`. `DATA.SOURCE`: digits, synthetic or a folder of images;
+    `DATA.BATCH` is a process's; rates and decays as torch.optim takes them; times in seconds."""
+    node.DATA = CfgNode()
+    node.DATA.SOURCE = "digits"
+    node.DATA.BATCH = 8
+    node.DATA.WORKERS = 0
+    node.DATA.AUGMENT = True
+    node.DATA.SAMPLES = 512
+    node.SOLVER = CfgNode()
+    node.SOLVER.OPTIMIZER = "sgd"
+    node.SOLVER.BASE_LR = 0.001
+    node.SOLVER.BIAS_LR_FACTOR = 2.0
+    node.SOLVER.WEIGHT_DECAY = 1e-4
+    node.SOLVER.WEIGHT_DECAY_BIAS = 0.0
+    node.SOLVER.MOMENTUM = 0.9
+    node.SOLVER.STEPS = 30
+    node.SOLVER.ACCUMULATE = 1
+    node.SOLVER.VALIDATE_EVERY = 10
+    node.SOLVER.SCHEDULER = CfgNode()
+    node.SOLVER.SCHEDULER.FACTOR = 0.1
+    node.SOLVER.SCHEDULER.PATIENCE = 2
+    node.AMP = CfgNode()
+    node.AMP.ENABLED = False
+    node.AMP.DTYPE = "auto"
+    node.DDP = CfgNode()
+    node.DDP.NPROC = None
+    node.DDP.BACKEND = "auto"
+    node.DDP.SYNC_BN = False
+    node.DDP.FIND_UNUSED = False
+    node.DDP.MAX_RESTARTS = 1
+    node.DDP.STALL = 60.0
+    node.DDP.DEADLINE = 600.0
+    node.OUTPUT_DIR = None
 
 
 def load(file: Path | None = None, overrides: list[str] | None = None) -> CfgNode:
@@ -46,6 +83,27 @@ def load(file: Path | None = None, overrides: list[str] | None = None) -> CfgNod
         _merge(node, [key, value], key)
     node.freeze()
     return node
+
+
+def dump(node: CfgNode) -> str:
+    """All settings as YAML, which `parse` reads."""
+    import yaml
+
+    return yaml.safe_dump(_plain(node), sort_keys=False)
+
+
+def parse(text: str) -> CfgNode:
+    """Settings from what `dump` wrote."""
+    import yaml
+
+    node = defaults()
+    node.merge_from_other_cfg(CfgNode(yaml.safe_load(text), new_allowed=True))
+    node.freeze()
+    return node
+
+
+def _plain(node: Any) -> Any:
+    return {key: _plain(value) for key, value in node.items()} if isinstance(node, CfgNode) else node
 
 
 def _merge_file(node: CfgNode, file: Path) -> None:
@@ -63,12 +121,25 @@ def _merge_file(node: CfgNode, file: Path) -> None:
     if not isinstance(content, dict):
         raise InspectError(f"{file} holds no settings", "write MODEL: {NAME: resnet18}")
     try:
-        node.merge_from_other_cfg(CfgNode(content, new_allowed=True))
+        node.merge_from_other_cfg(CfgNode(_like(node, content), new_allowed=True))
     except (KeyError, ValueError, AssertionError) as error:
         raise _explained(node, error, str(file)) from error
 
 
+def _like(node: Any, content: Any) -> Any:
+    """`content` with whole numbers where `node` holds floats: people write 1 for 1.0."""
+    if isinstance(content, dict) and isinstance(node, CfgNode):
+        return {key: _like(node.get(key), value) for key, value in content.items()}
+    whole = isinstance(content, int) and not isinstance(content, bool)
+    return float(content) if whole and isinstance(node, float) else content
+
+
 def _merge(node: CfgNode, pair: list[str], key: str) -> None:
+    held: Any = node
+    for name in key.split("."):
+        held = held.get(name) if isinstance(held, CfgNode) else None
+    if isinstance(held, float) and pair[1].strip().lstrip("+-").isdigit():
+        pair = [pair[0], f"{pair[1].strip()}.0"]
     try:
         node.merge_from_list(pair)
     except (KeyError, ValueError, AssertionError, SyntaxError) as error:

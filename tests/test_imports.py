@@ -32,13 +32,17 @@ ALLOWED = {
         "errors", "models", "report", "trace.capture", "trace.record", "verify",
         "torch", "numpy", "scipy", "fvcore",
     },
+    "ddp": {
+        "config", "ddp", "errors", "files", "log", "models", "report", "rooms", "trace.capture",
+        "torch", "torchvision", "numpy", "sklearn", "PIL",
+    },
     "bench": {
         "bench", "errors", "log", "models", "report", "rooms", "trace.capture", "trace.record",
         "torch", "numpy", "scipy", "pynvml",
     },
     "api": {
-        "api", "bench", "devices", "errors", "log", "models", "report", "trace", "verify", "views",
-        "torch", "torchvision", "pandas",
+        "api", "bench", "config", "ddp", "devices", "errors", "files", "log", "models", "report",
+        "trace", "verify", "views", "torch", "torchvision", "pandas",
     },
     "cli": {"errors", "cli", "typer"},
 }  # fmt: skip

@@ -11,11 +11,11 @@ from torch import nn
 from inspector.bench.drift import Drift, Reference
 from inspector.bench.flags import precision as flags_of
 from inspector.bench.precisions import Precision
-from inspector.bench.steps import loss_of
 from inspector.errors import InspectError
 from inspector.models.build import out_of_memory
 from inspector.models.determinate import cast, quiet, random
 from inspector.models.inputs import first_line
+from inspector.models.loss import loss_of
 from inspector.models.replica import replica
 
 LARGEST_SCALE = 2.0**16

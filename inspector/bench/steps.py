@@ -9,40 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from inspector.bench.precisions import Precision
-from inspector.trace.capture import differentiable
+from inspector.models.loss import loss_of
 
 LEARNING_RATE = 1e-4
 GROWTH_INTERVAL = 10**9
 """The loss scale never grows while it is timed, so that its fall counts the skipped steps exactly."""
-
-
-def loss_of(outputs: Any) -> Tensor:
-    """One scalar that depends on every float output, the same for every precision.
-
-    The model's own losses (scalars) are added; logits of shape (N, C) get a cross-entropy with fixed
-    classes; anything else a squared distance from a fixed ramp. Raises RuntimeError without any.
-    """
-    roots = differentiable(outputs)
-    if not roots:
-        raise RuntimeError("no output requires grad: there is nothing to train")
-    total = _term(roots[0])
-    for root in roots[1:]:
-        total = total + _term(root)
-    return total
-
-
-def _term(root: Tensor) -> Tensor:
-    value = root if root.dtype == torch.float64 else root.float()
-    if value.dim() == 0:
-        return value
-    if value.dim() == 2 and value.shape[1] > 1:
-        classes = torch.arange(value.shape[0], device=value.device) * 7 % value.shape[1]
-        return functional.cross_entropy(value, classes)
-    ramp = torch.linspace(-1, 1, value.numel(), device=value.device, dtype=value.dtype)
-    return (value - ramp.reshape(value.shape)).square().mean()
 
 
 @dataclass

@@ -11,6 +11,7 @@ import typer
 
 from inspector import __version__
 from inspector.cli.bench import bench
+from inspector.cli.ddp import ddp
 from inspector.cli.env import env
 from inspector.cli.freeze import freeze
 from inspector.cli.init import init
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (profile, params, stages, freeze, init, bench, models, env):
+for command in (profile, params, stages, freeze, init, bench, ddp, models, env):
     app.command()(command)
 
 

@@ -14,8 +14,8 @@ from torch.nn import functional
 from inspector.bench.drift import Drift, Reference
 from inspector.bench.numerics import Numerics
 from inspector.bench.precisions import PRECISIONS
-from inspector.bench.steps import loss_of
 from inspector.models.determinate import cast, quiet, random
+from inspector.models.loss import loss_of
 
 
 def drift(

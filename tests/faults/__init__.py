@@ -58,4 +58,4 @@ def _sentence(run: Run) -> str:
 
 def load() -> None:
     """Import every file of faults, each once."""
-    from . import bench, freeze, init  # noqa: F401
+    from . import bench, ddp, freeze, init  # noqa: F401

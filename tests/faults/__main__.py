@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from tabulate import tabulate
 
@@ -16,13 +17,13 @@ def main(words: list[str]) -> int:
     for case in CASES:
         if words and not {case.command, case.name} & set(words):
             continue
+        start = time.monotonic()
         failed = case.failed()
         right = case.detected(failed)
         missed += not right
         also = ", ".join(check for check in failed if check != case.check)
         rows.append([case.command, case.name, case.check or "(clean)", "yes" if right else "NO", also])
-        if sys.stderr.isatty():
-            print(f"\r{len(rows)} cases", end="\r", file=sys.stderr, flush=True)
+        print(f"{case.name}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
     print(tabulate(rows, ["command", "planted fault", "caught by", "right", "also failing"]))
     faults = sum(row[2] != "(clean)" for row in rows)
     print(f"\n{faults} faults, {len(rows) - faults} clean models, {missed} wrong")

@@ -1,0 +1,63 @@
+"""Small models that the processes of a test build by name."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Small(nn.Module):
+    """A convolutional classifier, (N, 3, 8, 8) to (N, 10), with batch norm, dropout and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Linear(8 * 64, 10)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen += 1
+        return self.head(self.drop(torch.relu(self.norm(self.stem(x))).flatten(1)))
+
+
+class Reassigns(Small):
+    """Assigns its buffer anew, as a plain attribute, from its own data."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            seen = self.seen * 0.9 + x.detach().mean()
+            del self.seen
+            self.seen = seen
+        return super().forward(x)
+
+
+class AssignsRegistered(Small):
+    """Assigns its buffer anew; it stays registered, and DDP follows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen = self.seen * 0.9 + x.detach().mean()
+        return super().forward(x)
+
+
+class Unused(Small):
+    """Has a layer that the forward does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.Linear(4, 4)
+
+
+class LayerNorms(nn.Module):
+    """No batch norm anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.LayerNorm(32), nn.GELU())
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
