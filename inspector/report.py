@@ -10,6 +10,7 @@ import json
 import math
 import platform
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspector.errors import InspectError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "inspector.report/1"
 KINDS = ("exact", "toleranced", "noisy")
+_METRIC_KEYS = ("value", "unit", "kind", "direction", "lower_bound")
 STATUSES = ("pass", "fail", "warn", "skip")
 
 
@@ -117,6 +119,13 @@ class Report:
         """`to_dict` as text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
+    @staticmethod
+    def read(file: str | Path) -> Report:
+        """A report from the JSON file that some command wrote, without header, sections and charts: those
+        are not in the file. Raises InspectError for a file that is missing, torn, of another kind or of a
+        newer major version of the schema."""
+        return from_json(_text(Path(file)), str(file))
+
     def to_frame(self, table: str | None = None) -> pd.DataFrame:
         """One table as a DataFrame: the first one, or the one named (see `tables`)."""
         if not self.tables:
@@ -139,6 +148,65 @@ class Report:
         from inspector.render.html import fragment
 
         return fragment(self)
+
+
+def from_json(text: str, place: str) -> Report:
+    """The inverse of `Report.to_json`; `place` names the text in errors (see `Report.read`)."""
+    import pandas as pd
+
+    try:
+        content = json.loads(text, parse_constant=_no_constant)
+    except ValueError as error:
+        raise InspectError(
+            f"{place} is no whole JSON file: {error}", "make it anew with --format json --output FILE"
+        ) from error
+    _check_schema(content, place)
+    try:
+        return Report(
+            command=str(content["command"]),
+            subject=dict(content["subject"]),
+            environment=dict(content["environment"]),
+            metrics={
+                name: Metric(**{key: metric[key] for key in _METRIC_KEYS if key in metric})
+                for name, metric in content["metrics"].items()
+            },
+            tables={name: pd.DataFrame(rows) for name, rows in content["tables"].items()},
+            findings=[Finding(**finding) for finding in content["findings"]],
+            verdict=str(content["verdict"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InspectError(
+            f"{place} says {SCHEMA} and does not keep to it: {type(error).__name__}: {error}",
+            "make it anew with --format json --output FILE",
+        ) from error
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InspectError(
+            f"no file {file}", "name a report that --format json --output FILE wrote"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InspectError(f"cannot read {file}: {error}", "name a JSON report") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_schema(content: Any, place: str) -> None:
+    schema = content.get("schema") if isinstance(content, dict) else None
+    family, _, version = SCHEMA.partition("/")
+    kind, _, found = str(schema).partition("/")
+    if kind != family or not found.partition(".")[0].isdigit():
+        said = f"its schema is {schema!r}" if schema is not None else "it names no schema"
+        raise InspectError(f"{place} is no report of inspector: {said}", f"a report says {SCHEMA!r}")
+    if int(found.partition(".")[0]) > int(version):
+        raise InspectError(
+            f"{place} has the schema {schema}, newer than {SCHEMA}", "install a newer inspector"
+        )
 
 
 def environment(**more: Any) -> dict[str, Any]:
