@@ -120,17 +120,36 @@ def ddp(
 
 
 def _check(node: Any) -> None:
-    """Numbers that no training can have."""
-    for key, value in (
-        ("DATA.BATCH", node.DATA.BATCH),
-        ("SOLVER.STEPS", node.SOLVER.STEPS),
-        ("SOLVER.ACCUMULATE", node.SOLVER.ACCUMULATE),
-        ("SOLVER.VALIDATE_EVERY", node.SOLVER.VALIDATE_EVERY),
+    """Refuse numbers that no training can have."""
+    solver, data, group = node.SOLVER, node.DATA, node.DDP
+    for key, value, least in (
+        ("DATA.BATCH", data.BATCH, 1),
+        ("DATA.SAMPLES", data.SAMPLES, 1),
+        ("DATA.WORKERS", data.WORKERS, 0),
+        ("SOLVER.STEPS", solver.STEPS, 1),
+        ("SOLVER.ACCUMULATE", solver.ACCUMULATE, 1),
+        ("SOLVER.VALIDATE_EVERY", solver.VALIDATE_EVERY, 1),
+        ("SOLVER.SCHEDULER.PATIENCE", solver.SCHEDULER.PATIENCE, 0),
+        ("DDP.MAX_RESTARTS", group.MAX_RESTARTS, 0),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InspectError(f"{key} is {value!r}", f"give 1 or more: --set {key} 1")
-    for key, value in (("DDP.STALL", node.DDP.STALL), ("DDP.DEADLINE", node.DDP.DEADLINE)):
-        if not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InspectError(f"{key} is {value!r}", f"give {least} or more: --set {key} {least}")
+    for key, value in (
+        ("SOLVER.BASE_LR", solver.BASE_LR),
+        ("SOLVER.BIAS_LR_FACTOR", solver.BIAS_LR_FACTOR),
+        ("SOLVER.WEIGHT_DECAY", solver.WEIGHT_DECAY),
+        ("SOLVER.WEIGHT_DECAY_BIAS", solver.WEIGHT_DECAY_BIAS),
+        ("SOLVER.MOMENTUM", solver.MOMENTUM),
+    ):
+        if not 0 <= value < float("inf"):
+            raise InspectError(f"{key} is {value!r}", f"give 0 or more: --set {key} 0.1")
+    if not 0 < solver.SCHEDULER.FACTOR < 1:
+        key = "SOLVER.SCHEDULER.FACTOR"
+        raise InspectError(
+            f"{key} is {solver.SCHEDULER.FACTOR!r}", f"give a number between 0 and 1: --set {key} 0.1"
+        )
+    for key, value in (("DDP.STALL", group.STALL), ("DDP.DEADLINE", group.DEADLINE)):
+        if not 0 < value < float("inf"):
             raise InspectError(f"{key} is {value!r}", f"give seconds: --set {key} 60")
 
 

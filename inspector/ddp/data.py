@@ -2,11 +2,18 @@
 
 Augmentation draws from a seed of (seed, epoch, rank, sample), not from the process's random state: it is
 the same whatever the number of loader workers, and after a resume.
+
+Loader workers come from a fork server, because gloo's and NCCL's threads do not survive a fork. They stay
+from epoch to epoch, and end when the process that they load for has ended.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +77,20 @@ class Synthetic(Dataset[tuple[Any, int]]):
 class Transformed(Dataset[tuple[Tensor, int]]):
     """A dataset behind a transform whose random draws depend on seed, epoch, rank and sample alone.
 
-    `rank` -1 is for validation: the draws are the same on every rank."""
+    `rank` -1 is for validation: the draws are the same on every rank. `epoch` may be set at any time:
+    loader workers see it."""
 
     def __init__(self, base: Dataset[Any], transform: Callable[[Any], Tensor], seed: int, rank: int) -> None:
-        self.base, self.transform, self.seed, self.rank, self.epoch = base, transform, seed, rank, 0
+        self.base, self.transform, self.seed, self.rank = base, transform, seed, rank
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch[0])
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch[0] = epoch
 
     def __len__(self) -> int:
         return len(self.base)  # type: ignore[arg-type]
@@ -168,10 +185,16 @@ def load(node: Any, spec: InputSpec, below: int, seed: int, rank: int, world: in
     options: dict[str, Any] = {
         "batch_size": node.BATCH,
         "num_workers": node.WORKERS,
-        "multiprocessing_context": "forkserver" if node.WORKERS else None,  # gloo's threads do not fork
-        "worker_init_fn": seed_worker,
         "pin_memory": torch.cuda.is_available(),
     }
+    if node.WORKERS:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        options |= {
+            "multiprocessing_context": context,
+            "worker_init_fn": Started(os.getpid()),
+            "persistent_workers": True,
+        }
     return Data(
         name,
         DataLoader(train, sampler=Resumable(sampler), drop_last=True, generator=_seeded(seed), **options),
@@ -197,11 +220,26 @@ class Resumable:
         return iter(indices[start:])
 
 
-def seed_worker(worker: int) -> None:
-    """Seed numpy and random in a loader worker as torch seeded itself there."""
-    number = torch.initial_seed() % 2**32
-    np.random.seed(number)
-    random.seed(number)
+@dataclass(frozen=True)
+class Started:
+    """What a loader worker does first: seed numpy and random as torch seeded itself there, and watch the
+    process `parent` that it loads for (torch watches the fork server, which does not end before its workers)."""
+
+    parent: int
+
+    def __call__(self, worker: int) -> None:
+        number = torch.initial_seed() % 2**32
+        np.random.seed(number)
+        random.seed(number)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(1.0)
+            try:
+                os.kill(self.parent, 0)
+            except ProcessLookupError:
+                os._exit(1)
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -384,6 +385,13 @@ def connect(place: Place, backend: str, seconds: float) -> None:
         timeout=timeout,
         device_id=torch.device(place.device) if backend == "nccl" else None,
     )
+    _never_free(dist.group.WORLD)
+
+
+def _never_free(group: Any) -> None:
+    """Freeing a gloo group can wait for ever: Python holds its lock in the destructor, which joins a thread
+    that waits for this lock to free the tensors of the last collective (seen with torch 2.8)."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
 
 
 __all__ = ["Batch", "Inputs", "Record", "Trainer", "connect", "hits"]

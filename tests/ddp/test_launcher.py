@@ -102,6 +102,17 @@ def test_settings_from_a_file_and_a_resume(inspect: Run, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    "key",
+    ["DATA.WORKERS", "SOLVER.STEPS", "SOLVER.BASE_LR", "SOLVER.SCHEDULER.FACTOR", "DDP.STALL"],
+)
+def test_numbers_that_no_training_can_have_are_named(inspect: Run, key: str) -> None:
+    code, out, err = inspect("ddp", "resnet18", "--set", key, "-1")
+    assert (code, out) == (2, "")
+    assert f"error: {key} is -1" in err
+    assert "hint: " in err
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"DATA.SOURCE": "/nowhere"}, "no data at"),

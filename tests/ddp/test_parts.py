@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -79,6 +82,44 @@ def test_a_sample_leaves_the_random_state_alone() -> None:
     state = torch.get_rng_state()
     data.dataset[0]
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_loader_workers_give_what_the_process_itself_gives() -> None:
+    def epochs(workers: int) -> list[torch.Tensor]:
+        node = defaults().DATA
+        node.WORKERS = workers
+        data = load_data(node, IMAGE, 2, 0, 1, 2)
+        found = []
+        for epoch in (0, 1):
+            data.sampler.set_epoch(epoch)
+            data.dataset.epoch = epoch
+            found += [samples for (samples, _), _ in zip(data.train, range(3))]
+        return found
+
+    alone, others = epochs(0), epochs(2)
+    assert all(torch.equal(one, other) for one, other in zip(alone, others))
+    assert not torch.equal(alone[0], alone[3])
+
+
+def test_loader_workers_end_when_their_process_is_killed() -> None:
+    program = (
+        "import sys; from tests.ddp.test_parts import IMAGE, defaults, load_data\n"
+        "if __name__ == '__main__':\n"
+        "    node = defaults().DATA; node.WORKERS = 1; data = load_data(node, IMAGE, 2, 0, 0, 1)\n"
+        "    batches = iter(data.train); next(batches); print(batches._workers[0].pid, flush=True)\n"
+        "    sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        assert psutil.pid_exists(worker)
+        process.kill()
+    try:
+        psutil.Process(worker).wait(20)
+    except psutil.NoSuchProcess:
+        pass
 
 
 def test_an_epoch_goes_on_where_it_stopped() -> None:

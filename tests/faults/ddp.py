@@ -434,6 +434,12 @@ def autocast_to_float16_with_scaler() -> list[Finding]:
 
 
 @clean("ddp")
+def loader_with_workers() -> list[Finding]:
+    """Batches come from processes of the loader."""
+    return findings(Plain, settings={"DATA.WORKERS": 2})
+
+
+@clean("ddp")
 def adamw_on_synthetic_data() -> list[Finding]:
     """Another optimizer, on random tensors."""
     settings = {"SOLVER.OPTIMIZER": "adamw", "SOLVER.BASE_LR": 0.001, "DATA.SOURCE": "synthetic"}
