@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,34 @@ def load(file: Path | None = None, overrides: list[str] | None = None) -> CfgNod
     return node
 
 
+def completed(node: CfgNode, values: Mapping[str, Any]) -> CfgNode:
+    """A copy in which the settings named (`{"SEED": 1}`) have these values: what other options said."""
+    copy = node.clone()
+    copy.defrost()
+    for key, value in values.items():
+        *path, name = key.split(".")
+        held: Any = copy
+        for part in path:
+            held = held[part]
+        held[name] = CfgNode(dict(value), new_allowed=True) if isinstance(value, Mapping) else value
+    copy.freeze()
+    return copy
+
+
 def dump(node: CfgNode) -> str:
     """All settings as YAML, which `parse` reads."""
     import yaml
 
     return yaml.safe_dump(_plain(node), sort_keys=False)
+
+
+def summary(node: CfgNode) -> str:
+    """All settings as YAML, one line for each node at the top."""
+    import yaml
+
+    lines = [yaml.safe_dump({key: value}, default_flow_style=True, sort_keys=False, width=10**6).strip()
+             for key, value in _plain(node).items()]  # fmt: skip
+    return "\n".join(line[1:-1] for line in lines)  # without the braces around
 
 
 def parse(text: str) -> CfgNode:

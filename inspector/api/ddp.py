@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -15,12 +16,11 @@ from typing import Any
 import torch
 
 from inspector.api.ddp_report import report
-from inspector.config import dump, load
+from inspector.config import completed, dump, load
 from inspector.ddp.job import Job, Place, adopt_slurm
 from inspector.ddp.launch import Group, Outcome, Tell, launch
 from inspector.errors import InspectError
 from inspector.files import write_whole
-from inspector.log import logger
 from inspector.models import Recipe, resolve
 from inspector.models.inputs import InputSpec, as_inputs
 from inspector.models.small import smallest, with_batch
@@ -83,10 +83,12 @@ def ddp(
     inside = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     count = _processes(nproc if nproc is not None else node.DDP.NPROC, kind)
     with _folder(node.OUTPUT_DIR, inside) as (folder, output):
+        texts = _inputs(recipe, inputs, node.DATA.BATCH)
+        said = {"MODEL.NAME": model, "MODEL.ARGS": dict(model_args or {}), "INPUT": texts, "SEED": seed}
         job = Job(
             model,
-            dump(node),
-            _inputs(recipe, inputs, node.DATA.BATCH),
+            dump(completed(node, {**said, "DDP.NPROC": count})),
+            texts,
             str(output),
             dict(model_args or {}),
             str(weights) if weights is not None else None,
@@ -97,10 +99,10 @@ def ddp(
             kill and not inside and nnodes == 1 and not resume and node.DDP.MAX_RESTARTS > 0,
             time.time() + float(node.DDP.DEADLINE),
             verbose,
+            not inside,
         )
         _checkpoint(job, output)
         write_whole(output / "config.yaml", job.config)
-        logger.info("configuration:\n%s", job.config.rstrip())
         if inside:
             return _inside(job, folder)
         job.write(folder)
@@ -115,8 +117,24 @@ def ddp(
         )
         if nnodes > 1 and not rdzv_endpoint:
             raise InspectError("several nodes need a place to meet", "give --rdzv-endpoint HOST:PORT")
-        outcome = launch(group, folder, WORKER, tell)
+        outcome = launch(group, folder, WORKER, _following(output / "log.txt", tell) if verbose else tell)
         return _concluded(job, folder, group, outcome)
+
+
+def _following(log: Path, tell: Tell) -> Tell:
+    """`tell`, which also shows on standard error what rank 0 logs: its own is a file of the launcher's."""
+    shown = log.stat().st_size if log.exists() else 0
+
+    def both(beat: dict[str, Any]) -> None:
+        nonlocal shown
+        if log.exists():
+            with log.open(encoding="utf-8") as stream:
+                stream.seek(shown)
+                sys.stderr.write(stream.read())
+                shown = stream.tell()
+        tell(beat)
+
+    return both
 
 
 def _check(node: Any) -> None:

@@ -11,6 +11,7 @@ from inspector.config import parse
 from inspector.ddp.checks import Evidence, examine
 from inspector.ddp.job import Job
 from inspector.ddp.launch import Group, Outcome
+from inspector.ddp.solver import amp_dtype
 from inspector.report import Chart, Finding, Metric, Report, Section, environment
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -174,7 +175,7 @@ def _environment(job: Job, world: int) -> dict[str, Any]:
 
 
 def _header(job: Job, node: Any, ranks: list[dict[str, Any]], world: int) -> list[tuple[str, str]]:
-    solver, amp = node.SOLVER, node.AMP
+    solver = node.SOLVER
     lines = [
         ("model", job.model),
         ("input", f"{', '.join(job.inputs)} on each of {world} processes ({job.device})"),
@@ -185,7 +186,8 @@ def _header(job: Job, node: Any, ranks: list[dict[str, Any]], world: int) -> lis
     rule += f", decay {solver.WEIGHT_DECAY:g} (biases {solver.WEIGHT_DECAY_BIAS:g}), ReduceLROnPlateau"
     lines.append(("optimizer", rule))
     steps = f"{solver.STEPS} of {solver.ACCUMULATE} x {node.DATA.BATCH} samples on each process"
-    lines.append(("steps", steps + (f", autocast to {amp.DTYPE}" if amp.ENABLED else "")))
+    dtype = amp_dtype(node.AMP, job.device)
+    lines.append(("steps", steps + (f", autocast to {str(dtype)[6:]}" if dtype else "")))
     if node.OUTPUT_DIR:
         lines.append(("output", str(node.OUTPUT_DIR)))
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ def ddp(
     Under torchrun or SLURM (RANK, WORLD_SIZE) it joins the processes that are there.
     """
     options.check_output(format, output)
+    from inspector.config import summary
+
     overrides = list(set or [])
     for key, value in (
         ("SOLVER.STEPS", steps),
@@ -75,6 +78,8 @@ def ddp(
         config, overrides, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
     _check_resume(resume, chosen.config.OUTPUT_DIR)
+    if os.environ.get("RANK", "0") == "0":
+        print(summary(chosen.config), file=sys.stderr)
     with _progress() as tell, options.foreign_output():
         from inspector.api.ddp import ddp as run
 

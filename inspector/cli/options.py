@@ -78,17 +78,23 @@ def settings(
     seed: int | None = None,
 ) -> Settings:
     """Merge the options that every command shares, and set up the log."""
-    from inspector.config import load
+    from inspector.config import completed, load
     from inspector.log import to_console
 
     to_console(verbose)
     node = load(config, overrides)
+    said: dict[str, Any] = {
+        "MODEL.NAME": model if model is not None else node.MODEL.NAME,
+        "MODEL.ARGS": {**node.MODEL.ARGS, **pairs(model_args)},
+        "INPUT": inputs or list(node.INPUT),
+        "SEED": seed if seed is not None else node.SEED,
+    }
     return Settings(
-        model=model if model is not None else node.MODEL.NAME,
-        model_args={**node.MODEL.ARGS, **pairs(model_args)},
-        inputs=inputs or list(node.INPUT) or None,
-        seed=seed if seed is not None else node.SEED,
-        config=node,
+        model=said["MODEL.NAME"],
+        model_args=said["MODEL.ARGS"],
+        inputs=said["INPUT"] or None,
+        seed=said["SEED"],
+        config=completed(node, said),
     )
 
 

@@ -17,7 +17,9 @@ FACTOR, FLOOR = 10.0, 1e-4
 """Gradients under DDP may be so many times as far from float64 as those of one process in the same
 precision, and this far in any case (relative L2): a missing average or a wrong divisor is off by 0.5."""
 USELESS = 0.3
-"""Where rounding alone moves the gradients this far, nothing can be said."""
+"""Where rounding alone moves the gradients this far, float64 says nothing about them."""
+ROUGH = 0.1
+"""So far may they then be from one process in the same precision, which rounds alike."""
 DIVISORS = "compute the loss as the mean over the rank's samples, and let DDP average over the ranks"
 
 
@@ -165,7 +167,7 @@ def gradients(e: Evidence) -> Iterator[Finding]:
     said = f"the first step's gradients are {distance:.2g} from those in float64 ({what});"
     said += f" one process in the same precision: {alone:.2g}"
     if limit > USELESS:
-        yield Finding("gradients", "skip", "", f"rounding alone moves them too far to compare: {said}", part)
+        yield _same_precision(part, said)
     elif distance > limit:
         name = part["worst"][0][0] if part["worst"] else ""
         yield fail("gradients", name, f"{said}; {DIVISORS}", **part)
@@ -181,6 +183,19 @@ def gradients(e: Evidence) -> Iterator[Finding]:
     else:
         message = f"{count} accumulated batches equal one step over all of them, and are sent once"
         yield good("accumulation", f"{message} ({accumulated:.2g})")
+
+
+def _same_precision(part: dict[str, Any], said: str) -> Finding:
+    """Gradients that rounding moves too far from float64, against one process that rounds alike."""
+    why = f"rounding alone moves them too far for a comparison with float64 ({part['alone']:.2g})"
+    if part["synchronised_norms"]:  # the big batch rounds otherwise
+        return Finding("gradients", "skip", "", f"{why}: {said}", part)
+    here = (
+        f"the first step's gradients are {part['same']:.2g} from those of one process, each shard by itself"
+    )
+    if part["same"] > ROUGH:
+        return fail("gradients", "", f"{here}, in the same precision; {DIVISORS}", **part)
+    return good("gradients", f"{here}, averaged, in the same precision; {why}", **part)
 
 
 def sampler(e: Evidence) -> Iterator[Finding]:

@@ -222,12 +222,12 @@ class Resumable:
 
 @dataclass(frozen=True)
 class Started:
-    """What a loader worker does first: seed numpy and random as torch seeded itself there, and watch the
-    process `parent` that it loads for (torch watches the fork server, which does not end before its workers)."""
+    """What a loader worker does first: seed numpy and random as torch seeded itself there, and end with the
+    process `parent` that it loads for (torch watches the fork server, which outlives its workers)."""
 
     parent: int
 
-    def __call__(self, worker: int) -> None:
+    def __call__(self, _worker: int) -> None:
         number = torch.initial_seed() % 2**32
         np.random.seed(number)
         random.seed(number)

@@ -79,7 +79,7 @@ def gradients(trainer: Trainer) -> dict[str, Any]:
     """The gradients of the first step and of an accumulated one, against one process (see `_reference`).
 
     Distances are ||g - g64|| / ||g64|| over all parameters; `alone` is that of one process in the
-    training's own precision. On rank 0; the others give {}.
+    training's own precision, and `same` that from it. On rank 0; the others give {}.
     """
     many = trainer.node.SOLVER.ACCUMULATE
     mine = first_batches(trainer, max(2, many))
@@ -99,6 +99,7 @@ def gradients(trainer: Trainer) -> dict[str, Any]:
     return {
         "distance": _distance(first, exact),
         "alone": _distance(alone, exact),
+        "same": _distance(first, alone),
         "worst": _worst(first, exact),
         "micro_batches": len(mine),
         "accumulated": _distance(later, _reference(trainer, everyone, None) if longer else alone),

@@ -16,7 +16,8 @@ from inspector.files import write_whole
 class Job:
     """One run. `config` is YAML; `inputs` are strings of the input grammar, the first tensor with the
     batch of one process; `output` is where checkpoints and logs go; `trainer` names a class
-    ("module:Class"); `kill` says to kill a worker on purpose, `deadline` is in seconds since the epoch."""
+    ("module:Class"); `kill` says to kill a worker on purpose, `deadline` is in seconds since the epoch;
+    `launched`: `inspect ddp` started the processes, and watches them."""
 
     model: str
     config: str
@@ -31,6 +32,7 @@ class Job:
     kill: bool = False
     deadline: float = 0.0
     verbose: bool = False
+    launched: bool = True
 
     def write(self, folder: Path) -> None:
         """Save it as job.json."""

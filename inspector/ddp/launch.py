@@ -114,6 +114,7 @@ def launch(group: Group, folder: Path, module: str, tell: Tell = lambda beat: No
                 break
     finally:
         stop(agent, read_beats(folder))
+    tell(read_beats(folder).get(0, {}))
     outcome.code = agent.returncode
     outcome.seconds = time.monotonic() - start
     found = refusals(folder)

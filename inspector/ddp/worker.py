@@ -41,6 +41,8 @@ LOST = re.compile(r"closed by peer|reset by peer|Broken pipe|Connection refused|
 """What a rank raises when another has died."""
 LAST_LINES = 8
 """Of a traceback, in the report."""
+LAUNCHER = 30.0
+"""Seconds after the deadline that the launcher has to stop its workers."""
 
 
 def main(folder: Path, recipe: Recipe, prepare: Prepare, build: Callable[[], nn.Module]) -> None:
@@ -90,6 +92,9 @@ class _Run:
     def _train(self) -> None:
         trainer, place = self.trainer, self.place
         self.beat("build")
+        logger.info(
+            "rank %d of %d on %s; settings:\n%s", place.rank, place.world, place.device, self.job.config
+        )
         trainer.setup()
         go_on = self.job.resume or bool(place.attempt and self.file.exists())
         if go_on:
@@ -214,9 +219,9 @@ def _watched(folder: Path, job: Job, place: Place) -> Iterator[Callable[..., Non
     stack = (folder / f"stack{rank}.txt").open("a")
     beats = _Beats(folder / f"beat{rank}.json")
     _dump_on_request(stack)
-    if job.deadline:
-        left = max(job.deadline - time.time(), 1.0)
-        faulthandler.dump_traceback_later(left, exit=True, file=stack)
+    if job.deadline:  # with a launcher, only for the case that it is gone
+        left = max(job.deadline - time.time(), 1.0) + (LAUNCHER if job.launched else 0.0)
+        faulthandler.dump_traceback_later(left, exit=True, file=stack if job.launched else sys.stderr)
     _die_with_parent()
     try:
         if (folder / f"error{rank}.json").exists() or list(folder.glob("refused*.json")):

@@ -61,3 +61,19 @@ class LayerNorms(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.body(x))
+
+
+class Deep(nn.Module):
+    """Batch norms one after another without a skip: gradients in BF16 are mostly rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [
+            layer
+            for _ in range(16)
+            for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        ]
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *layers, nn.Flatten(), nn.Linear(512, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)

@@ -180,6 +180,12 @@ def gradients_summed_over_ranks() -> list[Finding]:
     return findings(SumsOverRanks)
 
 
+@fault("ddp", check="gradients")
+def gradients_summed_in_bfloat16() -> list[Finding]:
+    """The same where rounding hides it from float64: a deep network in BF16."""
+    return findings(SumsOverRanks, model="tests.ddp.nets:Deep", settings={"AMP.ENABLED": True})
+
+
 class NotReduced(Trainer):
     def forward_backward(self, wrapped: DistributedDataParallel, batches: list[Batch]) -> Tensor:
         with wrapped.no_sync():
@@ -425,6 +431,12 @@ def frozen_stem_with_accumulation() -> list[Finding]:
 def autocast_to_bfloat16() -> list[Finding]:
     """Mixed precision on the CPU."""
     return findings(Plain, settings={"AMP.ENABLED": True})
+
+
+@clean("ddp")
+def deep_network_in_bfloat16() -> list[Finding]:
+    """Gradients that rounding moves too far from float64 are compared with those of one process."""
+    return findings(Plain, model="tests.ddp.nets:Deep", settings={"AMP.ENABLED": True})
 
 
 @clean("ddp")
