@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from inspector.api.ddp_report import report
-from inspector.config import completed, dump, load
+from inspector.api.profile import trace
+from inspector.config import completed, dump, load, summary
 from inspector.ddp.job import Job, Place, adopt_slurm
 from inspector.ddp.launch import Group, Outcome, Tell, launch
 from inspector.errors import InspectError
@@ -27,6 +28,8 @@ from inspector.models.small import smallest, with_batch
 from inspector.report import Report
 
 WORKER = "inspector.api.ddp_worker"
+BACKENDS = ("auto", "gloo", "nccl")
+""""auto" is nccl on GPUs and gloo on a CPU."""
 
 
 def ddp(
@@ -79,6 +82,8 @@ def ddp(
     if recipe.only_on is not None:
         raise InspectError(f"{recipe.name} does not train: {recipe.only_on[1]}", "name the float model")
     kind = _device(device)
+    if kind == "cpu" and node.DDP.BACKEND == "nccl":
+        raise InspectError("nccl connects GPUs only", "leave DDP.BACKEND out, or use --device cuda")
     adopt_slurm(os.environ)
     inside = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     count = _processes(nproc if nproc is not None else node.DDP.NPROC, kind)
@@ -103,6 +108,8 @@ def ddp(
         )
         _checkpoint(job, output)
         write_whole(output / "config.yaml", job.config)
+        if not inside or os.environ["RANK"] == "0":
+            tell({"phase": "starting", "settings": summary(job.settings)})
         if inside:
             return _inside(job, folder)
         job.write(folder)
@@ -166,6 +173,8 @@ def _check(node: Any) -> None:
         raise InspectError(
             f"{key} is {solver.SCHEDULER.FACTOR!r}", f"give a number between 0 and 1: --set {key} 0.1"
         )
+    if group.BACKEND not in BACKENDS:
+        raise InspectError(f"DDP.BACKEND is {group.BACKEND!r}", f"use one of: {', '.join(BACKENDS)}")
     for key, value in (("DDP.STALL", group.STALL), ("DDP.DEADLINE", group.DEADLINE)):
         if not 0 < value < float("inf"):
             raise InspectError(f"{key} is {value!r}", f"give seconds: --set {key} 60")
@@ -196,8 +205,7 @@ def _processes(nproc: int | None, kind: str) -> int:
 def _inputs(recipe: Recipe, inputs: Any, batch: int) -> list[str]:
     """What each process trains on, as strings, the batch in front."""
     if inputs is not None:
-        given = as_inputs(inputs)
-        given = with_batch(given, batch)
+        given = with_batch(as_inputs(inputs), batch)
     else:
         found = smallest(recipe, recipe.build("meta") if recipe.rebuilds else recipe.build("cpu"), batch)
         if found is None:
@@ -211,6 +219,8 @@ def _inputs(recipe: Recipe, inputs: Any, batch: int) -> list[str]:
             f"{recipe.name} takes no tensor of samples: it cannot be trained here",
             "give --input 1x3x32x32, or wrap it in a model that takes one",
         )
+    if inputs is not None:
+        trace(recipe, given, phase="train")  # refuses what the model does not take, before processes start
     return texts
 
 

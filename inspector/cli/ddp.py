@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,8 +58,6 @@ def ddp(
     Under torchrun or SLURM (RANK, WORLD_SIZE) it joins the processes that are there.
     """
     options.check_output(format, output)
-    from inspector.config import summary
-
     overrides = list(set or [])
     for key, value in (
         ("SOLVER.STEPS", steps),
@@ -78,8 +75,6 @@ def ddp(
         config, overrides, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
     _check_resume(resume, chosen.config.OUTPUT_DIR)
-    if os.environ.get("RANK", "0") == "0":
-        print(summary(chosen.config), file=sys.stderr)
     with _progress() as tell, options.foreign_output():
         from inspector.api.ddp import ddp as run
 
@@ -115,11 +110,17 @@ def _check_resume(resume: bool, folder: Any) -> None:
         raise InspectError("--resume needs the folder of an earlier run", "give --output-dir runs/one")
 
 
+def _settings(beat: dict[str, Any]) -> None:
+    """Print the merged settings, once, before the processes start."""
+    if "settings" in beat:
+        print(beat["settings"], file=sys.stderr)
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[dict[str, Any]], None]]:
     """A bar with loss, accuracy and images/s on standard error, on a terminal only."""
     if not sys.stderr.isatty():
-        yield lambda beat: None
+        yield _settings
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -134,6 +135,7 @@ def _progress() -> Iterator[Callable[[dict[str, Any]], None]]:
         task = bar.add_task("starting", total=None, said="")
 
         def tell(beat: dict[str, Any]) -> None:
+            _settings(beat)
             said = [f"loss {beat['loss']:.3f}"] if beat.get("loss") is not None else []
             said += [f"accuracy {beat['accuracy']:.1%}"] if beat.get("accuracy") is not None else []
             said += [f"{beat['rate']:.0f} images/s"] if beat.get("rate") else []

@@ -35,6 +35,7 @@ from inspector.files import write_whole
 from inspector.log import FORMAT, logger
 from inspector.models.inputs import first_line
 from inspector.models.subject import Recipe
+from inspector.trace.capture.isolate import random_state
 
 Prepare = Callable[[nn.Module], None]
 LOST = re.compile(r"closed by peer|reset by peer|Broken pipe|Connection refused|DistNetwork|DistBackend|NCCL")
@@ -56,11 +57,9 @@ def main(folder: Path, recipe: Recipe, prepare: Prepare, build: Callable[[], nn.
         if backend == "auto":
             backend = "nccl" if place.device.startswith("cuda") else "gloo"
         connect(place, backend, 2 * float(trainer.node.DDP.STALL) + 60)
-        try:
+        with random_state():
             run()
-        finally:
-            if sys.exc_info()[0] is None:
-                dist.destroy_process_group()
+        dist.destroy_process_group()  # after an error it would wait for ranks that are gone
 
 
 def _trainer(
@@ -215,6 +214,7 @@ class _Run:
 def _watched(folder: Path, job: Job, place: Place) -> Iterator[Callable[..., None]]:
     """Logs, heartbeats, stack dumps on request and at the deadline; what is raised is written down."""
     rank = place.rank
+    before = list(logger.handlers)
     handlers = _log(job, place)
     stack = (folder / f"stack{rank}.txt").open("a")
     beats = _Beats(folder / f"beat{rank}.json")
@@ -222,7 +222,8 @@ def _watched(folder: Path, job: Job, place: Place) -> Iterator[Callable[..., Non
     if job.deadline:  # with a launcher, only for the case that it is gone
         left = max(job.deadline - time.time(), 1.0) + (LAUNCHER if job.launched else 0.0)
         faulthandler.dump_traceback_later(left, exit=True, file=stack if job.launched else sys.stderr)
-    _die_with_parent()
+    if job.launched:
+        _die_with_parent()
     try:
         if (folder / f"error{rank}.json").exists() or list(folder.glob("refused*.json")):
             raise SystemExit(1)  # started again after an error that would only come back
@@ -250,10 +251,11 @@ def _watched(folder: Path, job: Job, place: Place) -> Iterator[Callable[..., Non
         raise
     finally:
         faulthandler.cancel_dump_traceback_later()
+        _no_dump_on_request()
         stack.close()
         for handler in handlers:
-            logger.removeHandler(handler)
             handler.close()
+        logger.handlers[:] = before
 
 
 class _Beats:
@@ -290,6 +292,11 @@ def _log(job: Job, place: Place) -> list[logging.Handler]:
 def _dump_on_request(stack: IO[str]) -> None:
     if hasattr(faulthandler, "register") and threading.current_thread() is threading.main_thread():
         faulthandler.register(signal.SIGUSR1, file=stack, all_threads=True)
+
+
+def _no_dump_on_request() -> None:
+    if hasattr(faulthandler, "unregister"):
+        faulthandler.unregister(signal.SIGUSR1)
 
 
 def _die_with_parent() -> None:

@@ -112,6 +112,19 @@ def test_numbers_that_no_training_can_have_are_named(inspect: Run, key: str) -> 
     assert "hint: " in err
 
 
+def test_an_input_that_the_model_does_not_take_is_refused_before_processes_start(inspect: Run) -> None:
+    code, out, err = inspect("ddp", "resnet18", "--device", "cpu", "--input", "1x4x32x32")
+    assert (code, out) == (2, "")
+    assert "raised on float32[8,4,32,32]" in err
+
+
+@pytest.mark.parametrize("name", ["mpi", "nccl"])
+def test_a_backend_that_cannot_work_is_refused(inspect: Run, name: str) -> None:
+    code, out, err = inspect("ddp", "resnet18", "--device", "cpu", "--set", "DDP.BACKEND", name)
+    assert (code, out) == (2, "")
+    assert "hint: " in err
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
