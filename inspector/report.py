@@ -63,9 +63,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of some columns of a table: `kind` bar, scatter or line, `x` and `y` its columns, `group`
-    the column that tells series apart, `low` and `high` those of an interval of y, `label` that of a text
-    at each point. Only the HTML form draws it; the numbers are in `tables`."""
+    """A picture of some columns of a table: `kind` bar, scatter, line, area (lines on top of each other) or
+    icicle, `x` and `y` its columns, `group` the column that tells series apart, `low` and `high` those of an
+    interval of y, `label` that of a text at each point, `hover` those that pointing at it shows, `units` how
+    their values are written. An icicle has a row for each node, `x` the column of its path, `group` that of
+    its parent's, `color` that of what its colour stands for (missing: grey), and is drawn by `y` or, as the
+    reader switches, by one of `choices`. `section` is the title of the section that the chart belongs to.
+    Only the HTML form draws it; the numbers are in `tables`."""
 
     kind: str
     title: str
@@ -79,6 +83,11 @@ class Chart:
     log_x: bool = False
     log_y: bool = False
     note: str = ""
+    choices: tuple[str, ...] = ()
+    color: str | None = None
+    hover: tuple[str, ...] = ()
+    units: dict[str, str] = field(default_factory=dict)
+    section: str = ""
 
 
 @dataclass
@@ -86,7 +95,8 @@ class Report:
     """The result of a command.
 
     `tables` are complete and machine-readable; `sections` are the selections of them that the text,
-    markdown, CSV and HTML forms show. `header` are the lines of provenance above the numbers.
+    markdown, CSV and HTML forms show. `header` are the lines of provenance above the numbers, `added` the
+    reports of other commands that this one carries along.
     """
 
     command: str
@@ -99,6 +109,7 @@ class Report:
     header: list[tuple[str, str]] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
+    added: list[Report] = field(default_factory=list)
     trace: Any = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,6 +124,8 @@ class Report:
             "findings": [vars(finding) for finding in self.findings],
             "verdict": self.verdict,
         }
+        if self.added:
+            content["added"] = [report.to_dict() for report in self.added]
         return _plain(content)
 
     def to_json(self) -> str:
@@ -125,6 +138,14 @@ class Report:
         are not in the file. Raises InspectError for a file that is missing, torn, of another kind or of a
         newer major version of the schema."""
         return from_json(_text(Path(file)), str(file))
+
+    def save(self, file: str | Path) -> Path:
+        """Write the report, whole or not at all, in the format of the file's suffix: .html, .json, .md,
+        .csv, .txt."""
+        from inspector.files import write_whole
+        from inspector.render import format_of, renderer
+
+        return write_whole(file, renderer(format_of(file))(self))
 
     def to_frame(self, table: str | None = None) -> pd.DataFrame:
         """One table as a DataFrame: the first one, or the one named (see `tables`)."""
@@ -152,14 +173,18 @@ class Report:
 
 def from_json(text: str, place: str) -> Report:
     """The inverse of `Report.to_json`; `place` names the text in errors (see `Report.read`)."""
-    import pandas as pd
-
     try:
         content = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise InspectError(
             f"{place} is no whole JSON file: {error}", "make it anew with --format json --output FILE"
         ) from error
+    return _from_dict(content, place)
+
+
+def _from_dict(content: Any, place: str) -> Report:
+    import pandas as pd
+
     _check_schema(content, place)
     try:
         return Report(
@@ -173,6 +198,7 @@ def from_json(text: str, place: str) -> Report:
             tables={name: pd.DataFrame(rows) for name, rows in content["tables"].items()},
             findings=[Finding(**finding) for finding in content["findings"]],
             verdict=str(content["verdict"]),
+            added=[_from_dict(entry, place) for entry in content.get("added", [])],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InspectError(
