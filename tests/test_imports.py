@@ -107,6 +107,7 @@ def test_every_room_is_in_the_table() -> None:
         ["freeze", "--help"],
         ["init", "--help"],
         ["bench", "--help"],
+        ["report", "--help"],
         ["--version"],
     ],
 )
