@@ -191,12 +191,9 @@ def _from_dict(content: Any, place: str) -> Report:
             command=str(content["command"]),
             subject=dict(content["subject"]),
             environment=dict(content["environment"]),
-            metrics={
-                name: Metric(**{key: metric[key] for key in _METRIC_KEYS if key in metric})
-                for name, metric in content["metrics"].items()
-            },
+            metrics={name: _read_metric(metric) for name, metric in content["metrics"].items()},
             tables={name: pd.DataFrame(rows) for name, rows in content["tables"].items()},
-            findings=[Finding(**finding) for finding in content["findings"]],
+            findings=[_read_finding(finding) for finding in content["findings"]],
             verdict=str(content["verdict"]),
             added=[_from_dict(entry, place) for entry in content.get("added", [])],
         )
@@ -205,6 +202,25 @@ def _from_dict(content: Any, place: str) -> Report:
             f"{place} says {SCHEMA} and does not keep to it: {type(error).__name__}: {error}",
             "make it anew with --format json --output FILE",
         ) from error
+
+
+def _read_metric(content: dict[str, Any]) -> Metric:
+    metric = Metric(**{key: content[key] for key in _METRIC_KEYS if key in content})
+    value = metric.value
+    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value)):
+        raise ValueError(f"the metric {value!r} is no number")
+    if metric.kind not in KINDS or not isinstance(metric.unit, str):
+        raise ValueError(f"a metric of kind {metric.kind!r} in {metric.unit!r}")
+    return metric
+
+
+def _read_finding(content: dict[str, Any]) -> Finding:
+    finding = Finding(**content)
+    if finding.status not in STATUSES:
+        raise ValueError(f"a finding with the status {finding.status!r}")
+    if not all(isinstance(text, str) for text in (finding.check, finding.subject, finding.message)):
+        raise ValueError("a finding whose words are no text")
+    return finding
 
 
 def _text(file: Path) -> str:

@@ -34,6 +34,9 @@ _CHARTS: dict[str, tuple[str, set[str], Callable[[pd.DataFrame], list[Chart]]]] 
 """By command: the table that is drawn, the columns needed, and how."""
 
 
+_FAR = [float("inf"), float("-inf")]
+
+
 def foreign(report: Report, subject: str) -> list[Finding]:
     """A note when a report is not about `subject`: names are all that the files tell."""
     name = report.subject.get("name")
@@ -65,13 +68,13 @@ def presentable(report: Report) -> Report:
 
 
 def units(frame: pd.DataFrame) -> dict[str, str]:
-    """How each column is written: by its name, else fractions as numbers and all other values as they are."""
-    found = {str(column): UNITS.get(str(column), "") for column in frame.columns}
-    for column, unit in found.items():
-        if not unit and pd.api.types.is_numeric_dtype(frame[column]):
-            boolean = pd.api.types.is_bool_dtype(frame[column])
-            found[column] = "text" if boolean else "number"
-    return {column: unit or "text" for column, unit in found.items()}
+    """How each column is written: numbers by the column's name, all other values as they are."""
+    return {name: UNITS.get(name, "number") if _numeric(frame[name]) else "text" for name in frame.columns}
+
+
+def _numeric(column: pd.Series) -> bool:
+    types = pd.api.types
+    return types.is_numeric_dtype(column) and not types.is_bool_dtype(column) and not column.isin(_FAR).any()
 
 
 def _numbers(report: Report, metrics: dict) -> Section:
@@ -86,7 +89,7 @@ def _numbers(report: Report, metrics: dict) -> Section:
 def _header(report: Report) -> list[tuple[str, str]]:
     subject = report.subject
     lines = [("model", f"{subject.get('name', '')} ({subject.get('source', '')})")]
-    if subject.get("inputs"):
+    if isinstance(subject.get("inputs"), list) and subject["inputs"]:
         lines.append(("input", " ".join(map(str, subject["inputs"]))))
     lines += [(name, str(subject[name])) for name in ("phase", "device") if subject.get(name)]
     known = ", ".join(f"{key} {value}" for key, value in report.environment.items() if value is not None)

@@ -113,6 +113,8 @@ def _stages(
 ) -> pd.DataFrame:
     if recipe is None:
         raise InspectError("a trace alone does not hold the model", "give the model")
+    if any(entry.kind == "packed" for entry in found.state):
+        raise InspectError("quantized weights are packed and never train", "name the float model")
     model = recipe.build(recipe.only_on[0] if recipe.only_on else "meta", seed)
     if lazy(model):
         raise InspectError("the parameters of the model are lazy", "run it once before")

@@ -247,3 +247,21 @@ def test_rows_of_a_strange_report_are_shown_as_they_are() -> None:
     (added,) = inspector.page(Net(), "4x6", added=[strange]).added
     assert added.sections[0].units == {"who": "text", "value": "number", "good": "text"}
     assert added.charts == []
+
+
+def test_a_file_with_names_and_values_of_any_kind_is_shown_as_text(tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script>"
+    rows = [{evil: evil, "bytes": "many", "latency": None, "macs": 3, "x": 1e-9, "y": [1, {"a": evil}]}] * 2
+    content = {
+        "schema": "inspector.report/1", "command": evil, "subject": {"name": evil, "inputs": 5},
+        "environment": {evil: evil}, "metrics": {evil: {"value": 1.5, "unit": evil, "kind": "exact"}},
+        "tables": {evil: rows, "empty": []}, "findings": [], "verdict": evil,
+    }  # fmt: skip
+    file = tmp_path / "evil.json"
+    file.write_text(json.dumps(content))
+    page = inspector.page(Net(), "4x6", added=[file]).save(tmp_path / "r.html").read_text()
+    assert "<script>alert" not in page
+    assert json.loads(page.split('id="report-json">')[1].split("</script>")[0])["added"][0]["tables"] == {
+        evil: rows, "empty": [],
+    }  # fmt: skip
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
