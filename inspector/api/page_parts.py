@@ -109,7 +109,7 @@ def memory(frame: pd.DataFrame, found: Trace) -> Chart | None:
         "MiB",
         long.assign(MiB=(long["bytes"] / 2**20).round(3)).rename(columns={"index": "operator"}),
         group="role",
-        hover=("operator", "running", "total"),
+        hover=("running", "total"),
         units={"total": "bytes"},
         section=MEMORY,
     )
@@ -184,7 +184,7 @@ def _does_most_itself(frame: pd.DataFrame) -> pd.Series:
 def _icicle_note(found: Trace, empty: list[str], time: str | None, timed: bool) -> str:
     notes = [
         "Each module with everything inside; a part that no child fills is the module's own work. Coloured by"
-        " type are the modules that move most of their bytes themselves."
+        " type are the modules that move most of their bytes themselves. A click opens a part."
     ]
     if _tied(found):
         notes.append("A tied parameter is drawn once, where its first name is.")

@@ -88,6 +88,15 @@ def test_it_opens_in_silence_and_asks_nobody(visit, file: Path, scheme: str, wid
     assert seen.page.evaluate("document.documentElement.scrollWidth") == width
 
 
+def test_nothing_on_it_can_send_anything(visit, file: Path) -> None:
+    page = visit(file).drawn().page
+    buttons = page.locator(".modebar-btn").evaluate_all("all => all.map(b => b.getAttribute('data-title'))")
+    known = {"download plot as a png", "zoom", "pan", "zoom in", "zoom out", "reset axes"}
+    assert {button.lower() for button in buttons} == known
+    fetched = page.evaluate("() => fetch('data:text/plain,x').then(() => 'went', () => 'refused')")
+    assert fetched == "refused"  # by the page's own policy, which allows no address at all
+
+
 def test_its_numbers_are_those_of_its_json_and_of_the_command(page: Any, report: Report) -> None:
     inside = json.loads(page.locator("#report-json").text_content())
     assert inside == json.loads(report.to_json())
@@ -171,7 +180,7 @@ def test_buttons_switch_what_the_areas_stand_for(page: Any, report: Report) -> N
 
 def test_the_areas_are_really_drawn_anew(page: Any) -> None:
     shapes = "() => [...document.querySelectorAll('.tree .slice path')].map(p => p.getAttribute('d')).join()"
-    page.wait_for_function(f"({shapes})().length > 0")
+    page.wait_for_function(f"() => ({shapes})().length > 0")
     before = page.evaluate(shapes)
     page.locator(".switch").get_by_role("button", name="parameters").click()
     page.wait_for_function(f"before => ({shapes})() !== before", arg=before)
@@ -235,7 +244,7 @@ def test_charts_follow_the_colour_scheme_while_open(visit, file: Path) -> None:
     paper = "() => getComputedStyle(document.body).backgroundColor"
     assert (page.evaluate(ink), page.evaluate(paper)) == ("#1c2430", "rgb(255, 255, 255)")
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"({ink})() === '#e3e8ef'")
+    page.wait_for_function(f"() => ({ink})() === '#e3e8ef'")
     assert page.evaluate(paper) == "rgb(18, 22, 28)"
 
 

@@ -16,6 +16,8 @@ from inspector.render.rows import MARKS, metric_rows
 from inspector.report import Chart, Finding, Report, Section
 
 _HERE = Path(__file__).parent
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+"""The browser itself refuses every request."""
 
 
 def render(report: Report) -> str:
@@ -25,6 +27,7 @@ def render(report: Report) -> str:
     content = body.whole(report)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{title}</title>\n<style>\n{_file('fragment.css')}{_file('page.css')}</style></head>\n<body>\n"
         f'<header><h1>{title}</h1></header>\n{body.contents()}<main class="inspector">\n{content}</main>\n'

@@ -30,9 +30,13 @@
       font: { color: ink["hoverlabel.font.color"] },
     };
     if (narrow() && spec.layout.xaxis) spec.layout.margin = { ...spec.layout.margin, l: 48, r: 4 };
-    const removed = ["select2d", "lasso2d", "autoScale2d"];
-    const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: removed };
-    if (narrow()) config.displayModeBar = false;
+    if (narrow() && spec.layout.showlegend) spec.layout.height += 18 * spec.data.length; // one a line
+    const tree = spec.data[0].type === "icicle";
+    if (narrow() && tree) Object.assign(spec.data[0], { maxdepth: 4, texttemplate: "%{label}" });
+    // Plotly's own choice of buttons has one that uploads the chart.
+    const buttons = [["toImage"], ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
+    const config = { displaylogo: false, responsive: true, modeBarButtons: buttons };
+    config.displayModeBar = narrow() || tree ? false : "hover";
     Plotly.newPlot(place, spec.data, spec.layout, config);
   }
 
