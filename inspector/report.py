@@ -1,7 +1,7 @@
 """What every command returns: a `Report` of metrics, tables and findings, and its JSON form.
 
 History of the JSON schema (`SCHEMA`):
-    inspector.report/1  first version
+    inspector.report/1  first version; a report that carries others along has them in `added`
 """
 
 from __future__ import annotations

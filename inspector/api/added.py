@@ -64,6 +64,7 @@ def presentable(report: Report) -> Report:
         sections=sections,
         charts=_drawn(report, titles),
         metrics=metrics,
+        added=[presentable(entry) for entry in report.added],
     )
 
 

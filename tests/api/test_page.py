@@ -227,6 +227,13 @@ def test_the_json_holds_the_added_report_as_its_file_does(bench_file: Path, tmp_
     assert again.to_dict() == report.to_dict()
 
 
+def test_a_page_inside_a_page_keeps_its_own_parts(bench_file: Path, tmp_path: Path) -> None:
+    inner = inspector.page(Net(), "4x6", added=[bench_file]).save(tmp_path / "inner.json")
+    (added,) = inspector.page(Net(), "4x6", added=[inner]).added
+    assert "report: modules" in titles(added)
+    assert titles(added.added[0]) == ["bench: numbers", "bench: rows"]
+
+
 def test_a_report_about_another_model_is_noted(bench_file: Path) -> None:
     report = inspector.page(nn.Linear(3, 3), "2x3", added=[bench_file])
     assert said(report, "added") == ["is about Net, this page about Linear"]

@@ -62,7 +62,7 @@ def file(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(browser: Any, file: Path) -> Iterator[Any]:
     """The page opened once, for tests that leave it as they find it."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     opened = context.new_page()
     opened.goto(file.resolve().as_uri())
     opened.wait_for_selector("body[data-drawn]")
