@@ -86,6 +86,22 @@ def test_memory_is_that_of_the_storages(page: Report) -> None:
     assert timeline["input"].unique().tolist() == [4 * 24]
 
 
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_live_bytes_rise_and_fall_with_the_activations(device: str) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.relu(self.a(x)))
+
+    # An activation is 4 x 6 floats, 96 bytes: t, mm makes one, relu a second and the first is let go, t,
+    # mm makes another.
+    timeline = inspector.page(Two(), "4x6", device=device).to_frame("timeline")
+    assert timeline["intermediate"].tolist() == [0, 96, 192, 96, 192]
+
+
 def test_what_is_missing_says_why(page: Report) -> None:
     assert "No button for time: it was not measured" in page.charts[0].note
     assert page.charts[0].choices == ("MACs", "parameters", "bytes moved")
