@@ -9,7 +9,7 @@ from inspector.api.profile import UNITS
 from inspector.api.stages import UNITS as STAGE_UNITS
 from inspector.api.stages import shown
 from inspector.bench.module_times import ModuleTimes
-from inspector.render.numbers import duration, size
+from inspector.render.numbers import MISSING, duration, size, written
 from inspector.report import Chart, Report, Section
 from inspector.trace.record import Trace
 from inspector.views.modules import named
@@ -23,7 +23,7 @@ MOST_CALLS = 5000
 """So many rows of the table of calls are shown."""
 SERIES = 7
 """So many operators have a colour of their own in the roofline."""
-_LABELS = {"macs": "MACs", "params": "parameters", "bytes": "bytes moved", "seconds": "time"}
+_LABELS = {"params": "parameters", "bytes": "bytes moved", "seconds": "time"}
 
 
 def sections(found: Trace, tables: dict[str, pd.DataFrame]) -> list[Section]:
@@ -150,12 +150,15 @@ def roofline(frame: pd.DataFrame, found: Trace) -> Chart | None:
 
 def icicle(frame: pd.DataFrame, found: Trace, time: str | None) -> Chart:
     """The module tree, switchable between what has a total; what has none says why in the note."""
-    frame = frame.rename(columns=_LABELS).astype({"parent": object})
+    partial = found.failure is not None or any(not op.known for op in found.ops)
+    macs = "MACs, at least" if partial else "MACs"
+    frame = frame.rename(columns={"macs": macs, **_LABELS}).astype({"parent": object})
     frame["module"] = frame["path"].where(frame["path"] != "", found.model)
     frame["label"] = [path.rpartition(".")[2] for path in frame["module"]]
     frame.loc[frame["path"] == "", "label"] = found.model
     frame["worker"] = frame["type"].where(_does_most_itself(frame))
-    columns = [label for label in _LABELS.values() if label in frame]
+    frame["MACs inside"] = [_bounded(*row) for row in zip(frame[macs], frame["unknown_ops"])]
+    columns = [label for label in (macs, *_LABELS.values()) if label in frame]
     choices = tuple(label for label in columns if len(frame) and frame[label].iloc[0] > 0)
     return Chart(
         "icicle",
@@ -167,11 +170,18 @@ def icicle(frame: pd.DataFrame, found: Trace, time: str | None) -> Chart:
         label="label",
         color="worker",
         choices=choices,
-        hover=("module", "type", *choices),
-        units={"MACs": "MAC", "parameters": "count", "bytes moved": "bytes", "time": "seconds"},
+        hover=("module", "type", "MACs inside", *(c for c in choices if c != macs)),
+        units={macs: "MAC", "parameters": "count", "bytes moved": "bytes", "time": "seconds"},
         note=_icicle_note(found, [c for c in columns if c not in choices], time, "time" in frame),
         section=MODULES,
     )
+
+
+def _bounded(macs: int, unknown: int) -> str:
+    """What is known of the MACs of a module that holds so many operators without a formula."""
+    if not unknown:
+        return written(macs, "MAC")
+    return f"at least {written(macs, 'MAC')}" if macs else MISSING
 
 
 def _does_most_itself(frame: pd.DataFrame) -> pd.Series:
@@ -192,8 +202,11 @@ def _icicle_note(found: Trace, empty: list[str], time: str | None, timed: bool) 
     if unknown:
         names = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         notes.append(f"MACs are a lower bound: operators without a formula ran in {names}.")
-    if empty:
-        notes.append(f"No button for {', '.join(empty)}: there are none.")
+    if found.failure is not None:
+        notes.append("The pass stopped early: what would have come after is missing.")
+    for label in empty:
+        why = "they are unknown" if label.endswith("at least") else "there are none"
+        notes.append(f"No button for {label.partition(',')[0]}: {why}.")
     if not timed:
         why = f"could not be measured on {time}" if time else "was not measured (--time cpu measures it here)"
         notes.append(f"No button for time: it {why}.")

@@ -20,6 +20,7 @@ from torch import nn
 from inspector.bench.stats import median
 
 WARM_UP = 3
+"""Forwards before the first that counts, fewer where they take long."""
 LEAST_RUNS, MOST_RUNS = 5, 100
 SECONDS = 5.0
 """Time budget; the least runs are made also where they take longer."""
@@ -56,8 +57,11 @@ def module_times(
         model(*args, **kwargs)
 
     with torch.no_grad():
+        start = time.perf_counter()
         for _ in range(WARM_UP):
             run()
+            if time.perf_counter() - start > seconds / 2:
+                break
         deadline = time.perf_counter() + seconds
         while len(found) < LEAST_RUNS or (len(found) < MOST_RUNS and time.perf_counter() < deadline):
             found.append(_marked(run, paths, marks))

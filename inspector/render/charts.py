@@ -26,7 +26,7 @@ _LAYOUT: dict[str, Any] = {
     "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     "hoverlabel": {"align": "left"},
 }
-_SCALED = ("bytes", "count", "MAC", "FLOP")
+_SCALED = ("count", "MAC", "FLOP")
 """Units whose axis has prefixes: 10M."""
 
 
@@ -98,25 +98,22 @@ def _figure(chart: Chart, frame: pd.DataFrame) -> Any:
     figure.update_yaxes(type="log" if chart.log_y else "-", **_axis(chart, chart.y), **grid)
     figure.update_layout(barmode="group", showlegend=chart.group is not None, hovermode="closest")
     if chart.kind == "area":
-        _point_at_all(figure, chart, frame)
+        _point_at_all(figure, chart, rows)
     return figure
 
 
-def _point_at_all(figure: Any, chart: Chart, frame: pd.DataFrame) -> None:
+def _point_at_all(figure: Any, chart: Chart, top: pd.DataFrame) -> None:
     """One box for all areas at a place; what `hover` says is the same in all, so the top one shows it."""
     figure.update_layout(hovermode="x unified")
     figure.update_traces(hovertemplate=f"%{{y:,.2f}} {plain(chart.y)}")
     if chart.hover:
-        rows = frame[frame[chart.group] == frame[chart.group].iloc[-1]] if chart.group else frame
-        figure.data[-1].customdata = pointed(chart, rows)
+        figure.data[-1].customdata = pointed(chart, top)
         figure.data[-1].hovertemplate = f"%{{y:,.2f}} {plain(chart.y)}<br>%{{customdata}}"
 
 
 def _axis(chart: Chart, column: str) -> dict[str, Any]:
-    unit = chart.units.get(column, "")
-    style = "SI" if unit in _SCALED else "power"
-    suffix = "B" if unit == "bytes" else ""
-    return {"title": {"text": plain(column)}, "exponentformat": style, "ticksuffix": suffix}
+    style = "SI" if chart.units.get(column) in _SCALED else "power"
+    return {"title": {"text": plain(column)}, "exponentformat": style}
 
 
 def _trace(graph_objects: Any, chart: Chart, rows: pd.DataFrame, title: str) -> Any:

@@ -22,8 +22,8 @@ def html(chart: Chart, name: str) -> str:
     text = json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
     zoom = (
         f' <label for="{name}-zoom">Zoom to module</label>'
-        f'<input id="{name}-zoom" class="zoom" list="{name}-paths" autocomplete="off" spellcheck="false">'
-        f'<datalist id="{name}-paths"></datalist>'
+        f'<input id="{name}-zoom" class="zoom" list="{name}-paths" placeholder="the whole model"'
+        f' autocomplete="off" spellcheck="false"><datalist id="{name}-paths"></datalist>'
     )
     return (
         f'<div class="tree"><div class="search"><div class="switch" role="group"'

@@ -117,7 +117,11 @@ def test_an_unknown_operator_is_named_and_its_module_is_not_drawn_as_zero_in_sil
 
     report = inspector.page(nn.Sequential(nn.Linear(3, 3), Odd()), "3x3")
     assert report.metrics["macs"].lower_bound
-    assert "MACs are a lower bound: operators without a formula ran in 1." in report.charts[0].note
+    areas = report.charts[0]
+    assert "MACs are a lower bound: operators without a formula ran in 1." in areas.note
+    assert areas.choices[0] == "MACs, at least"
+    # 3 rows of [3] x [3,3]
+    assert areas.frame["MACs inside"].tolist() == ["at least 27", "27", "unknown"]
     assert "1 have no formula" in report.charts[1].note
     assert "operators without a formula" in titles(report)
 
@@ -125,7 +129,16 @@ def test_an_unknown_operator_is_named_and_its_module_is_not_drawn_as_zero_in_sil
 def test_a_model_without_macs_has_no_button_for_them() -> None:
     report = inspector.page(nn.ReLU(), "2x3")
     assert report.charts[0].choices == ("bytes moved",)
-    assert "No button for MACs, parameters: there are none." in report.charts[0].note
+    assert "No button for MACs: there are none." in report.charts[0].note
+
+
+def test_macs_that_are_all_unknown_are_not_none() -> None:
+    class Only(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.airy_ai(x)
+
+    areas = inspector.page(Only(), "3x3").charts[0]
+    assert "No button for MACs: they are unknown. No button for parameters: there are none." in areas.note
 
 
 def test_a_trace_makes_a_page_without_stages() -> None:
@@ -197,6 +210,7 @@ def test_a_forward_that_fails_can_still_be_shown_up_to_there() -> None:
         inspector.page(Net(), "4x7")
     report = inspector.page(raised.value.trace)
     assert report.verdict == "fail"
+    assert "The pass stopped early" in report.charts[0].note
     assert said(report, "forward") == ["Linear raised RuntimeError; the totals hold up to here"]
 
 

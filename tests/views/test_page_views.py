@@ -72,6 +72,7 @@ def test_areas_add_up_and_a_tied_parameter_is_drawn_once(trace: Trace) -> None:
     assert frame["params"].to_dict() == {"": 27, "body": 27, "body.first": 20, "body.second": 7}
     assert frame["macs"].to_dict() == {"": 400, "body": 400, "body.first": 100, "body.second": 300}
     assert frame["bytes"].to_dict() == {"": 192, "body": 192, "body.first": 48, "body.second": 96}
+    assert frame["unknown_ops"].to_dict() == {"": 1, "body": 1, "body.first": 0, "body.second": 1}
     assert frame["parent"].tolist()[1:] == ["", "body", "body"]
     assert pd.isna(frame.loc["", "parent"])
 

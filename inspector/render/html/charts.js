@@ -53,7 +53,7 @@
     }
     const zoom = tree.querySelector(".zoom");
     const paths = place.data[0].ids;
-    for (const path of paths) zoom.list.append(new Option("", path));
+    for (const path of paths.slice(1)) zoom.list.append(new Option("", path));
     zoom.addEventListener("change", () => {
       if (zoom.value === "") Plotly.restyle(place, { level: paths[0] }, [0]);
       else if (paths.includes(zoom.value)) Plotly.restyle(place, { level: zoom.value }, [0]);
@@ -61,17 +61,17 @@
   }
 
   const plots = [...document.querySelectorAll(".plot")];
-  load().then(
-    () => {
+  load()
+    .then(() => {
       plots.forEach(draw);
       document.querySelectorAll(".tree").forEach(switchable);
       matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
         plots.forEach((place) => Plotly.relayout(place, colors()));
       });
       document.body.dataset.drawn = plots.length;
-    },
-    (error) => {
-      for (const place of plots) place.textContent = `This browser cannot draw the chart: ${error}`;
-    },
-  );
+    })
+    .catch((error) => {
+      for (const place of plots.filter((one) => one.childElementCount === 0))
+        place.textContent = `This browser cannot draw the chart: ${error}`;
+    });
 })();
