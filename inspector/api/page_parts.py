@@ -21,6 +21,7 @@ CALL_UNITS = {
 }  # fmt: skip
 MOST_CALLS = 5000
 """So many rows of the table of calls are shown."""
+_SCALES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
 SERIES = 7
 """So many operators have a colour of their own in the roofline."""
 _LABELS = {"params": "parameters", "bytes": "bytes moved", "seconds": "time"}
@@ -102,12 +103,13 @@ def memory(frame: pd.DataFrame, found: Trace) -> Chart | None:
     roles = [role for role in ROLES if frame[role].any()]
     named = frame.assign(running=[_place(found, index) for index in frame["index"]])
     long = named.melt(["index", "running", "total"], roles, "role", "bytes")
+    scale, unit = next((s, u) for s, u in _SCALES if frame["total"].max() >= s or s == 1)
     return Chart(
         "area",
         "live bytes by role",
         "operator",
-        "MiB",
-        long.assign(MiB=(long["bytes"] / 2**20).round(3)).rename(columns={"index": "operator"}),
+        unit,
+        long.assign(**{unit: (long["bytes"] / scale).round(3)}).rename(columns={"index": "operator"}),
         group="role",
         hover=("running", "total"),
         units={"total": "bytes"},

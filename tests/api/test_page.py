@@ -102,6 +102,16 @@ def test_live_bytes_rise_and_fall_with_the_activations(device: str) -> None:
     assert timeline["intermediate"].tolist() == [0, 96, 192, 96, 192]
 
 
+def test_live_bytes_are_drawn_in_a_unit_that_shows_them(page: Report) -> None:
+    small = page.charts[2]
+    assert small.y == "B"
+    assert set(small.frame[small.frame["role"] == "parameter"]["B"]) == {4 * 48}
+    large = inspector.page("resnet18").charts[2]
+    assert large.y == "MiB"
+    # 11,689,512 parameters of four bytes
+    assert set(large.frame[large.frame["role"] == "parameter"]["MiB"]) == {round(46_758_048 / 2**20, 3)}
+
+
 def test_what_is_missing_says_why(page: Report) -> None:
     assert "No button for time: it was not measured" in page.charts[0].note
     assert page.charts[0].choices == ("MACs", "parameters", "bytes moved")
