@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from inspector.api.env import env
     from inspector.api.freeze import Frozen, freeze
     from inspector.api.init import init
+    from inspector.api.page import page
     from inspector.api.params import params
     from inspector.api.profile import profile, trace
     from inspector.api.stages import stages
@@ -35,6 +36,7 @@ __all__ = [
     "formula",
     "freeze",
     "init",
+    "page",
     "params",
     "profile",
     "stages",
@@ -47,6 +49,7 @@ _HOMES = {
     "Frozen": "inspector.api.freeze",
     "init": "inspector.api.init",
     "stages": "inspector.api.stages",
+    "page": "inspector.api.page",
     "params": "inspector.api.params",
     "profile": "inspector.api.profile",
     "Report": "inspector.report",

@@ -1,7 +1,7 @@
 """What every command returns: a `Report` of metrics, tables and findings, and its JSON form.
 
 History of the JSON schema (`SCHEMA`):
-    inspector.report/1  first version
+    inspector.report/1  first version; a report that carries others along has them in `added`
 """
 
 from __future__ import annotations
@@ -63,9 +63,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of some columns of a table: `kind` bar, scatter or line, `x` and `y` its columns, `group`
-    the column that tells series apart, `low` and `high` those of an interval of y, `label` that of a text
-    at each point. Only the HTML form draws it; the numbers are in `tables`."""
+    """A picture of some columns of a table: `kind` bar, scatter, line, area (lines on top of each other) or
+    icicle, `x` and `y` its columns, `group` the column that tells series apart, `low` and `high` those of an
+    interval of y, `label` that of a text at each point, `hover` those that pointing at it shows, `units` how
+    their values are written. An icicle has a row for each node, `x` the column of its path, `group` that of
+    its parent's, `color` that of what its colour stands for (missing: grey), and is drawn by `y` or, as the
+    reader switches, by one of `choices`. `section` is the title of the section that the chart belongs to.
+    Only the HTML form draws it; the numbers are in `tables`."""
 
     kind: str
     title: str
@@ -79,6 +83,11 @@ class Chart:
     log_x: bool = False
     log_y: bool = False
     note: str = ""
+    choices: tuple[str, ...] = ()
+    color: str | None = None
+    hover: tuple[str, ...] = ()
+    units: dict[str, str] = field(default_factory=dict)
+    section: str = ""
 
 
 @dataclass
@@ -86,7 +95,8 @@ class Report:
     """The result of a command.
 
     `tables` are complete and machine-readable; `sections` are the selections of them that the text,
-    markdown, CSV and HTML forms show. `header` are the lines of provenance above the numbers.
+    markdown, CSV and HTML forms show. `header` are the lines of provenance above the numbers, `added` the
+    reports of other commands that this one carries along.
     """
 
     command: str
@@ -99,6 +109,7 @@ class Report:
     header: list[tuple[str, str]] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
+    added: list[Report] = field(default_factory=list)
     trace: Any = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,6 +124,8 @@ class Report:
             "findings": [vars(finding) for finding in self.findings],
             "verdict": self.verdict,
         }
+        if self.added:
+            content["added"] = [report.to_dict() for report in self.added]
         return _plain(content)
 
     def to_json(self) -> str:
@@ -125,6 +138,14 @@ class Report:
         are not in the file. Raises InspectError for a file that is missing, torn, of another kind or of a
         newer major version of the schema."""
         return from_json(_text(Path(file)), str(file))
+
+    def save(self, file: str | Path) -> Path:
+        """Write the report, whole or not at all, in the format of the file's suffix: .html, .json, .md,
+        .csv, .txt."""
+        from inspector.files import write_whole
+        from inspector.render import format_of, renderer
+
+        return write_whole(file, renderer(format_of(file))(self))
 
     def to_frame(self, table: str | None = None) -> pd.DataFrame:
         """One table as a DataFrame: the first one, or the one named (see `tables`)."""
@@ -152,33 +173,54 @@ class Report:
 
 def from_json(text: str, place: str) -> Report:
     """The inverse of `Report.to_json`; `place` names the text in errors (see `Report.read`)."""
-    import pandas as pd
-
     try:
         content = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise InspectError(
             f"{place} is no whole JSON file: {error}", "make it anew with --format json --output FILE"
         ) from error
+    return _from_dict(content, place)
+
+
+def _from_dict(content: Any, place: str) -> Report:
+    import pandas as pd
+
     _check_schema(content, place)
     try:
         return Report(
             command=str(content["command"]),
             subject=dict(content["subject"]),
             environment=dict(content["environment"]),
-            metrics={
-                name: Metric(**{key: metric[key] for key in _METRIC_KEYS if key in metric})
-                for name, metric in content["metrics"].items()
-            },
+            metrics={name: _read_metric(metric) for name, metric in content["metrics"].items()},
             tables={name: pd.DataFrame(rows) for name, rows in content["tables"].items()},
-            findings=[Finding(**finding) for finding in content["findings"]],
+            findings=[_read_finding(finding) for finding in content["findings"]],
             verdict=str(content["verdict"]),
+            added=[_from_dict(entry, place) for entry in content.get("added", [])],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InspectError(
             f"{place} says {SCHEMA} and does not keep to it: {type(error).__name__}: {error}",
             "make it anew with --format json --output FILE",
         ) from error
+
+
+def _read_metric(content: dict[str, Any]) -> Metric:
+    metric = Metric(**{key: content[key] for key in _METRIC_KEYS if key in content})
+    value = metric.value
+    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value)):
+        raise ValueError(f"the metric {value!r} is no number")
+    if metric.kind not in KINDS or not isinstance(metric.unit, str):
+        raise ValueError(f"a metric of kind {metric.kind!r} in {metric.unit!r}")
+    return metric
+
+
+def _read_finding(content: dict[str, Any]) -> Finding:
+    finding = Finding(**content)
+    if finding.status not in STATUSES:
+        raise ValueError(f"a finding with the status {finding.status!r}")
+    if not all(isinstance(text, str) for text in (finding.check, finding.subject, finding.message)):
+        raise ValueError("a finding whose words are no text")
+    return finding
 
 
 def _text(file: Path) -> str:

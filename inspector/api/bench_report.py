@@ -60,7 +60,7 @@ def report(
         verdict="fail" if failed else "pass" if measured and not interrupted else "none",
         header=_header(bench, name, source, inputs),
         sections=[_section(group, bench.options.compile) for group in bench.groups] + _worst(rows),
-        charts=_charts(table) if len(table) else [],
+        charts=charts(table) if len(table) else [],
     )
 
 
@@ -298,7 +298,7 @@ def _metrics(rows: list[Row]) -> dict[str, Metric]:
     return found
 
 
-def _charts(table: pd.DataFrame) -> list[Chart]:
+def charts(table: pd.DataFrame) -> list[Chart]:
     """Throughput by precision, and what a speed-up costs in drift."""
     frame = table.assign(
         where=[f"{mode}, batch {batch}" for mode, batch in zip(table["mode"], table["batch"])],

@@ -48,7 +48,7 @@ def report(job: Job, ranks: list[dict[str, Any]], outcome: Outcome | None, group
         verdict="fail" if failed or not ranks else "pass",
         header=_header(job, node, ranks, world),
         sections=_sections(steps, validations),
-        charts=[Chart("line", "training loss", "step", "loss", steps)] if len(steps) else [],
+        charts=charts(steps) if len(steps) else [],
     )
 
 
@@ -208,6 +208,11 @@ def _sections(steps: pd.DataFrame, validations: pd.DataFrame) -> list[Section]:
             Section("validation (all ranks together)", shown, {"step": "count", "accuracy": "share"})
         )
     return found
+
+
+def charts(steps: pd.DataFrame) -> list[Chart]:
+    """The loss over the steps."""
+    return [Chart("line", "training loss", "step", "loss", steps)]
 
 
 def sparkline(values: list[float]) -> str:

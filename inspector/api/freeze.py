@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from inspector.api.stages import backbone_of, shown, stage_frame
+from inspector.api.stages import backbone_of, shown, stage_frame, state
 from inspector.errors import InspectError
 from inspector.log import logger
 from inspector.models import Model, Recipe, as_recipe
@@ -259,7 +259,7 @@ class Frozen:
         tensors = dict(self.model.named_parameters(remove_duplicate=False))
         held = {id(tensors[name]) for name in self.plan.parameters}
         frozen = [name for name, tensor in tensors.items() if id(tensor) in held]  # under any name
-        return frame.assign(state=[_state(names, frozen) for names in parts])
+        return frame.assign(state=[state(names, frozen) for names in parts])
 
     def _schemes(self) -> pd.DataFrame:
         if self.plan.backbone is None or self.plan.stages is None:
@@ -297,13 +297,6 @@ _NORM = {
 
 def _unverified() -> Finding:
     return Finding("verification", "skip", "", "not verified (--no-verify): nothing was trained")
-
-
-def _state(names: Sequence[str], frozen: Sequence[str]) -> str:
-    inside = len(set(names) & set(frozen))
-    if not names:
-        return "no parameters"
-    return "frozen" if inside == len(names) else "partly frozen" if inside else "trains"
 
 
 def _described(args: Any, kwargs: Any) -> list[str]:

@@ -122,6 +122,14 @@ def stage_frame(backbone: Backbone, model: nn.Module) -> pd.DataFrame:
     )
 
 
+def state(names: Sequence[str], frozen: Sequence[str]) -> str:
+    """What a stage with the parameters `names` does in training, `frozen` being all that rest."""
+    inside = len(set(names) & set(frozen))
+    if not names:
+        return "no parameters"
+    return "frozen" if inside == len(names) else "partly frozen" if inside else "trains"
+
+
 def _size(resolution: tuple[int, ...] | None) -> str | None:
     return None if resolution is None else "x".join(map(str, resolution))
 

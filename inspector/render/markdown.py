@@ -24,6 +24,7 @@ def render(report: Report) -> str:
                 for f in report.findings
             )
         )
+    parts += [render(added).rstrip() for added in report.added]
     return "\n\n".join(parts) + "\n"
 
 

@@ -61,6 +61,13 @@ def digits(value: float, count: int = 4) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def number(value: float) -> str:
+    """Any number at four significant digits; a whole one whole, a far one with its power of ten."""
+    if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return digits(value) if 1e-4 <= abs(value) < 1e15 else f"{value:.3e}"
+
+
 def duration(seconds: float) -> str:
     """Four significant digits in s, ms, us or ns: 0.0123 is 12.30 ms."""
     for scale, unit in _TIMES:
@@ -71,8 +78,12 @@ def duration(seconds: float) -> str:
 
 _PLAIN: dict[str, Callable[[float], str]] = {
     "seconds": duration,
+    "s": duration,
+    "1/s": digits,
+    "number": number,
     "rate": digits,
     "ratio": lambda value: f"{value:.2f}x",
+    "relative L2": lambda value: _PLAIN["relative"](value),
     "relative": lambda value: "0" if value == 0 else f"{value:.1e}",
     "tflops": lambda value: digits(value, 3),
     "joule": lambda value: digits(value, 3),

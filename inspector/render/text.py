@@ -36,6 +36,9 @@ def render(report: Report, color: bool = False, width: int | None = None) -> str
                 for f in report.findings
             )
         )
+    for added in report.added:
+        heading = paint(f"inspect {added.command}: {added.subject.get('name', '')}", "title")
+        parts.append(f"{heading}\n\n{render(added, color, width).rstrip()}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -95,11 +95,12 @@ def tree(frame: pd.DataFrame, name: str, depth: int, top: int | None = None) -> 
     shown = frame[frame["depth"] <= depth]
     if top is not None:
         leaves = shown[shown["depth"] == min(depth, int(shown["depth"].max()))]
-        return _named(leaves.nlargest(top, ["macs", "params"]), name, indent=False)
-    return _named(shown, name, indent=True)
+        return named(leaves.nlargest(top, ["macs", "params"]), name, indent=False)
+    return named(shown, name, indent=True)
 
 
-def _named(frame: pd.DataFrame, name: str, indent: bool) -> pd.DataFrame:
+def named(frame: pd.DataFrame, name: str, indent: bool) -> pd.DataFrame:
+    """Rows of `modules_frame` with a column `module` for people, `name` for the model itself."""
     labels = [
         ("  " * depth + path.rpartition(".")[2] if indent else path) if path else name
         for path, depth in zip(frame["path"], frame["depth"])

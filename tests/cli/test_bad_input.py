@@ -49,6 +49,12 @@ import pytest
         (["freeze", "resnet18", "--at", "1", "--save", "x.txt"], "x.txt", ".safetensors"),
         (["freeze", "quantized_resnet18@DEFAULT", "--at", "1"], "does not train", "float"),
         (["freeze", "resnet18", "--set", "FREEZE.AT", "x"], "FREEZE.AT is 'x'", "--at 2"),
+        (["report", "resnt50", "-o", "r.html"], "no torchvision model is called", "did you mean resnet50"),
+        (["report", "resnet18", "--time", "tpu"], "cannot measure time on 'tpu'", "--time cpu"),
+        (["report", "resnet18", "--time", "cpu", "--phase", "train"], "measures a forward", "inspect bench"),
+        (["report", "resnet18", "--with", "none.json"], "no file none.json", "--format json"),
+        (["report", "resnet18", "--stage", "layer9"], "'layer9' matches no", "layer"),
+        (["report", "resnet18", "-o", "no/folder/r.html"], "cannot write", "existing folder"),
         (["stages", "resnet18", "--stage", "conv9"], "'conv9' matches no", "conv1"),
     ],
 )

