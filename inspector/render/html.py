@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from inspector.render.rows import MARKS, cells, metric_rows
+from inspector.render.rows import MARKS, cells, metric_rows, shown_findings
 from inspector.report import Report
 
 _STYLE = """
@@ -48,11 +48,11 @@ def fragment(report: Report) -> str:
         parts.append(f"<h2>{escape(section.title)}</h2>{_table(*cells(section))}")
         if section.note:
             parts.append(f"<p>{escape(section.note)}</p>")
-    if report.findings:
+    if findings := shown_findings(report):
         items = "".join(
             f"<li><b>{MARKS[f.status]}</b> {escape(f.subject + ': ' if f.subject else '')}"
             f"{escape(f.message)}</li>"
-            for f in report.findings
+            for f in findings
         )
         parts.append(f"<ul>{items}</ul>")
     return "\n".join([*parts, "</div>\n"])
