@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from inspector import __version__
 from inspector.regress.compare import Change, Comparison, Where
 from inspector.regress.content import Scalar
 from inspector.regress.layers import described
 from inspector.regress.rules import STATES
-from inspector.report import Finding, Metric, Report, Section, environment
+from inspector.report import Finding, Metric, Report, Section
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ def report(found: Comparison, rows: int | None = None, plain: bool = False) -> R
     return Report(
         command="diff",
         subject={"name": _title(found), "source": "diff", "base": base.place, "head": head.place},
-        environment=environment(),
+        environment={"inspector": __version__},  # it is the same wherever it is made
         metrics={
             state: Metric(count, "count", direction="none", shown=False)
             for state, count in found.counts.items()
