@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inspector import __version__
@@ -26,7 +27,7 @@ _STATUS = {"new": "warn", "noisy": "warn", "incomparable": "warn", "improved": "
 def report(found: Comparison, rows: int | None = None, plain: bool = False) -> Report:
     """The report of `found`. Its tables are whole; the sections show at most `rows` changes, worst first.
 
-    `plain` keeps the numbers of the first section as they are, for CSV.
+    `plain` is for CSV: one section, with every row and its numbers as they are.
     """
     import pandas as pd
 
@@ -35,13 +36,6 @@ def report(found: Comparison, rows: int | None = None, plain: bool = False) -> R
     where = pd.DataFrame(
         [line for entry in found.where for line in _modules(entry)], columns=list(_WHERE), dtype=object
     )
-    shown = _chosen(found.changes, rows, plain)
-    first = table.head(len(shown)) if plain else _written(shown)
-    sections = [Section("changes, worst first", first, _UNITS, _left(found.changes, len(shown)))]
-    if not shown and found.changes:
-        sections = []  # the header says that all is as it was
-    if len(where):
-        sections += _where_section(found.where, rows)
     return Report(
         command="diff",
         subject={"name": _title(found), "source": "diff", "base": base.place, "head": head.place},
@@ -54,20 +48,37 @@ def report(found: Comparison, rows: int | None = None, plain: bool = False) -> R
         findings=_findings(found),
         verdict=found.verdict,
         header=_header(found),
-        sections=sections,
+        sections=_sections(found, rows, table if plain else None),
     )
+
+
+def _sections(found: Comparison, rows: int | None, plain: pd.DataFrame | None = None) -> list[Section]:
+    changes = found.changes
+    if plain is not None:
+        return [Section("changes", plain)]
+    shown = _chosen(changes, rows)
+    sections = []
+    if shown or any(change.state != "ok" for change in changes):  # else the header says it all
+        note = _left(changes, len(shown))
+        sections.append(Section("changes, worst first", _written(shown), _UNITS, note))
+    return sections + _where_section(found.where, rows)
 
 
 def fitted(found: Comparison, write: Callable[[Report], str], limit: int, at_most: int = 10_000) -> str:
     """What `write` makes of as many of the worst changes as `limit` bytes hold."""
+    whole = report(found, 0)
+
+    def cut(rows: int) -> str:
+        return write(replace(whole, sections=_sections(found, rows)))
+
     low, high = 0, min(len(found.changes), at_most)
-    best = write(report(found, high))
+    best = cut(high)
     if len(best.encode()) <= limit:
         return best
-    best = write(report(found, 0))
+    best = cut(0)
     while low + 1 < high:
         middle = (low + high) // 2
-        text = write(report(found, middle))
+        text = cut(middle)
         if len(text.encode()) <= limit:
             low, best = middle, text
         else:
@@ -75,10 +86,13 @@ def fitted(found: Comparison, write: Callable[[Report], str], limit: int, at_mos
     return best if len(best.encode()) <= limit else best.encode()[:limit].decode(errors="ignore")
 
 
-def _chosen(changes: list[Change], rows: int | None, plain: bool) -> list[Change]:
+def _chosen(changes: list[Change], rows: int | None) -> list[Change]:
     """The worst `rows`; of many, people do not need to see those that are as they were."""
-    few = plain or len(changes) <= FEW
-    shown = changes if few else [change for change in changes if change.state != "ok" or change.fails]
+    shown = (
+        changes
+        if len(changes) <= FEW
+        else [change for change in changes if change.state != "ok" or change.fails]
+    )
     return shown if rows is None else shown[:rows]
 
 
