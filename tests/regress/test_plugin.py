@@ -13,6 +13,8 @@ import pytest
 import inspector
 import inspector.api.live
 import inspector.render.text
+from inspector.regress.plugin import _ROWS, _SENT, _Gather
+from tests.regress.hand import row, table
 
 # pytester unloads what is first imported inside of it, and torch cannot be loaded twice.
 inspector.profile("alexnet")
