@@ -225,7 +225,7 @@ class _Context:
             keys: Iterable[str] = _VERSIONS if metric in OF_VERSION else ()
         else:
             keys = [key for key in dict.fromkeys((*one, *two)) if key != "inspector"]
-        return _differences({k: str(one.get(k)) for k in keys}, {k: str(two.get(k)) for k in keys})
+        return _differences({k: _release(one.get(k)) for k in keys}, {k: _release(two.get(k)) for k in keys})
 
     def _measured(self, name: str, metric: str, base: Row, head: Row) -> Change:
         """A time: only where the rounds of both sides may be compared is there more than a report."""
@@ -272,6 +272,11 @@ class _Context:
             if self.rules.compares(metric) and self.rules.budget(metric) is not None:
                 change = Change(name, metric, "new", None, number.value, number.unit, "not in BASE")
                 yield self._within_budget(change, number)
+
+
+def _release(value: Any) -> str:
+    """A version without the build that it is of: 2.15.0 of 2.15.0+cpu."""
+    return str(value).partition("+")[0]
 
 
 def _sound(value: Scalar) -> bool:

@@ -46,5 +46,5 @@ OF_STATE = {
 """They depend on the model alone; every other metric on what it was run with, too."""
 
 OF_VERSION = {"ops", "ops_digest", "bytes_moved"}
-"""They depend on how torch cuts work into operators. Over all torchvision models, torch 2.8 and 2.15
-agree on everything else and differ in these (benchmarks/diff_versions.py)."""
+"""They depend on how torch cuts work into operators. Over all torchvision models, torch 2.8 and 2.15 differ
+in these (of 35 models) and agree on everything else: .ci/run holds one baseline against both."""
