@@ -3,34 +3,40 @@
     python benchmarks/diff_power.py           measure rounds, then resample them
     python benchmarks/diff_power.py again     resample the rounds of the committed result
 
-Rounds of one model are measured as `inspect table --measure latency` does. A run takes consecutive pairs of
-them from a random place and calls one of each pair BASE and the other HEAD, by a coin (A/A); for power, HEAD's
-seconds are multiplied. What is counted is the comparison's own verdict, noise.decide.
+Rounds of one model are measured as `inspect table --measure latency` does. A run takes consecutive pairs
+of them from a random place and calls one of each pair BASE and the other HEAD, by a coin (A/A); for power,
+HEAD's seconds are multiplied. What is counted is the comparison's own verdict, noise.decide.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import sys
+from itertools import pairwise
 from typing import Any
 
 from common import RESULTS, median, save
 
-MODELS = {"resnet18": None, "mobilenet_v3_small": None, "squeezenet1_1": None}
-ROUNDS = 240
+MODELS = ("mobilenet_v3_small", "squeezenet1_1")
+ROUNDS = 200
 RUNS = 1000
-PAIRS = 10
+PAIRS = 30
 """As `inspect table --measure latency` takes by default."""
 SLOWER = (1.0, 1.02, 1.05, 1.10, 1.20)
 
 
-def measured(name: str) -> list[float]:
+def measured(name: str) -> dict[str, list[float]]:
+    """The latency and the CPU time of each round."""
     from inspector.api.measure import live, rounds
     from inspector.api.table_row import Entry
 
     model = live(Entry(name, name), "cpu", 0)
     rounds([model], ROUNDS)
-    return [line["seconds"] for line in model.rounds]
+    return {
+        metric: [line[key] for line in model.rounds]
+        for metric, key in (("latency", "seconds"), ("cpu_time", "cpu_seconds"))
+    }
 
 
 def share(seconds: list[float], slower: float, draw: random.Random) -> dict[str, float]:
@@ -52,31 +58,37 @@ def share(seconds: list[float], slower: float, draw: random.Random) -> dict[str,
     return {state: count / RUNS for state, count in sorted(counts.items())}
 
 
-def main() -> None:
-    import json
+def judged(seconds: list[float], draw: random.Random) -> dict[str, Any]:
+    states = {str(slower): share(seconds, slower, draw) for slower in SLOWER}
+    steps = [abs(after / before - 1) for before, after in pairwise(seconds)]
+    return {
+        "false_failures": states["1.0"].get("regressed", 0.0),
+        "power_at_10_percent": states["1.1"].get("regressed", 0.0),
+        "median_step_between_rounds": round(median(steps), 5),
+        "states": states,
+        "seconds": [float(f"{second:.6g}") for second in seconds],
+    }
 
+
+def main() -> None:
     if sys.argv[1:] == ["again"]:
         known = json.loads((RESULTS / "diff_power.json").read_text())["models"]
-        rounds = {name: entry["seconds"] for name, entry in known.items()}
+        rounds = {
+            name: {metric: entry["seconds"] for metric, entry in found.items()}
+            for name, found in known.items()
+        }
     else:
         rounds = {name: measured(name) for name in MODELS}
     draw = random.Random(0)
     models: dict[str, Any] = {}
-    for name, seconds in rounds.items():
-        states = {str(slower): share(seconds, slower, draw) for slower in SLOWER}
-        steps = [abs(b / a - 1) for a, b in zip(seconds, seconds[1:])]
-        models[name] = {
-            "false_failures": states["1.0"].get("regressed", 0.0),
-            "power_at_10_percent": states["1.1"].get("regressed", 0.0),
-            "median_step_between_rounds": round(median(steps), 5),
-            "states": states,
-            "seconds": [float(f"{second:.6g}") for second in seconds],
-        }
-        print(
-            f"{name:22} false failures {models[name]['false_failures']:.2%}"
-            f"  power at 10% {models[name]['power_at_10_percent']:.1%}"
-            f"  noise {models[name]['median_step_between_rounds']:.1%}"
-        )
+    for name, found in rounds.items():
+        models[name] = {metric: judged(seconds, draw) for metric, seconds in found.items()}
+        for metric, entry in models[name].items():
+            print(
+                f"{name:20} {metric:9} false failures {entry['false_failures']:.2%}"
+                f"  power at 10% {entry['power_at_10_percent']:.1%}"
+                f"  rounds differ by {entry['median_step_between_rounds']:.1%}"
+            )
     save("diff_power", {"runs": RUNS, "pairs": PAIRS, "models": models})
 
 

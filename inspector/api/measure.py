@@ -51,8 +51,8 @@ def live(entry: Entry, device: str, seed: int) -> Live:
             return model(*subject.args, **subject.kwargs)
 
     clock: Clock = HostClock() if device == "cpu" else EventClock(device)
-    warm = warm_up(step, clock, limit_s=WARM_UP_SECONDS)
-    each = warm.seconds / warm.calls
+    warm_up(step, clock, limit_s=WARM_UP_SECONDS)
+    each = min(clock.once(step) for _ in range(LEAST_CALLS))
     calls = min(max(round(VISIT_SECONDS / each), LEAST_CALLS), MOST_CALLS) if each > 0 else MOST_CALLS
     return Live(entry.name, step, clock, calls)
 
@@ -62,14 +62,15 @@ def rounds(models: Sequence[Live], count: int, tell: Callable[[int], None] = lam
     job = job_id()
     for number in range(count):
         for model in models if number % 2 == 0 else models[::-1]:
-            start = time.time()
+            start, cpu = time.time(), time.process_time()
             visit = model.clock.visit(model.step, model.calls)
-            seconds = median(visit.samples)
+            cpu = (time.process_time() - cpu) / visit.calls
             model.rounds.append(
                 {
                     "model": model.name,
                     "start": start,
-                    "seconds": seconds,
+                    "seconds": median(visit.samples),
+                    "cpu_seconds": cpu if visit.device is None else None,
                     "samples": len(visit.samples),
                     "job": job,
                 }

@@ -20,14 +20,14 @@ from inspector.report import Finding, Metric, Report, Section, environment
 
 Tell = Callable[[str, float], None]
 MEASURES = ("latency", "memory")
-ROUNDS = 10
+ROUNDS = 30
 _ASKED = (
     "model", "spec", "given_inputs", "model_args", "source", "class", "inputs", "phase", "device", "notes",
     "error", "lower_bound",
 )  # fmt: skip
 _UNITS = {
     "params": "count", "MACs": "MAC", "FLOPs": "FLOP", "activations": "count", "buffers": "count",
-    "unknown": "count", "latency": "seconds", "peak memory": "bytes",
+    "unknown": "count", "latency": "seconds", "CPU time": "seconds", "peak memory": "bytes",
 }  # fmt: skip
 
 
@@ -54,7 +54,8 @@ def table(
     device: None counts on meta, and on the CPU where meta cannot; measurements take the GPU if there is one.
     jobs: processes that count. `journal`: a file that holds what is known while the sweep runs; `resume`
         takes it up again.
-    measure: of "latency" (seconds of a forward, `rounds` visits, all models in turn) and "memory".
+    measure: of "latency" (seconds of a forward, on a CPU also its CPU time; `rounds` visits, all models in
+        turn) and "memory" (what torch's allocator holds at the peak).
     add_to: a table of the same models whose rounds come before these: two checkouts that add a round each
         in turn can be compared.
     """
@@ -94,7 +95,7 @@ def _check(measure: Sequence[str], rounds: int, jobs: int, device: str | None) -
         if name not in MEASURES:
             raise InspectError(f"cannot measure {name!r}", f"use of: {', '.join(MEASURES)}")
     if rounds < 1 or jobs < 1:
-        raise InspectError("rounds and jobs are at least 1", "give e.g. --rounds 10 --jobs 2")
+        raise InspectError("rounds and jobs are at least 1", "give e.g. --rounds 30 --jobs 2")
     if measure and device == "meta":
         raise InspectError("nothing can be measured on meta", "use --device cpu or cuda")
 
@@ -156,7 +157,10 @@ def _measured(
     taken = []
     for model in models:
         taken += [*before.get(model.name, []), *model.rounds]
-        rows[model.name]["latency"] = median([r["seconds"] for r in taken if r["model"] == model.name])
+        mine = [line for line in taken if line["model"] == model.name]
+        rows[model.name]["latency"] = median([line["seconds"] for line in mine])
+        if device == "cpu":
+            rows[model.name]["cpu_time"] = median([line["cpu_seconds"] for line in mine])
     return taken
 
 
@@ -227,12 +231,13 @@ def _shown(rows: list[dict[str, Any]]) -> pd.DataFrame:
             "operators": [row.get("ops_digest") for row in rows],
             "unknown": [row.get("unknown_ops") for row in rows],
             "latency": [row.get("latency") for row in rows],
+            "CPU time": [row.get("cpu_time") for row in rows],
             "peak memory": [row.get("peak_memory") for row in rows],
             "error": [row["error"] for row in rows],
         },
         dtype=object,
     )
-    unused = [name for name in ("latency", "peak memory") if frame[name].isna().all()]
+    unused = [name for name in ("latency", "CPU time", "peak memory") if frame[name].isna().all()]
     if not frame["unknown"].any():
         unused.append("unknown")
     if not frame["error"].any():

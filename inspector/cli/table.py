@@ -22,7 +22,7 @@ def table(
     measure: Annotated[
         Optional[str], typer.Option(help="Also measure latency, memory or both (separated by commas).")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of --measure latency, models in turn.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of --measure latency, models in turn.")] = 30,
     append: Annotated[
         bool,
         typer.Option(

@@ -12,8 +12,8 @@ from inspector.regress.content import Number, Row, Scalar, Side
 from inspector.regress.details import why_changed
 from inspector.regress.kinds import OF_STATE, OF_VERSION
 from inspector.regress.layers import Moved, described, moved
+from inspector.regress.noise import OF_ROUNDS, why_not
 from inspector.regress.noise import judge as judge_rounds
-from inspector.regress.noise import why_not
 from inspector.regress.rules import STATES, Rules
 
 WHOLE = "model"
@@ -238,9 +238,9 @@ class _Context:
         ):
             return replace(change, state="incomparable", why=differs)
         objection = why_not(base.rounds, head.rounds)
-        if metric != "latency" or objection:
+        if metric not in OF_ROUNDS or objection:
             return replace(change, why=f"only reported: {objection or 'not measured in turn'}")
-        verdict = judge_rounds(base.rounds, head.rounds, self.rules.effect)
+        verdict = judge_rounds(metric, base.rounds, head.rounds, self.rules.effect)
         return replace(change, state=verdict.state, why=verdict.why, only_reported=verdict.state == "noisy")
 
     def _explained(self, change: Change, base: Row, head: Row) -> Change:

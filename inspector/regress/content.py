@@ -38,11 +38,12 @@ class Layer(NamedTuple):
 
 
 class Round(NamedTuple):
-    """The median seconds of one visit of a measurement, when it began (seconds of the epoch), and in
-    which job."""
+    """One visit of a measurement: when it began (seconds of the epoch), the median seconds of a call, the
+    CPU's seconds of a call (None on a GPU), and in which job."""
 
     start: float
-    seconds: float
+    latency: float
+    cpu_time: float | None
     job: str
 
 
@@ -171,7 +172,7 @@ def _table(content: dict[str, Any]) -> dict[str, Row]:
     for line in _of(list, tables.get("stages", [])):
         rows[line["model"]].stages.append(stage_line(line))
     for line in _of(list, tables.get("rounds", [])):
-        rows[line["model"]].rounds.append(Round(float(line["start"]), float(line["seconds"]), line["job"]))
+        rows[line["model"]].rounds.append(_round(line))
     return rows
 
 
@@ -179,6 +180,13 @@ def stage_line(line: dict[str, Any]) -> str:
     """A stage as the digest of all stages sees it."""
     index = "rest" if line["index"] is None else f"stage {line['index']}"
     return f"{index}: {line['params']} parameters, {line['macs']} MACs, {line['modules']}"
+
+
+def _round(line: dict[str, Any]) -> Round:
+    cpu = line["cpu_seconds"]
+    return Round(
+        float(line["start"]), float(line["seconds"]), None if cpu is None else float(cpu), line["job"]
+    )
 
 
 def _layer(line: dict[str, Any]) -> Layer:

@@ -35,6 +35,7 @@ COLUMNS = {
     "stages": Kind("stage", direction="none"),
     "stages_digest": Kind("", direction="none"),
     "latency": Kind("seconds", "noisy"),
+    "cpu_time": Kind("seconds", "noisy"),
     "peak_memory": Kind("byte", "toleranced"),
 }
 """The columns of a regression table that are compared, in the order in which they are written."""

@@ -1,7 +1,8 @@
 """Times compared: only those measured in turn in one job, and only where three things say so.
 
-The interval of the ratio excludes 1, the ratio is beyond the least effect, and the rounds are apart: in
-nearly every pair HEAD is on the same side of BASE. False failures and power: benchmarks/diff_power.py.
+The bootstrap interval of the ratio excludes 1, the ratio is beyond the least effect, and the rounds are
+apart: in nearly every pair HEAD is on the same side of BASE. How often that is wrong, how often it
+misses: benchmarks/diff_power.py.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import comb
 
 from inspector.regress.content import Round
 
-SEPARATION = 0.8
-"""Of the pairs of rounds, so many must go the same way."""
-LEAST = 6
-"""Fewer pairs of rounds have no interval (bench.stats)."""
+OF_ROUNDS = ("latency", "cpu_time")
+"""Metrics of which every round has a value."""
+CHANCE = 1 / 4000
+"""A coin for each pair of rounds must go all one way as often as HEAD did with at most this chance: rounds
+that differ by nothing but noise fail no more often than that, whatever the noise is like."""
+LEAST = 12
+"""With fewer pairs of rounds even a coin that always falls on one side is not rare enough."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,6 @@ class Verdict:
 
     state: str
     why: str
-    ratio: float | None = None
 
 
 def why_not(base: Sequence[Round], head: Sequence[Round]) -> str:
@@ -50,9 +54,10 @@ def _in_turn(base: Sequence[Round], head: Sequence[Round]) -> bool:
     )
 
 
-def judge(base: Sequence[Round], head: Sequence[Round], effect: float) -> Verdict:
+def judge(metric: str, base: Sequence[Round], head: Sequence[Round], effect: float) -> Verdict:
     """Compare rounds for which `why_not` has no objection. Lower is better."""
-    return decide([r.seconds for r in sorted(base)], [r.seconds for r in sorted(head)], effect)
+    one, two = ([getattr(r, metric) for r in sorted(side)] for side in (base, head))
+    return decide(one, two, effect)
 
 
 def decide(base: Sequence[float], head: Sequence[float], effect: float) -> Verdict:
@@ -62,12 +67,17 @@ def decide(base: Sequence[float], head: Sequence[float], effect: float) -> Verdi
     ratio, interval = ratio_interval(head, base, seed=0)
     assert interval is not None
     said = f"{ratio:.3f}x, 95% interval {interval.low:.3f} to {interval.high:.3f} of {len(base)} pairs"
-    slower = sum(b < h for b, h in zip(base, head)) / len(base)
-    faster = sum(b > h for b, h in zip(base, head)) / len(base)
-    if claimed(interval) and ratio >= 1 + effect and slower >= SEPARATION:
-        return Verdict("regressed", said, ratio)
-    if claimed(interval) and ratio <= 1 / (1 + effect) and faster >= SEPARATION:
-        return Verdict("improved", said, ratio)
+    slower = sum(b < h for b, h in zip(base, head))
+    faster = sum(b > h for b, h in zip(base, head))
+    if claimed(interval) and ratio >= 1 + effect and chance(slower, len(base)) <= CHANCE:
+        return Verdict("regressed", said)
+    if claimed(interval) and ratio <= 1 / (1 + effect) and chance(faster, len(base)) <= CHANCE:
+        return Verdict("improved", said)
     if 1 / (1 + effect) <= interval.low and interval.high <= 1 + effect:
-        return Verdict("ok", said, ratio)
-    return Verdict("noisy", f"cannot tell: {said}", ratio)
+        return Verdict("ok", said)
+    return Verdict("noisy", f"cannot tell: {said}")
+
+
+def chance(heads: int, pairs: int) -> float:
+    """How often a fair coin shows at least so many heads in so many throws."""
+    return sum(comb(pairs, count) for count in range(heads, pairs + 1)) / 2**pairs

@@ -8,6 +8,7 @@ import pytest
 
 from inspector.errors import InspectError
 from inspector.regress.compare import Change, compare
+from inspector.regress.noise import CHANCE, chance
 from inspector.regress.rules import rules
 from tests.regress.hand import (
     ENVIRONMENT,
@@ -228,9 +229,9 @@ class TestBudgets:
 
 
 class TestTimes:
-    """Eight pairs of rounds, taken in turn: BASE at 0, 2, 4 ... HEAD at 1, 3, 5 ..."""
+    """Twenty pairs of rounds, taken in turn: BASE at 0, 2, 4 ... HEAD at 1, 3, 5 ..."""
 
-    steady = [0.0100, 0.0101, 0.0099, 0.0100, 0.0101, 0.0100, 0.0099, 0.0100]
+    steady = [0.0100, 0.0101, 0.0099, 0.0100, 0.0102] * 4
 
     def of(self, factor: float, start: float = 1.0, job: str = "one", machine: Any = MACHINE) -> Change:
         slow = [second * factor for second in self.steady[::-1]]
@@ -254,6 +255,23 @@ class TestTimes:
         change = self.of(2.0, **how)
         assert (change.state, change.fails) == ("noisy", False)
         assert said in change.why
+
+    def test_a_coin_decides_how_many_pairs_must_agree(self) -> None:
+        # Of 2**20 ways: 1 with 20 heads, 20 with 19, 190 with 18, 1140 with 17.
+        assert chance(18, 20) == 211 / 2**20 < CHANCE
+        assert chance(17, 20) == 1351 / 2**20 > CHANCE
+        assert chance(12, 12) == 1 / 4096 < CHANCE < chance(11, 11)
+
+    def test_eleven_pairs_are_too_few_however_far_apart(self) -> None:
+        few = table([row("net", latency=1.0)], MACHINE, rounds=rounds("net", [1.0] * 11, 0.0))
+        slow = table([row("net", latency=9.0)], MACHINE, rounds=rounds("net", [9.0] * 11, 1.0))
+        assert one(few, slow).state == "noisy"
+
+    def test_one_slow_round_in_twenty_does_not_regress(self) -> None:
+        spiky = [*self.steady[1:], 5.0]
+        base = table([row("net", latency=0.01)], MACHINE, rounds=rounds("net", self.steady, 0.0))
+        head = table([row("net", latency=0.01)], MACHINE, rounds=rounds("net", spiky, 1.0))
+        assert one(base, head).state in ("ok", "noisy")
 
     def test_another_machine_is_incomparable_and_does_not_fail(self) -> None:
         change = self.of(2.0, machine={**MACHINE, "gpu": "H100"})

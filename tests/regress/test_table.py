@@ -242,6 +242,7 @@ class TestMeasuring:
         content = json.loads(output.read_text())
         for row in content["tables"]["models"]:
             assert 0 < row["latency"] < 1
+            assert 0 < row["cpu_time"] < 1
             # Linear on 2 x 4: 10 or 12 float32 results, and nothing else outlives the step's operators.
             assert row["peak_memory"] >= 4 * 10
         assert content["environment"]["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -271,13 +272,13 @@ class TestMeasuring:
         program = (
             "import sys, time; from inspector.cli.main import main;"
             "[main(['table', sys.argv[1], '--measure', 'latency', '--rounds', '1', '--append', '-o', side])"
-            " for _ in range(8) for side in sys.argv[2:]]"
+            " for _ in range(12) for side in sys.argv[2:]]"
         )
         subprocess.run([sys.executable, "-c", program, f"{zoo}:good", *map(str, sides)], check=True)
-        code, out, _ = inspect("diff", *sides, "--only", "latency", "--format", "json", "--fail-on", "none")
+        code, out, _ = inspect("diff", *sides, "--only", "cpu_time", "--format", "json", "--fail-on", "none")
         change = json.loads(out)["tables"]["rows"][0]
         assert code == 0
-        assert "of 8 pairs" in change["why"]
+        assert "of 12 pairs" in change["why"]
         assert change["state"] in ("ok", "noisy", "improved", "regressed")
 
 
