@@ -125,6 +125,20 @@ def test_help_loads_no_torch_and_no_pandas(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_diff_of_two_files_loads_no_torch_and_no_scipy(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    parts = '"environment": {}, "metrics": {}, "tables": {}, "findings": [], "verdict": "none"'
+    file.write_text(f'{{"schema": "inspector.report/1", "command": "profile", "subject": {{}}, {parts}}}')
+    program = (
+        "import sys; from inspector.cli.main import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'torchvision', 'scipy'} & set(sys.modules);"
+        "sys.exit(f'loaded {heavy}' if heavy else code)"
+    )
+    words = [sys.executable, "-c", program, "diff", file, file]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "module", ["inspector", "inspector.report", "inspector.trace.record", "inspector.trace.formulas"]
 )

@@ -90,8 +90,20 @@ def _now(
         raise InspectError(
             f"{base.place} does not say how to build its model again", "name HEAD: a report or a model's spec"
         )
-    asked = list(inputs or base.subject.get("inputs") or []) or None
+    asked = list(inputs) if inputs else _asked(base)
     return base, _counted_now(base, spec, asked, model_args, seed)
+
+
+def _asked(base: Side) -> list[str] | None:
+    """The inputs of BASE, where they can be written as text; else the model's own, which then must agree."""
+    from inspector.models.inputs import parse_inputs
+
+    texts = [str(text) for text in base.subject.get("inputs") or ()]
+    try:
+        parse_inputs(texts)
+    except InspectError:
+        return None
+    return texts or None
 
 
 def _counted_now(

@@ -19,7 +19,8 @@ from inspector.regress.rules import STATES, Rules
 WHOLE = "model"
 """The name of the change of a whole row: it is new, missing, or could not be counted."""
 _VERSIONS = ("torch", "torchvision")
-_NO_MACHINE = {"inspector", "seed"}
+_NO_MACHINE = {"inspector", "seed", "python", "torch", "torchvision", "timm", "transformers"}
+"""Parts of an environment that the same machine may have in two versions, for a comparison in one job."""
 
 
 @dataclass(frozen=True)
@@ -156,14 +157,18 @@ class _Context:
         assert head is not None
         asked = _differences(base.question, head.question)
         for metric in dict.fromkeys((*base.numbers, *head.numbers)):
+            one, two = base.numbers.get(metric), head.numbers.get(metric)
             if self.rules.compares(metric):
-                one, two = base.numbers.get(metric), head.numbers.get(metric)
                 if one is not None and two is not None and one.value is None and two.value is None:
                     if self.base.command == "table":  # a column that other rows have
                         continue
                 change = self._number(name, metric, one, two, asked)
                 change = change or self._measured(name, metric, base, head)
                 yield self._within_budget(self._explained(change, base, head), two)
+            elif two is not None and self.rules.budget(metric) is not None:
+                values = one.value if one is not None else None, two.value
+                change = Change(name, metric, "ok", *values, two.unit, "for its budget only")
+                yield self._within_budget(change, two)
         for check in dict.fromkeys((*base.checks, *head.checks)):
             if self.rules.compares(f"check:{check}"):
                 yield _check(name, check, base.checks.get(check), head.checks.get(check))
@@ -269,7 +274,7 @@ class _Context:
     def _budgets_alone(self, name: str, head: Row) -> Iterator[Change]:
         """The budgets of a row that only HEAD has."""
         for metric, number in head.numbers.items():
-            if self.rules.compares(metric) and self.rules.budget(metric) is not None:
+            if self.rules.budget(metric) is not None:
                 change = Change(name, metric, "new", None, number.value, number.unit, "not in BASE")
                 yield self._within_budget(change, number)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
 from inspector.errors import InspectError
 from inspector.regress.compare import Change, compare
-from inspector.regress.noise import CHANCE, chance
+from inspector.regress.noise import CHANCE, chance, decide
 from inspector.regress.rules import rules
 from tests.regress.hand import (
     ENVIRONMENT,
@@ -206,6 +207,14 @@ class TestBudgets:
         change = of(metric(5, lower_bound=True), metric(5, lower_bound=True), budget=["macs=10"])
         assert (change.state, change.fails) == ("invalid", True)
 
+    def test_a_budget_holds_for_a_metric_that_is_not_compared(self) -> None:
+        numbers = {"macs": metric(5), "params": metric(5)}
+        made = single(metrics=numbers), single(metrics={**numbers, "params": metric(9)})
+        found = compare(side(made[0]), side(made[1]), rules(only=["macs"], budget=["params=8"])).changes
+        assert [(c.metric, c.state) for c in found] == [("params", "regressed"), ("macs", "ok")]
+        found = compare(side(made[0]), side(made[1]), rules(ignore=["params"], budget=["params=9"])).changes
+        assert {c.metric: c.state for c in found} == {"macs": "ok", "params": "ok"}
+
     def test_a_new_model_has_budgets_too(self) -> None:
         found = compare(
             side(table([row("a", params=1)])),
@@ -272,6 +281,21 @@ class TestTimes:
         base = table([row("net", latency=0.01)], MACHINE, rounds=rounds("net", self.steady, 0.0))
         head = table([row("net", latency=0.01)], MACHINE, rounds=rounds("net", spiky, 1.0))
         assert one(base, head).state in ("ok", "noisy")
+
+    @pytest.mark.parametrize(("slower", "fails"), [(1.0, 0), (1.1, 100)])
+    def test_a_hundred_runs_of_rounds_with_two_percent_of_noise(self, slower: float, fails: int) -> None:
+        # A small sample of benchmarks/diff_power.py; a neighbour's load comes and goes on both sides alike.
+        draw = random.Random(0)
+        states = []
+        for _ in range(100):
+            load = [1 + 0.5 * (draw.random() < 0.2) for _ in range(30)]
+            base = [busy * draw.gauss(1, 0.02) for busy in load]
+            head = [busy * draw.gauss(1, 0.02) * slower for busy in load]
+            states.append(decide(base, head, effect=0.05).state)
+        assert states.count("regressed") == fails
+
+    def test_another_torch_in_the_same_job_is_compared(self) -> None:
+        assert self.of(1.2, machine={**MACHINE, "torch": "2.16.0"}).state == "regressed"
 
     def test_another_machine_is_incomparable_and_does_not_fail(self) -> None:
         change = self.of(2.0, machine={**MACHINE, "gpu": "H100"})
