@@ -134,7 +134,7 @@ def eight_states() -> tuple[Content, Content]:
     conv = [layer("regressed", "conv", "Conv2d", "10x10x5x1", 500, 1000)]
     wide = [layer("regressed", "conv", "Conv2d", "20x10x5x1", 1000, 2000)]
     head_layer = [layer("regressed", "head", "Linear", "10x50", 500, 1000)]
-    seconds = [0.010] * 8
+    seconds = [0.010] * 12
     base = table(
         [
             row("ok", params=1000),
@@ -161,6 +161,6 @@ def eight_states() -> tuple[Content, Content]:
         ],
         MACHINE,
         layers=wide + head_layer,
-        rounds=rounds("noisy", [0.012] * 8, start=100.0),
+        rounds=rounds("noisy", [0.012] * 12, start=100.0),
     )
     return base, head
