@@ -98,6 +98,23 @@ def training() -> str:
     )
 
 
+def regress() -> str:
+    power, cost = results("diff_power"), results("diff_speed")
+    found = [(name, entry["cpu_time"]) for name, entry in power["models"].items()]
+    false = max(max(e["false_failures"] for e in m.values()) for m in power["models"].values())
+    least = min(entry["power_at_10_percent"] for _, entry in found)
+    apart = max(entry["median_step_between_rounds"] for _, entry in found)
+    return "\n".join(
+        [
+            f"Over {power['runs']:,} resampled runs of a model against itself at most {false:.1%} fail, and",
+            f"at least {least:.1%} of those that are 10% slower do, by CPU time whose rounds differ by up to",
+            f"{apart:.1%} (`benchmarks/diff_power.py`). A diff of two tables of all torchvision models takes"
+            f" {cost['ratio_diff_to_import']:.2f} times",
+            "as long as `import pandas` and loads no torch (`benchmarks/diff_speed.py`).",
+        ]
+    )
+
+
 def speed() -> str:
     counters = results("zoo")["counters"]
     capture, scale, startup = results("capture"), results("scale"), results("startup")
@@ -138,8 +155,14 @@ def main() -> None:
     assert example is not None
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "your_net.py").write_text(example[1])
-        made = {"comparison": comparison, "speed": speed, "clean": clean, "timing": timing,
-                "training": training}  # fmt: skip
+        made = {
+            "comparison": comparison,
+            "speed": speed,
+            "clean": clean,
+            "timing": timing,
+            "training": training,
+            "regress": regress,
+        }
 
         def fill(match: re.Match[str]) -> str:
             words = match[1]

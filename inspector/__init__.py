@@ -12,6 +12,7 @@ from inspector.errors import InspectError
 if TYPE_CHECKING:
     from inspector.api.bench import bench
     from inspector.api.ddp import ddp
+    from inspector.api.diff import diff
     from inspector.api.env import env
     from inspector.api.freeze import Frozen, freeze
     from inspector.api.init import init
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from inspector.api.params import params
     from inspector.api.profile import profile, trace
     from inspector.api.stages import stages
+    from inspector.api.table import table
     from inspector.report import Report
     from inspector.trace.formulas import Cost, formula
     from inspector.trace.record import Trace
@@ -32,6 +34,7 @@ __all__ = [
     "Trace",
     "bench",
     "ddp",
+    "diff",
     "env",
     "formula",
     "freeze",
@@ -40,16 +43,19 @@ __all__ = [
     "params",
     "profile",
     "stages",
+    "table",
     "trace",
 ]
 
 _HOMES = {
+    "diff": "inspector.api.diff",
     "env": "inspector.api.env",
     "freeze": "inspector.api.freeze",
     "Frozen": "inspector.api.freeze",
     "init": "inspector.api.init",
     "stages": "inspector.api.stages",
     "page": "inspector.api.page",
+    "table": "inspector.api.table",
     "params": "inspector.api.params",
     "profile": "inspector.api.profile",
     "Report": "inspector.report",

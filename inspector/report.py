@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SCHEMA = "inspector.report/1"
 KINDS = ("exact", "toleranced", "noisy")
 _METRIC_KEYS = ("value", "unit", "kind", "direction", "lower_bound")
+_FINDING_KEYS = ("check", "status", "subject", "message", "evidence")
 STATUSES = ("pass", "fail", "warn", "skip")
 
 
@@ -42,13 +43,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check, or a fact that a reader must know: status pass, fail, warn or skip."""
+    """The outcome of one check, or a fact that a reader must know: status pass, fail, warn or skip.
+    Without `shown`, only machine-readable forms hold it: a table says it to people."""
 
     check: str
     status: str
     subject: str
     message: str
     evidence: dict[str, Any] = field(default_factory=dict)
+    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Report:
             "environment": self.environment,
             "metrics": {name: _metric(metric) for name, metric in self.metrics.items()},
             "tables": {name: frame.to_dict("records") for name, frame in self.tables.items()},
-            "findings": [vars(finding) for finding in self.findings],
+            "findings": [{key: getattr(f, key) for key in _FINDING_KEYS} for f in self.findings],
             "verdict": self.verdict,
         }
         if self.added:
@@ -129,15 +132,16 @@ class Report:
         return _plain(content)
 
     def to_json(self) -> str:
-        """`to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        """`to_dict` as text: a row of a table and a finding are one line each, so that two files can be
+        compared line by line."""
+        return as_text(self.to_dict())
 
     @staticmethod
     def read(file: str | Path) -> Report:
         """A report from the JSON file that some command wrote, without header, sections and charts: those
         are not in the file. Raises InspectError for a file that is missing, torn, of another kind or of a
         newer major version of the schema."""
-        return from_json(_text(Path(file)), str(file))
+        return from_json(read_text(Path(file)), str(file))
 
     def save(self, file: str | Path) -> Path:
         """Write the report, whole or not at all, in the format of the file's suffix: .html, .json, .md,
@@ -173,13 +177,7 @@ class Report:
 
 def from_json(text: str, place: str) -> Report:
     """The inverse of `Report.to_json`; `place` names the text in errors (see `Report.read`)."""
-    try:
-        content = json.loads(text, parse_constant=_no_constant)
-    except ValueError as error:
-        raise InspectError(
-            f"{place} is no whole JSON file: {error}", "make it anew with --format json --output FILE"
-        ) from error
-    return _from_dict(content, place)
+    return _from_dict(plain_content(text, place), place)
 
 
 def _from_dict(content: Any, place: str) -> Report:
@@ -223,7 +221,39 @@ def _read_finding(content: dict[str, Any]) -> Finding:
     return finding
 
 
-def _text(file: Path) -> str:
+def plain_content(text: str, place: str) -> dict[str, Any]:
+    """What `Report.to_dict` gave, from JSON text: whole numbers stay whole. Only the schema is checked."""
+    try:
+        content = json.loads(text, parse_constant=_no_constant)
+    except ValueError as error:
+        raise InspectError(
+            f"{place} is no whole JSON file: {error}", "make it anew with --format json --output FILE"
+        ) from error
+    _check_schema(content, place)
+    return dict(content)
+
+
+def as_text(content: dict[str, Any]) -> str:
+    """The inverse of `plain_content`."""
+
+    def lines(rows: list[Any], indent: str) -> str:
+        inner = ",\n".join(f"{indent}  {json.dumps(row, allow_nan=False)}" for row in rows)
+        return f"[\n{inner}\n{indent}]" if rows else "[]"
+
+    def part(key: str, value: Any) -> str:
+        if key == "findings":
+            return lines(value, "  ")
+        if key == "tables" and value:
+            tables = [f"    {json.dumps(name)}: {lines(rows, '    ')}" for name, rows in value.items()]
+            return "{\n" + ",\n".join(tables) + "\n  }"
+        return json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  ")
+
+    parts = [f"  {json.dumps(key)}: {part(key, value)}" for key, value in content.items()]
+    return "{\n" + ",\n".join(parts) + "\n}"
+
+
+def read_text(file: Path) -> str:
+    """The text of a report's file. Raises InspectError where it cannot be read."""
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError as error:

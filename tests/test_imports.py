@@ -19,7 +19,7 @@ ALLOWED = {
     "log.py": set(),
     "config.py": {"errors", "models.naming", "yacs", "yaml"},
     "report.py": {"errors", "files", "render", "pandas"},
-    "render": {"errors", "report", "render", "tabulate", "pandas", "plotly"},
+    "render": {"errors", "report", "render", "tabulate", "pandas", "plotly", "junitparser"},
     "views": {"trace.record", "views", "pandas"},
     "trace/record.py": {"errors", "files"},
     "trace/formulas": {"trace.record", "trace.formulas"},
@@ -41,9 +41,10 @@ ALLOWED = {
         "torch", "numpy", "scipy", "pynvml",
     },
     "api": {
-        "api", "bench", "config", "ddp", "devices", "errors", "files", "log", "models", "render",
-        "report", "trace", "verify", "views", "torch", "torchvision", "pandas",
+        "api", "bench", "config", "ddp", "devices", "errors", "files", "log", "models", "regress", "render",
+        "report", "trace", "verify", "views", "torch", "torchvision", "pandas", "yaml",
     },
+    "regress": {"api", "errors", "files", "regress", "render", "report", "numpy", "pandas", "pytest"},
     "cli": {"errors", "cli", "typer"},
 }  # fmt: skip
 """What a room's files may import: names inside `inspector`, and packages that are not stdlib."""
@@ -108,6 +109,8 @@ def test_every_room_is_in_the_table() -> None:
         ["init", "--help"],
         ["bench", "--help"],
         ["report", "--help"],
+        ["table", "--help"],
+        ["diff", "--help"],
         ["--version"],
     ],
 )
@@ -120,6 +123,20 @@ def test_help_loads_no_torch_and_no_pandas(words: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
     )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_diff_of_two_files_loads_no_torch_and_no_scipy(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    parts = '"environment": {}, "metrics": {}, "tables": {}, "findings": [], "verdict": "none"'
+    file.write_text(f'{{"schema": "inspector.report/1", "command": "profile", "subject": {{}}, {parts}}}')
+    program = (
+        "import sys; from inspector.cli.main import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'torchvision', 'scipy'} & set(sys.modules);"
+        "sys.exit(f'loaded {heavy}' if heavy else code)"
+    )
+    words = [sys.executable, "-c", program, "diff", file, file]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -18,7 +18,7 @@ from inspector.report import Finding, Metric, Report, Section, environment
 from inspector.trace.capture import ForwardError, capture
 from inspector.trace.capture.state import state_entries
 from inspector.trace.record import Failure, Trace
-from inspector.views.modules import modules_frame, tree, types_frame
+from inspector.views.modules import layers_frame, modules_frame, tree, types_frame
 from inspector.views.ops import ops_frame, unknown_frame
 from inspector.views.totals import totals
 
@@ -257,7 +257,7 @@ def report(
         },
         environment=dict(found.environment),
         metrics=metrics,
-        tables={"modules": modules, "ops": ops, "unknown": unknown},
+        tables={"modules": modules, "ops": ops, "unknown": unknown, "layers": layers_frame(found)},
         findings=_findings(found, sums, strict),
         verdict="fail" if found.failure or (strict and sums["unknown_ops"]) else "none",
         header=_header(found, sums),

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated, Optional
 
 import typer
 
 from inspector.cli import options
-
-_Tell = Callable[[str, float], None]
+from inspector.cli.progress import progress
 
 
 def bench(
@@ -63,7 +59,7 @@ def bench(
     batches = _numbers(batch)
     from inspector.api.bench import Session
 
-    with options.foreign_output(), _progress() as tell:
+    with options.foreign_output(), progress() as tell:
         session = Session(
             chosen.model,
             chosen.inputs,
@@ -114,18 +110,3 @@ def _numbers(text: str | None) -> list[int] | None:
         return None if words is None else [int(word) for word in words]
     except ValueError as error:
         raise InspectError(f"cannot read --batch {text!r}", "write e.g. --batch 1,8,64") from error
-
-
-@contextmanager
-def _progress() -> Iterator[_Tell]:
-    """A bar on standard error, on a terminal only."""
-    if not sys.stderr.isatty():
-        yield lambda what, share: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=1.0)
-        yield lambda what, share: bar.update(task, description=what, completed=share)

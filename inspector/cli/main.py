@@ -12,6 +12,7 @@ import typer
 from inspector import __version__
 from inspector.cli.bench import bench
 from inspector.cli.ddp import ddp
+from inspector.cli.diff import diff
 from inspector.cli.env import env
 from inspector.cli.freeze import freeze
 from inspector.cli.init import init
@@ -20,6 +21,7 @@ from inspector.cli.params import params
 from inspector.cli.profile import profile
 from inspector.cli.report import report
 from inspector.cli.stages import stages
+from inspector.cli.table import table
 from inspector.errors import InspectError
 
 app = typer.Typer(
@@ -30,7 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (profile, params, stages, freeze, init, bench, ddp, report, models, env):
+for command in (
+    profile, params, stages, freeze, init, bench, ddp, table, diff, report, models, env,
+):  # fmt: skip
     app.command()(command)
 
 

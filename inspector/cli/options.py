@@ -36,7 +36,7 @@ Device = Annotated[
 Seed = Annotated[Optional[int], typer.Option(help="Seed of inputs and weights where values matter.")]
 Format = Annotated[
     Optional[str],
-    typer.Option("--format", help="table, markdown, json, csv or html. Default: table."),
+    typer.Option("--format", help="table, markdown, json, csv, html, junit or github. Default: table."),
 ]
 Output = Annotated[
     Optional[Path],

@@ -9,9 +9,13 @@ from pathlib import Path
 from inspector.errors import InspectError
 from inspector.report import Report
 
-FORMATS = {"table": "text", "markdown": "markdown", "json": "json_", "csv": "csv_", "html": "html"}
+FORMATS = {
+    "table": "text", "markdown": "markdown", "json": "json_", "csv": "csv_", "html": "html",
+    "junit": "junit", "github": "github",
+}  # fmt: skip
 SUFFIXES = {
     ".txt": "table", ".md": "markdown", ".json": "json", ".csv": "csv", ".html": "html", ".htm": "html",
+    ".xml": "junit", ".github": "github",
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inspector.render.rows import MARKS, cells, metric_rows
+from inspector.render.rows import MARKS, cells, metric_rows, shown_findings
 from inspector.report import Report
 
 
@@ -17,11 +17,11 @@ def render(report: Report) -> str:
         parts.append(f"**{escape(section.title)}**\n\n{table(*cells(section))}")
         if section.note:
             parts.append(escape(section.note))
-    if report.findings:
+    if findings := shown_findings(report):
         parts.append(
             "\n".join(
                 f"- **{MARKS[f.status]}** {escape(f.subject + ': ' if f.subject else '')}{escape(f.message)}"
-                for f in report.findings
+                for f in findings
             )
         )
     parts += [render(added).rstrip() for added in report.added]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inspector.render.numbers import written
-from inspector.report import Metric, Report, Section
+from inspector.report import Finding, Metric, Report, Section
 
 MARKS = {"pass": "ok", "fail": "FAIL", "warn": "note", "skip": "skipped"}
 
@@ -26,6 +26,11 @@ def metric_rows(report: Report) -> list[list[str]]:
         for name, metric in report.metrics.items()
         if metric.shown
     ]
+
+
+def shown_findings(report: Report) -> list[Finding]:
+    """Those that no table says already."""
+    return [finding for finding in report.findings if finding.shown]
 
 
 def headline(metric: Metric) -> str:

@@ -6,7 +6,7 @@ import shutil
 
 from tabulate import tabulate
 
-from inspector.render.rows import MARKS, cells, metric_rows
+from inspector.render.rows import MARKS, cells, metric_rows, shown_findings
 from inspector.report import Report, Section
 
 _COLORS = {"fail": "31", "warn": "33", "pass": "32", "skip": "2", "title": "1", "label": "2"}
@@ -29,11 +29,11 @@ def render(report: Report, color: bool = False, width: int | None = None) -> str
         heading = paint(section.title, "title")
         note = f"\n{section.note}" if section.note else ""
         parts.append(f"{heading}\n{table(section, width)}{note}")
-    if report.findings:
+    if findings := shown_findings(report):
         parts.append(
             "\n".join(
                 f"{paint(MARKS[f.status], f.status)}  {f.subject + ': ' if f.subject else ''}{f.message}"
-                for f in report.findings
+                for f in findings
             )
         )
     for added in report.added:

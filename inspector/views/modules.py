@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from inspector.trace.record import Op, Trace
+from inspector.trace.record import Op, StateEntry, Trace
 from inspector.views.totals import flops
 
 SUMS = ("params", "macs", "flops", "activations", "bytes", "unknown_ops")
@@ -68,6 +68,43 @@ def types_frame(trace: Trace) -> pd.DataFrame:
     )
     frame = _unknown_is_not_zero(frame)
     return frame.sort_values(["macs", "flops", "params", "type"], ascending=[False, False, False, True])
+
+
+LAYERS = ("path", "type", "shape", "calls", "params", "macs")
+
+
+def layers_frame(trace: Trace) -> pd.DataFrame:
+    """A row for each module that holds parameters or runs contractions itself, children not included.
+
+    Columns: path, type, shape (of its largest parameter, "512x256x3x3"), calls, params, macs. A tied
+    parameter counts where its first name is: the columns sum to the model's own totals.
+    """
+    macs: dict[str, int] = defaultdict(int)
+    for op in trace.ops:
+        macs[op.module] += op.macs or 0
+    held: dict[str, list[StateEntry]] = defaultdict(list)
+    for entry in trace.state:
+        if entry.kind == "parameter":
+            held[_parent(entry.name)].append(entry)
+    known = {module.path: module for module in trace.modules}
+    paths = [*known, *(path for path in {**held, **macs} if path not in known)]
+    rows = [
+        (
+            path,
+            known[path].type if path in known else "",
+            _shape(held[path]) if path in held else "",
+            known[path].calls if path in known else 0,
+            sum(entry.numel for entry in held.get(path, ())),
+            macs.get(path, 0),
+        )
+        for path in paths
+        if path in held or macs.get(path)
+    ]
+    return pd.DataFrame(rows, columns=list(LAYERS))
+
+
+def _shape(entries: list[StateEntry]) -> str:
+    return "x".join(map(str, max(entries, key=lambda entry: entry.numel).shape))
 
 
 def _unknown_is_not_zero(frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inspector.render.html.tables import table
-from inspector.render.rows import MARKS, metric_rows
+from inspector.render.rows import MARKS, metric_rows, shown_findings
 from inspector.report import Chart, Finding, Report, Section
 
 _HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ class _Body:
     def summary(self, report: Report) -> str:
         items = "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in report.header)
         header = f'<dl class="provenance">{items}</dl>' if items else ""
-        return f"{header}{_numbers(report)}{_findings(report.findings)}"
+        return f"{header}{_numbers(report)}{_findings(shown_findings(report))}"
 
     def section(self, report: Report, section: Section, level: int) -> str:
         charts = "".join(self.chart(c, level + 1) for c in report.charts if c.section == section.title)

@@ -1,0 +1,212 @@
+"""A report as the comparison sees it: rows of numbers, each with the question that it answers.
+
+Read from plain JSON values, so that whole numbers stay whole and nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from inspector.errors import InspectError
+from inspector.regress.kinds import COLUMNS
+
+Scalar = int | float | str | None
+
+
+@dataclass(frozen=True)
+class Number:
+    """One value: a number, a digest, or None for unknown. `lower_bound`: the true value may be higher."""
+
+    value: Scalar
+    unit: str = ""
+    kind: str = "exact"
+    direction: str = "lower"
+    lower_bound: bool = False
+
+
+class Layer(NamedTuple):
+    """A module that holds parameters or runs contractions itself; its numbers are its own."""
+
+    path: str
+    type: str
+    shape: str
+    calls: int
+    params: int
+    macs: int
+
+
+class Round(NamedTuple):
+    """One visit of a measurement: when it began (seconds of the epoch), the median seconds of a call, the
+    CPU's seconds of a call (None on a GPU), and in which job."""
+
+    start: float
+    latency: float
+    cpu_time: float | None
+    job: str
+
+
+@dataclass
+class Row:
+    """One model: what was asked of it, its numbers, its checks, and what explains a change of them."""
+
+    name: str
+    question: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, Number] = field(default_factory=dict)
+    checks: dict[str, str] = field(default_factory=dict)
+    error: str = ""
+    layers: list[Layer] | None = None
+    ops: dict[str, int] = field(default_factory=dict)
+    stages: list[str] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+
+
+@dataclass
+class Side:
+    """One of the two reports of a comparison; `place` names it to people."""
+
+    place: str
+    command: str
+    subject: dict[str, Any]
+    environment: dict[str, Any]
+    rows: dict[str, Row]
+    content: dict[str, Any]
+
+
+ALONE = ""
+"""The name of the only row of a report that is no table: two of them are compared whatever they are of."""
+
+
+def side(content: dict[str, Any], place: str) -> Side:
+    """The rows of a report's JSON content. Raises InspectError where it does not keep to its schema."""
+    try:
+        rows = _table(content) if content["command"] == "table" else {ALONE: _single(content)}
+        return Side(
+            place,
+            _of(str, content["command"]),
+            _of(dict, content["subject"]),
+            _of(dict, content["environment"]),
+            rows,
+            content,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InspectError(
+            f"{place} says {content.get('schema')} and does not keep to it: {type(error).__name__}: {error}",
+            "make it anew with --format json --output FILE",
+        ) from error
+
+
+def _single(content: dict[str, Any]) -> Row:
+    subject, tables = _of(dict, content["subject"]), _of(dict, content["tables"])
+    findings = [_of(dict, finding) for finding in _of(list, content["findings"])]
+    layers = tables.get("layers")
+    notes = [_of(str, f["message"]) for f in findings if f["check"] == "provenance"]
+    return Row(
+        name=str(subject.get("name", "")),
+        question=_question(subject, notes),
+        numbers={name: _number(metric) for name, metric in _of(dict, content["metrics"]).items()},
+        checks=_checks(findings),
+        layers=None if layers is None else [_layer(row) for row in _of(list, layers)],
+        ops={_of(str, row["op"]): _of(int, row["calls"]) for row in _of(list, tables.get("ops", []))},
+    )
+
+
+def _question(asked: dict[str, Any], notes: Iterable[str]) -> dict[str, str]:
+    return {
+        "inputs": " ".join(map(str, asked.get("inputs") or ())),
+        "phase": str(asked.get("phase") or ""),
+        "counted": "; ".join(sorted(notes)),
+    }
+
+
+def _number(metric: Any) -> Number:
+    return Number(
+        _value(metric["value"]),
+        _of(str, metric["unit"]),
+        _known(metric["kind"], ("exact", "toleranced", "noisy")),
+        _known(metric["direction"], ("lower", "higher", "none")),
+        bool(metric.get("lower_bound", False)),
+    )
+
+
+def _checks(findings: list[dict[str, Any]]) -> dict[str, str]:
+    """The worst status of each check that can fail: a remark (`warn`) is no claim."""
+    worst: dict[str, str] = {}
+    for finding in findings:
+        check, status = _of(str, finding["check"]), _known(finding["status"], _RANK)
+        if status == "fail" or _RANK[status] > _RANK.get(worst.get(check, ""), -1):
+            worst[check] = status
+    return {check: status for check, status in worst.items() if status != "warn"}
+
+
+_RANK = {"warn": 0, "pass": 1, "skip": 2, "fail": 3}
+
+
+def _table(content: dict[str, Any]) -> dict[str, Row]:
+    tables = _of(dict, content["tables"])
+    rows: dict[str, Row] = {}
+    for line in _of(list, tables["models"]):
+        name = _of(str, line["model"])
+        if name in rows:
+            raise ValueError(f"two rows are called {name!r}")
+        bounds = _of(list, line["lower_bound"])
+        _of(str, line["spec"]), _of(dict, line["model_args"]), _of(str, line["phase"])
+        _of((list, type(None)), line["given_inputs"])
+        rows[name] = Row(
+            name=name,
+            question=_question(line, map(str, _of(list, line["notes"]))),
+            numbers={
+                column: Number(_value(line[column]), *kind, column in bounds)
+                for column, kind in COLUMNS.items()
+                if column in line and not (line[column] is None and line["error"])
+            },
+            error=_of(str, line["error"]),
+        )
+    for line in _of(list, tables.get("layers", [])):
+        row = rows[line["model"]]
+        row.layers = row.layers or []
+        row.layers.append(_layer(line))
+    for line in _of(list, tables.get("ops", [])):
+        rows[line["model"]].ops[_of(str, line["op"])] = _of(int, line["calls"])
+    for line in _of(list, tables.get("stages", [])):
+        rows[line["model"]].stages.append(stage_line(line))
+    for line in _of(list, tables.get("rounds", [])):
+        rows[line["model"]].rounds.append(_round(line))
+    return rows
+
+
+def stage_line(line: dict[str, Any]) -> str:
+    """A stage as the digest of all stages sees it."""
+    index = "rest" if line["index"] is None else f"stage {line['index']}"
+    return f"{index}: {line['params']} parameters, {line['macs']} MACs, {line['modules']}"
+
+
+def _round(line: dict[str, Any]) -> Round:
+    cpu = line["cpu_seconds"]
+    return Round(
+        float(line["start"]), float(line["seconds"]), None if cpu is None else float(cpu), line["job"]
+    )
+
+
+def _layer(line: dict[str, Any]) -> Layer:
+    texts = [_of(str, line[name]) for name in ("path", "type", "shape")]
+    return Layer(*texts, *(_of(int, line[name]) for name in ("calls", "params", "macs")))
+
+
+def _value(value: Any) -> Scalar:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, type(None))):
+        raise TypeError(f"{value!r} is not a number")
+    return value
+
+
+def _of(kind: Any, value: Any) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no {getattr(kind, '__name__', 'such value')}")
+    return value
+
+
+def _known(value: Any, known: Iterable[str]) -> str:
+    if value not in known:
+        raise ValueError(f"{value!r} is none of {', '.join(known)}")
+    return str(value)

@@ -1,0 +1,189 @@
+"""Where it changed: the modules whose own numbers explain the difference of two totals.
+
+Modules are paired by path and numbers, then by shape in the order of the model (a renamed or shifted
+module), then by path alone (a changed one), then by a renaming that their neighbours went through.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+from inspector.regress.content import Layer
+
+MOST_ALIGNED = 3000
+"""Of more unpaired modules on a side only equal runs at the ends are aligned: the search is quadratic."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A module on both sides, or on one; `macs` and `params` are HEAD's less BASE's."""
+
+    base: Layer | None
+    head: Layer | None
+
+    @property
+    def path(self) -> str:
+        return (self.head or self.base).path  # type: ignore[union-attr]
+
+    @property
+    def macs(self) -> int:
+        return (self.head.macs if self.head else 0) - (self.base.macs if self.base else 0)
+
+    @property
+    def params(self) -> int:
+        return (self.head.params if self.head else 0) - (self.base.params if self.base else 0)
+
+    @property
+    def renamed(self) -> bool:
+        return self.base is not None and self.head is not None and self.base.path != self.head.path
+
+    @property
+    def costs(self) -> bool:
+        """Whether it has a part in any change of a total."""
+        return bool(self.macs or self.params)
+
+
+def moved(base: Sequence[Layer], head: Sequence[Layer]) -> list[Moved]:
+    """Every module of both sides, once, in the order of HEAD, then those that are gone. The sums of
+    `macs` and `params` over it are the differences of the two totals."""
+    pairs = _paired(list(base), list(head))
+    by_head = {b.path: a for a, b in pairs}
+    taken = {a.path for a, _ in pairs}
+    found = [Moved(by_head.get(layer.path), layer) for layer in head]
+    return found + [Moved(layer, None) for layer in base if layer.path not in taken]
+
+
+def _paired(base: list[Layer], head: list[Layer]) -> list[tuple[Layer, Layer]]:
+    pairs: list[tuple[Layer, Layer]] = []
+
+    def take(found: Iterable[tuple[Layer, Layer]]) -> None:
+        nonlocal base, head
+        found = list(found)
+        pairs.extend(found)
+        gone = {a.path for a, _ in found}, {b.path for _, b in found}
+        base = [layer for layer in base if layer.path not in gone[0]]
+        head = [layer for layer in head if layer.path not in gone[1]]
+
+    take(_by_path(base, head, _signature))
+    take(_aligned(base, head, _signature))
+    renamings = _renamings(pairs)
+    take(_by_path(base, head, lambda layer: layer.type))
+    take(_by_path(base, head, lambda layer: None))
+    take(_by_renaming(base, head, renamings))
+    return pairs
+
+
+def _signature(layer: Layer) -> Any:
+    return layer[1:]
+
+
+def _by_path(
+    base: list[Layer], head: list[Layer], key: Callable[[Layer], Any]
+) -> Iterable[tuple[Layer, Layer]]:
+    there = {layer.path: layer for layer in base}
+    for layer in head:
+        other = there.get(layer.path)
+        if other is not None and key(other) == key(layer):
+            yield other, layer
+
+
+def _aligned(
+    base: list[Layer], head: list[Layer], key: Callable[[Layer], Any]
+) -> Iterable[tuple[Layer, Layer]]:
+    """The modules of equal key, in the same order on both sides."""
+    one, two = [key(layer) for layer in base], [key(layer) for layer in head]
+    front = 0
+    while front < min(len(one), len(two)) and one[front] == two[front]:
+        yield base[front], head[front]
+        front += 1
+    if max(len(one), len(two)) - front > MOST_ALIGNED:
+        return
+    matcher = SequenceMatcher(None, one[front:], two[front:], autojunk=False)
+    for a, b, size in matcher.get_matching_blocks():
+        yield from zip(base[front + a : front + a + size], head[front + b : front + b + size])
+
+
+def _renamings(pairs: list[tuple[Layer, Layer]]) -> dict[str, str]:
+    """What each renamed module's enclosing module is called now, by the most of its renamed modules."""
+    votes: dict[str, Counter[str]] = {}
+    for a, b in pairs:
+        old, new = _parent(a.path), _parent(b.path)
+        while old != new:
+            votes.setdefault(old, Counter())[new] += 1
+            if old.rpartition(".")[2] != new.rpartition(".")[2] or not old or not new:
+                break
+            old, new = _parent(old), _parent(new)
+    return {old: counted.most_common(1)[0][0] for old, counted in votes.items()}
+
+
+def _by_renaming(
+    base: list[Layer], head: list[Layer], renamings: dict[str, str]
+) -> Iterable[tuple[Layer, Layer]]:
+    there = {layer.path: layer for layer in head}
+    for layer in base:
+        name = _renamed(layer.path, renamings)
+        if name in there:
+            yield layer, there.pop(name)
+
+
+def _renamed(path: str, renamings: dict[str, str]) -> str:
+    """The path under the renaming of the innermost module around it that has one."""
+    around, rest = _parent(path), path.rpartition(".")[2]
+    while around not in renamings and around:
+        around, _, last = around.rpartition(".")
+        rest = f"{last}.{rest}"
+    if around not in renamings:
+        return path
+    return f"{renamings[around]}.{rest}" if renamings[around] else rest
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def described(change: Moved) -> str:
+    """What happened to the module, in words: `512 to 768 channels`."""
+    base, head = change.base, change.head
+    if base is None:
+        return f"added: {_what(head)}"
+    if head is None:
+        return f"removed: {_what(base)}"
+    said = []
+    if change.renamed:
+        said.append(f"was {base.path or 'the model itself'}")
+    if base.type != head.type:
+        said.append(f"{base.type} to {head.type}")
+    if base.shape != head.shape:
+        said += _reshaped(base, head)
+    if base.calls != head.calls:
+        said.append(f"{base.calls} to {head.calls} calls")
+    if base.shape == head.shape and base.calls == head.calls and base.macs != head.macs:
+        said.append("same weights on another size of input or output")
+    return ", ".join(said) or "the same"
+
+
+def _what(layer: Layer | None) -> str:
+    assert layer is not None
+    return f"{layer.type} {layer.shape}".strip()
+
+
+def _reshaped(base: Layer, head: Layer) -> list[str]:
+    """Weights of convolutions and of Linear by what their dimensions mean, others as they are."""
+    old, new = base.shape.split("x"), head.shape.split("x")
+    convolution = "Conv" in head.type and len(new) in (3, 4, 5)
+    if base.type != head.type or len(old) != len(new) or not (convolution or head.type == "Linear"):
+        return [f"shape {base.shape or 'none'} to {head.shape or 'none'}"]
+    noun = "channels" if convolution else "features"
+    out, into = (1, 0) if "Transpose" in head.type else (0, 1)
+    said = []
+    if old[out] != new[out]:
+        said.append(f"{old[out]} to {new[out]} {noun}")
+    if old[into] != new[into]:
+        said.append(f"{old[into]} to {new[into]} input {noun}")
+    if old[2:] != new[2:]:
+        said.append(f"{'x'.join(old[2:])} to {'x'.join(new[2:])} kernel")
+    return said

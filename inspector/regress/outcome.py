@@ -1,0 +1,271 @@
+"""The report of a comparison: what every format writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from inspector import __version__
+from inspector.regress.compare import Change, Comparison, Where
+from inspector.regress.content import Scalar
+from inspector.regress.layers import described
+from inspector.regress.rules import STATES
+from inspector.report import Finding, Metric, Report, Section
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODULES = 10
+"""So many modules of one model are shown; the table `where` has all."""
+FEW = 40
+"""Of so many rows all are shown, of more only those that are not ok."""
+_STATUS = {"new": "warn", "noisy": "warn", "incomparable": "warn", "improved": "pass", "ok": "pass"}
+
+
+def report(found: Comparison, rows: int | None = None, plain: bool = False) -> Report:
+    """The report of `found`. Its tables are whole; the sections show at most `rows` changes, worst first.
+
+    `plain` is for CSV: one section, with every row and its numbers as they are.
+    """
+    import pandas as pd
+
+    base, head = found.base, found.head
+    table = pd.DataFrame([_record(c) for c in found.changes], columns=list(_COLUMNS), dtype=object)
+    where = pd.DataFrame(
+        [line for entry in found.where for line in _modules(entry)], columns=list(_WHERE), dtype=object
+    )
+    return Report(
+        command="diff",
+        subject={"name": _title(found), "source": "diff", "base": base.place, "head": head.place},
+        environment={"inspector": __version__},  # it is the same wherever it is made
+        metrics={
+            state: Metric(count, "count", direction="none", shown=False)
+            for state, count in found.counts.items()
+        },
+        tables={"rows": table, "where": where},
+        findings=_findings(found),
+        verdict=found.verdict,
+        header=_header(found),
+        sections=_sections(found, rows, table if plain else None),
+    )
+
+
+def _sections(found: Comparison, rows: int | None, plain: pd.DataFrame | None = None) -> list[Section]:
+    changes = found.changes
+    if plain is not None:
+        return [Section("changes", plain)]
+    shown = _chosen(changes, rows)
+    sections = []
+    if shown or any(change.state != "ok" for change in changes):  # else the header says it all
+        note = _left(changes, len(shown))
+        sections.append(Section("changes, worst first", _written(shown), _UNITS, note))
+    return sections + _where_section(found.where, rows)
+
+
+def fitted(found: Comparison, write: Callable[[Report], str], limit: int, at_most: int = 10_000) -> str:
+    """What `write` makes of as many of the worst changes as `limit` bytes hold."""
+    whole = report(found, 0)
+
+    def cut(rows: int) -> str:
+        return write(replace(whole, sections=_sections(found, rows)))
+
+    low, high = 0, min(len(found.changes), at_most)
+    best = cut(high)
+    if len(best.encode()) <= limit:
+        return best
+    best = cut(0)
+    while low + 1 < high:
+        middle = (low + high) // 2
+        text = cut(middle)
+        if len(text.encode()) <= limit:
+            low, best = middle, text
+        else:
+            high = middle
+    return best if len(best.encode()) <= limit else best.encode()[:limit].decode(errors="ignore")
+
+
+def _chosen(changes: list[Change], rows: int | None) -> list[Change]:
+    """The worst `rows`; of many, people do not need to see those that are as they were."""
+    shown = (
+        changes
+        if len(changes) <= FEW
+        else [change for change in changes if change.state != "ok" or change.fails]
+    )
+    return shown if rows is None else shown[:rows]
+
+
+_COLUMNS = ("state", "fails", "model", "metric", "base", "head", "delta", "relative", "unit", "why")
+_WHERE = ("model", "module", "was", "macs", "params", "what")
+_UNITS = dict.fromkeys(("base", "head", "change", "MACs", "parameters"), "as written")
+
+
+def _record(change: Change) -> dict[str, Any]:
+    relative = change.relative
+    return {
+        "state": change.state,
+        "fails": change.fails,
+        "model": change.model,
+        "metric": change.metric,
+        "base": change.base,
+        "head": change.head,
+        "delta": change.delta,
+        "relative": None if relative is None or math.isinf(relative) else relative,
+        "unit": change.unit,
+        "why": change.why,
+    }
+
+
+def _written(changes: list[Change]) -> pd.DataFrame:
+    """The changes as people read them."""
+    import pandas as pd
+
+    rows = [
+        {
+            "state": f"{c.state.upper() if c.fails else c.state}",
+            "model": c.model,
+            "metric": c.metric,
+            "base": number(c.base, c.unit),
+            "head": number(c.head, c.unit),
+            "change": _change(c),
+            "why": c.why,
+        }
+        for c in changes
+    ]
+    frame = pd.DataFrame(rows, columns=["state", "model", "metric", "base", "head", "change", "why"])
+    return frame if any(frame["model"]) else frame.drop(columns="model")
+
+
+def number(value: Scalar, unit: str) -> str:
+    """Every digit of a whole number: two that differ must look different."""
+    from inspector.render.numbers import duration
+
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value[:12]
+    if isinstance(value, int):
+        return f"{value:,}"
+    return duration(value) if unit in ("s", "seconds") else f"{value:.6g}"
+
+
+def _change(change: Change) -> str:
+    if change.delta is None or change.delta == 0:
+        return ""
+    relative = change.relative
+    part = "" if relative is None or math.isinf(relative) else f" ({100 * relative:+.3g}%)"
+    sign = "+" if change.delta > 0 else "-"
+    return f"{sign}{number(abs(change.delta), change.unit)}{part}"
+
+
+def _left(changes: list[Change], shown: int) -> str:
+    """What is not shown, said."""
+    rest = changes[shown:]
+    if not rest:
+        return ""
+    return f"({shown:,} of {len(changes):,} rows, worst first; not shown: {_counted(rest)})"
+
+
+def _counted(changes: Iterable[Change]) -> str:
+    states = [change.state for change in changes]
+    return ", ".join(f"{states.count(state):,} {state}" for state in STATES if state in states)
+
+
+def _modules(entry: Where) -> Iterable[dict[str, Any]]:
+    for change in entry.modules:
+        yield {
+            "model": entry.model,
+            "module": change.path,
+            "was": change.base.path if change.renamed and change.base else "",
+            "macs": change.macs,
+            "params": change.params,
+            "what": described(change),
+        }
+    if entry.macs_left or entry.params_left:
+        yield {
+            "model": entry.model,
+            "module": "",
+            "was": "",
+            "macs": entry.macs_left,
+            "params": entry.params_left,
+            "what": "not explained by any module",
+        }
+
+
+def _where_section(entries: list[Where], rows: int | None) -> list[Section]:
+    """The modules that explain most of each model, worst models first."""
+    import pandas as pd
+
+    from inspector.render.numbers import si
+
+    def signed(value: int) -> str:
+        return f"{'+' if value > 0 else '-'}{si(abs(value))}" if value else ""
+
+    shown, total = [], 0
+    for entry in entries:
+        lines = list(_modules(entry))
+        total += len(lines)
+        for line in lines[:MODULES]:
+            shown.append(
+                {
+                    "model": line["model"],
+                    "module": line["module"] or "(the model itself)",
+                    "MACs": signed(line["macs"]),
+                    "parameters": signed(line["params"]),
+                    "what": line["what"],
+                }
+            )
+    shown = shown if rows is None else shown[:rows]
+    if not shown:
+        return []
+    frame = pd.DataFrame(shown)
+    frame = frame if any(frame["model"]) else frame.drop(columns="model")
+    note = f"({len(shown):,} of {total:,} changed modules)" if len(shown) < total else ""
+    return [Section("where it changed, children not included", frame, _UNITS, note)]
+
+
+def _title(found: Comparison) -> str:
+    names = [str(side.subject.get("name", "")) for side in (found.base, found.head)]
+    return names[0] if names[0] == names[1] else " and ".join(names)
+
+
+def _header(found: Comparison) -> list[tuple[str, str]]:
+    lines = [("BASE", _place(found.base)), ("HEAD", _place(found.head))]
+    failing = sum(change.fails for change in found.changes)
+    counted = _counted(found.changes) or "nothing to compare"
+    lines.append(("result", f"{counted}" + (f": {failing:,} FAIL" if failing else "")))
+    return lines
+
+
+def _place(side: Any) -> str:
+    versions = [
+        f"{name} {side.environment[name]}" for name in ("inspector", "torch") if side.environment.get(name)
+    ]
+    name = side.subject.get("name", "")
+    return f"{side.place}: {side.command} of {name}" + (f" ({', '.join(versions)})" if versions else "")
+
+
+def _findings(found: Comparison) -> list[Finding]:
+    """One for each change that is not ok, and one for all of a model's that are: for machines."""
+    findings, good = [], {}  # type: list[Finding], dict[str, int]
+    for change in found.changes:
+        if change.state == "ok":
+            good[change.model] = good.get(change.model, 0) + 1
+            continue
+        status = "fail" if change.fails else _STATUS.get(change.state, "warn")
+        findings.append(Finding(change.metric, status, change.model, sentence(change), shown=False))
+    findings += [
+        Finding("unchanged", "pass", model, f"{count} ok", shown=False) for model, count in good.items()
+    ]
+    if found.verdict == "none":
+        findings.append(Finding("compared", "warn", "", "nothing could be compared"))
+    return findings
+
+
+def sentence(change: Change) -> str:
+    """One line about a change: `regressed: 100 to 120, +20 (+20%)`."""
+    base, head = number(change.base, change.unit), number(change.head, change.unit)
+    values = f"{base} to {head}" if base and head else head or base
+    said = [part for part in (values, _change(change), change.why) if part]
+    return f"{change.state}: {', '.join(said)}" if said else change.state

@@ -1,0 +1,60 @@
+"""Where a report comes from: a file, or a file as it was in a revision of git."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from inspector.errors import InspectError
+from inspector.regress.content import Side, side
+from inspector.report import plain_content, read_text
+
+GIT = "git:"
+
+
+def is_report(text: str) -> bool:
+    """Whether the text names a report rather than a live model: `git:REV:PATH`, a file, a `.json`."""
+    return text.startswith(GIT) or text.endswith(".json") or Path(text).expanduser().is_file()
+
+
+def read(text: str) -> Side:
+    """The report that a file, or `git:REV:PATH`, holds. Raises InspectError for anything else."""
+    if text.startswith(GIT):
+        found = plain_content(_at_revision(text), text)
+    else:
+        found = plain_content(read_text(Path(text).expanduser()), text)
+    return side(found, text)
+
+
+def taken(content: dict[str, Any], name: str) -> Side:
+    """A report that is in memory, as `Report.to_dict` gives it."""
+    return side(content, name)
+
+
+def live(content: dict[str, Any], name: str) -> Side:
+    """The report of a model as it is, made a moment ago."""
+    return side(content, f"{name} (now)")
+
+
+def _at_revision(text: str) -> str:
+    revision, colon, path = text.removeprefix(GIT).partition(":")
+    if not colon or not revision or not path or revision.startswith("-"):
+        raise InspectError(f"cannot read {text!r}", "write git:REVISION:PATH, e.g. git:main:base.json")
+    try:
+        done = subprocess.run(
+            ["git", "cat-file", "blob", f"{revision}:{path}"],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        raise InspectError(f"cannot read {text}: {error}", "git must be installed") from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["git failed"]
+        raise InspectError(
+            f"cannot read {text}: {said[-1]}",
+            "PATH starts at the root of the repository (./PATH here); a shallow clone lacks older revisions",
+        )
+    return done.stdout

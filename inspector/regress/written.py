@@ -1,0 +1,56 @@
+"""A comparison in each format, cut to what its reader can take, and always saying what was cut."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from inspector.errors import InspectError
+from inspector.regress.compare import Comparison
+from inspector.regress.outcome import fitted, report
+
+COMMENT_LIMIT = 65_536
+"""GitHub's limit of a comment, in characters; we keep to it in bytes."""
+SUMMARY_LIMIT = 2**20
+"""GitHub's limit of a step's summary, in bytes: over it the whole summary is dropped."""
+LEAST_SUMMARY = 2_000
+"""With less room than this a summary could say nothing."""
+SHOWN = {"table": 100, "html": 2_000}
+"""Rows of forms that people scroll through. JSON, CSV, JUnit have all; annotations choose themselves."""
+
+
+def write(found: Comparison, form: str, color: bool = False, width: int | None = None) -> str:
+    """The comparison as text in one of the formats of `inspector.render`."""
+    if form == "markdown":
+        return markdown(found, COMMENT_LIMIT)
+    if form == "table":
+        from inspector.render.text import render
+
+        return render(report(found, SHOWN[form]), color, width)
+    from inspector.render import renderer
+
+    return renderer(form)(report(found, SHOWN.get(form), plain=form == "csv"))
+
+
+def markdown(found: Comparison, limit: int) -> str:
+    """The worst changes that fit into `limit` bytes."""
+    from inspector.render.markdown import render
+
+    return fitted(found, render, limit)
+
+
+def add_to_summary(found: Comparison, file: str | Path) -> bool:
+    """Append the comparison to a GitHub step summary, under its limit together with what is there. False
+    where there is no room left. Raises InspectError where it cannot be written."""
+    place = Path(file)
+    try:
+        room = SUMMARY_LIMIT - (place.stat().st_size if place.exists() else 0)
+        if room < LEAST_SUMMARY:
+            return False
+        with place.open("a", encoding="utf-8") as stream:
+            stream.write(markdown(found, room - 1) + "\n")
+    except OSError as error:
+        raise InspectError(
+            f"cannot append to {os.fspath(place)}: {error.strerror or error}", "unset GITHUB_STEP_SUMMARY"
+        ) from error
+    return True
