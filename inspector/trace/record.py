@@ -58,7 +58,8 @@ class Storage(NamedTuple):
 
     `birth` is the operator that made it, None if it existed before the pass. `death` is the last
     operator that had run when its last alias was released, None if it outlived the pass.
-    `role` is parameter, buffer, input, constant or intermediate.
+    `role` is parameter, buffer, input, constant, intermediate, or gradient (a parameter's, at the end of
+    the pass). `module` is the path of the module that holds a parameter, its gradient or a buffer.
     """
 
     nbytes: int
@@ -66,6 +67,11 @@ class Storage(NamedTuple):
     role: str
     birth: int | None
     death: int | None
+    module: str = ""
+
+
+ACCUMULATION = "gradient accumulation"
+"""The group of the additions by which the backward joins the gradients of one tensor's several uses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from inspector.trace.capture.isolate import stepwise
 from inspector.trace.capture.memo import MetaMemo
 from inspector.trace.capture.pricing import Call, Operator, Rule, price
 from inspector.trace.formulas.traffic import tensors
-from inspector.trace.record import Failure, Op, Storage, TensorSpec
+from inspector.trace.record import ACCUMULATION, Failure, Op, Storage, TensorSpec
 
 _sequence_number = torch._C._autograd._get_sequence_nr
 _running_node = torch._C._current_autograd_node
@@ -119,13 +119,19 @@ class Recorder(TorchDispatchMode):
         that outer call, is off inside it."""
 
         def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Any:
-            outer, self.group = self.group, "scaled_dot_product_attention"
-            try:
+            with self.named("scaled_dot_product_attention"):
                 return function(*args, **kwargs)
-            finally:
-                self.group = outer
 
         return scaled_dot_product_attention
+
+    @contextmanager
+    def named(self, group: str) -> Iterator[None]:
+        """Call what runs inside `group`."""
+        outer, self.group = self.group, group
+        try:
+            yield
+        finally:
+            self.group = outer
 
     def _note_failure(self, module: Any, path: str, args: Any, kwargs: Any, error: Any) -> None:
         if self.failure is None:
@@ -134,9 +140,13 @@ class Recorder(TorchDispatchMode):
 
     # Storages.
 
-    def hold(self, tensor: Tensor, role: str) -> None:
-        """Note a tensor that exists before the pass, and its role."""
-        self._spec(tensor, role, None)
+    def hold(self, tensor: Tensor, role: str, module: str = "") -> None:
+        """Note a tensor that exists already, its role, and the module that holds it."""
+        spec = self._spec(tensor, role, len(self.raw) or None)
+        if spec.storage >= 0:
+            entry = self.storages[spec.storage]
+            entry[2] = role if entry[2] == "intermediate" else entry[2]
+            entry[5] = entry[5] or module
 
     def own(self, parameter: Tensor, path: str) -> None:
         """Attribute the accumulation of this parameter's gradient to the module at `path`."""
@@ -151,7 +161,7 @@ class Recorder(TorchDispatchMode):
         index = self._live.get(key)
         if index is None:
             index = len(self.storages)
-            self.storages.append([storage.nbytes(), storage.device.type, role, birth, None])
+            self.storages.append([storage.nbytes(), storage.device.type, role, birth, None, ""])
             reference = _StorageRef(storage, self._died)
             reference.index, reference.key = index, key
             self._live[key] = index
@@ -265,7 +275,7 @@ class Recorder(TorchDispatchMode):
     def _origin(self) -> tuple[str, str]:
         node = _running_node()
         if node is None:
-            return "", ""
+            return "", ACCUMULATION
         variable = getattr(node, "variable", None)
         if variable is not None:
             return self._owners.get(id(variable), ""), ""
