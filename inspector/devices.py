@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from inspector.errors import InspectError
+
 
 @dataclass(frozen=True)
 class Device:
@@ -52,7 +54,25 @@ DEVICES = (
            "NVIDIA Ada GPU Architecture white paper, appendix A"),
     Device("RTX 3090", r"NVIDIA GeForce RTX 3090", _peaks(0.556, 35.6, 35.6, 71.2, 71.2), 936,
            "NVIDIA Ampere GA102 GPU Architecture white paper, appendix A"),
+    Device("CPU (EPYC 7763)", r"AMD EPYC 7763.*", _peaks(2.51, 5.02), 204.8,
+           "AMD EPYC 7763 product page: 64 cores at 2.45 GHz, 8 channels of DDR4-3200; Zen 3 runs two"
+           " 256-bit multiply-adds a cycle (AMD Software Optimization Guide, family 19h)"),
 )  # fmt: skip
+
+
+def named(text: str) -> Device:
+    """The device whose name begins so, letters and digits alone: h100, a100pcie, rtx4090; the first of
+    several. Raises InspectError with the names that there are."""
+    wanted = _letters(text)
+    found = next((device for device in DEVICES if wanted and _letters(device.name).startswith(wanted)), None)
+    if found is None:
+        known = ", ".join(device.name for device in DEVICES)
+        raise InspectError(f"no device is called {text!r}", f"there are: {known}")
+    return found
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def find(device_name: str) -> Device | None:

@@ -16,6 +16,7 @@ from inspector.models import Model, Recipe, Subject, as_recipe
 from inspector.models.inputs import Inputs, as_inputs
 from inspector.report import Finding, Metric, Report, Section, environment
 from inspector.trace.capture import ForwardError, capture
+from inspector.trace.capture.setting import PORTABLE, Setting
 from inspector.trace.capture.state import state_entries
 from inspector.trace.record import Failure, Trace
 from inspector.views.modules import modules_frame, tree, types_frame
@@ -37,6 +38,7 @@ def trace(
     device: str | None = None,
     seed: int = 0,
     model_args: Mapping[str, Any] | None = None,
+    setting: Setting = PORTABLE,
 ) -> Trace:
     """Run one pass over `model` and record every operator.
 
@@ -45,12 +47,13 @@ def trace(
         ("1x3x224x224"); None takes the source's default.
     phase: "forward" (eval mode, no gradients) or "train" (train mode, forward and backward).
     device: None counts on meta, and falls back to the CPU where meta cannot run the model.
+    setting: dtype, kernels and checkpointing of the pass; kernels are chosen on meta only.
 
     Raises ForwardError when the model raises, InspectError for everything else that is wrong.
     """
     recipe = as_recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
-    attempt = _Attempt(recipe, given, phase, seed)
+    attempt = _Attempt(recipe, given, phase, seed, setting)
     if recipe.only_on is not None and device in (None, recipe.only_on[0]):
         place, reason = recipe.only_on
         return attempt.run(place, f"counted on {place}: {reason}")
@@ -83,6 +86,7 @@ class _Attempt:
     inputs: Inputs | None
     phase: str
     seed: int
+    setting: Setting
 
     def run(self, device: str, *notes: str) -> Trace:
         try:
@@ -96,6 +100,7 @@ class _Attempt:
     def _run(self, device: str, notes: tuple[str, ...], batch: int) -> Trace:
         recipe = self.recipe
         logger.info("running %s (%s) on %s", recipe.name, self.phase, device)
+        setting = self.setting if device == "meta" else _as_it_runs(self.setting, recipe)
         subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch)
         notes += recipe.assumed(subject.model) if device == "meta" else ()
         try:
@@ -112,6 +117,7 @@ class _Attempt:
                 context=recipe.context,
                 notes=notes,
                 uncounted=recipe.uncounted(subject.model) if device == "meta" else (),
+                setting=setting,
             )
         except ForwardError as error:
             raise ForwardError(self._completed(error.trace, device)) from error.__cause__
@@ -121,6 +127,13 @@ class _Attempt:
         if self.recipe.reference is not None:
             found = _with_reference(found, self.recipe)
         return replace(found, environment=environment(gpu=_gpu(device), seed=self.seed))
+
+
+def _as_it_runs(setting: Setting, recipe: Recipe) -> Setting:
+    """The setting on a device that runs the kernels it has."""
+    if setting.kernels is not None and setting.kernels.autocast:
+        raise InspectError(f"{recipe.name} cannot run on meta, where autocast is predicted", "leave out --amp")
+    return replace(setting, kernels=None)
 
 
 def _with_reference(found: Trace, recipe: Recipe) -> Trace:

@@ -15,6 +15,7 @@ from inspector.cli.ddp import ddp
 from inspector.cli.env import env
 from inspector.cli.freeze import freeze
 from inspector.cli.init import init
+from inspector.cli.memory import memory
 from inspector.cli.models import models
 from inspector.cli.params import params
 from inspector.cli.profile import profile
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (profile, params, stages, freeze, init, bench, ddp, models, env):
+for command in (profile, memory, params, stages, freeze, init, bench, ddp, models, env):
     app.command()(command)
 
 

@@ -159,7 +159,7 @@ def _run(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any, phase: st
         del outputs
         for seed in seeds:
             recorder.hold(seed, "constant")
-        recorder.phase = "backward"
+        recorder.begin_backward()
         with recorder.recording():
             torch.autograd.backward(roots, seeds)
         return roots

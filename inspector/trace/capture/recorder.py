@@ -76,6 +76,13 @@ class Recorder(TorchDispatchMode):
         self._owners: dict[int, str] = {}
         self._boundaries: list[int] = []
         self._origins: list[tuple[str, str]] = []
+        self._backward_start = 0
+        self._node: int | None = None
+        self._node_start = 0
+
+    def begin_backward(self) -> None:
+        """What is recorded from here on is the backward."""
+        self.phase, self._backward_start = "backward", len(self.raw)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -207,6 +214,8 @@ class Recorder(TorchDispatchMode):
         path, group = self.path, self.group
         if self.phase == "backward" and not self.depth:
             path, group = self._origin()
+            if operator.name == "aten.add" and self._accumulates(shadow):
+                group = ACCUMULATION
         self.raw.append(Call(operator, path, group, self.phase, shadow, named, made, signature))
         if self.depth:
             self._mark()
@@ -275,12 +284,24 @@ class Recorder(TorchDispatchMode):
     def _origin(self) -> tuple[str, str]:
         node = _running_node()
         if node is None:
-            return "", ACCUMULATION
+            return "", ""
         variable = getattr(node, "variable", None)
+        number = node._sequence_nr() if variable is None else -id(variable)
+        if number != self._node:  # the node itself must not be kept: it holds tensors
+            self._node, self._node_start = number, len(self.raw)
         if variable is not None:
             return self._owners.get(id(variable), ""), ""
-        position = bisect_right(self._boundaries, node._sequence_nr())
+        position = bisect_right(self._boundaries, number)
         return self._origins[position] if position < len(self._origins) else ("", "")
+
+    def _accumulates(self, args: list[Any]) -> bool:
+        """Whether an addition joins two gradients of one tensor: the engine adds what a node has given to
+        what an earlier node gave. (The engine still calls the node that ran last the running one.)"""
+        first = args[0]
+        if not isinstance(first, TensorSpec) or first.storage < 0:
+            return False
+        birth = self.storages[first.storage][3]
+        return birth is not None and self._backward_start <= birth < self._node_start
 
     # The result.
 
