@@ -24,7 +24,7 @@ from inspector.views.memory.tables import (
 
 CUDA_CONTEXT = (200 * 2**20, 800 * 2**20)
 """What CUDA itself takes outside torch's allocator: a range, by device, driver and loaded kernels."""
-UNITS = {"blocks": "count", "bytes": "bytes", "share": "share", "needed": "bytes", "batch": "plain"}
+UNITS = {"blocks": "count", "bytes": "bytes", "share": "share", "needed": "bytes", "batch": "plain", "predicted": "bytes", "measured": "bytes", "ratio": "rate"}
 _TOP = 12
 """Rows that people see of the peak by operator and by module."""
 

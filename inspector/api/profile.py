@@ -100,7 +100,7 @@ class _Attempt:
     def _run(self, device: str, notes: tuple[str, ...], batch: int) -> Trace:
         recipe = self.recipe
         logger.info("running %s (%s) on %s", recipe.name, self.phase, device)
-        setting = self.setting if device == "meta" else _as_it_runs(self.setting, recipe)
+        setting = self.setting if device == "meta" else _as_it_runs(self.setting, recipe, notes)
         subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch)
         notes += recipe.assumed(subject.model) if device == "meta" else ()
         try:
@@ -129,10 +129,11 @@ class _Attempt:
         return replace(found, environment=environment(gpu=_gpu(device), seed=self.seed))
 
 
-def _as_it_runs(setting: Setting, recipe: Recipe) -> Setting:
-    """The setting on a device that runs the kernels it has."""
+def _as_it_runs(setting: Setting, recipe: Recipe, notes: tuple[str, ...]) -> Setting:
+    """The setting on a device that runs the kernels it has. `notes` say why it is not meta."""
     if setting.kernels is not None and setting.kernels.autocast:
-        raise InspectError(f"{recipe.name} cannot run on meta, where autocast is predicted", "leave out --amp")
+        why = notes[0] if notes else "run on a device"
+        raise InspectError(f"autocast is predicted on meta only; {recipe.name} is {why}", "leave out --amp")
     return replace(setting, kernels=None)
 
 
