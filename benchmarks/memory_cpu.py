@@ -112,7 +112,11 @@ def main(words: list[str]) -> None:
                     rows[name].append(row(model, inputs, phase, optimizer, amp, batch))
                     print(name, rows[name][-1], flush=True)
     errors = [abs(entry["error"]) for entries in rows.values() for entry in entries]
-    result = {"cases": len(errors), "largest_error": max(errors), "within_1_percent": sum(e < 0.01 for e in errors)}
+    result = {
+        "cases": len(errors),
+        "largest_error": max(errors),
+        "within_1_percent": sum(e < 0.01 for e in errors),
+    }
     print(result)
     if not words:
         save("memory_cpu", {**result, "models": rows})

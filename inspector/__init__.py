@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from inspector.api.env import env
     from inspector.api.freeze import Frozen, freeze
     from inspector.api.init import init
+    from inspector.api.memory import memory
     from inspector.api.params import params
     from inspector.api.profile import profile, trace
     from inspector.api.stages import stages
@@ -35,6 +36,7 @@ __all__ = [
     "formula",
     "freeze",
     "init",
+    "memory",
     "params",
     "profile",
     "stages",
@@ -46,6 +48,7 @@ _HOMES = {
     "freeze": "inspector.api.freeze",
     "Frozen": "inspector.api.freeze",
     "init": "inspector.api.init",
+    "memory": "inspector.api.memory",
     "stages": "inspector.api.stages",
     "params": "inspector.api.params",
     "profile": "inspector.api.profile",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inspector.api import memory_report
-from inspector.api.profile import trace
+from inspector.api.profile import BATCH_OF_TWO, needs_two, trace
 from inspector.devices import named
 from inspector.errors import InspectError
 from inspector.log import logger
@@ -94,10 +94,26 @@ def memory(
         batch = largest_batch(question.needed, room, tried)
         if batch == 0:
             limit, batch = room, 1
-    found = question.trace(batch)
+    try:
+        found = question.trace(batch)
+    except ForwardError as error:
+        if batch is not None or not question.default or not needs_two(error):
+            raise
+        batch = 2
+        found = replace(question.trace(batch), notes=(BATCH_OF_TWO,))
     plan = question.plan(found)
     asked = memory_report.Asked(
-        found, plan, simulate(found, plan), question.setting, depth, limit, room, batch, tried, world_size, shard
+        found,
+        plan,
+        simulate(found, plan),
+        question.setting,
+        depth,
+        limit,
+        room,
+        batch,
+        tried,
+        world_size,
+        shard,
     )
     if measure:
         from inspector.api.memory_measure import measured
@@ -161,11 +177,9 @@ class Question:
             recipe, known, own, default, phase, seed, setting, optimizer, master_weights, workspace
         )
 
-    def inputs(self, batch: int | None) -> Inputs | None:
-        """What the model is called with; None: what its source says, and two samples if one is too few."""
-        if batch is None:
-            return None if self.default else self.given
-        if batch == self.own:
+    def inputs(self, batch: int | None) -> Inputs:
+        """What the model is called with; None: as it was given, or as its source says."""
+        if batch is None or batch == self.own:
             return self.given
         if batch < 1:
             raise InspectError(f"a batch of {batch} has no sample", "give --batch 64")
@@ -182,9 +196,7 @@ class Question:
         )
 
     def plan(self, found: Trace) -> Plan:
-        return Plan.of(
-            found, self.optimizer, master_weights=self.master_weights, workspace=self.workspace
-        )
+        return Plan.of(found, self.optimizer, master_weights=self.master_weights, workspace=self.workspace)
 
     def needed(self, batch: int) -> int:
         """Bytes that a device must have for the step."""

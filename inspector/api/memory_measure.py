@@ -17,15 +17,19 @@ import torch
 from torch import nn
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._pytree import tree_leaves, tree_map
 
 from inspector.errors import InspectError
-from inspector.models import Subject
+from inspector.models import Recipe
 from inspector.models.build import out_of_memory
+from inspector.models.inputs import materialise
+from inspector.models.replica import replica
+from inspector.models.subject import refuse_scripted, with_values
 from inspector.trace.capture import differentiable
 from inspector.trace.capture.isolate import no_collection, random_state
 from inspector.trace.capture.setting import Setting, checkpoint_modules
 from inspector.trace.record import Trace
-from inspector.views.memory import Plan, simulate
+from inspector.views.memory import simulate
 
 if TYPE_CHECKING:
     from inspector.api.memory import Question
@@ -116,10 +120,7 @@ class Loop:
 
     @staticmethod
     def make(question: Question, batch: int | None, setting: Setting, device: str) -> Loop:
-        subject = Subject.make(
-            question.recipe, device, question.inputs(batch), question.phase, question.seed
-        )
-        model = subject.model
+        model = owned(question.recipe, device, question.seed)
         if setting.torch_dtype is not None:
             model = model.to(setting.torch_dtype)
         model.train(question.phase == "train")
@@ -129,7 +130,8 @@ class Loop:
             return torch.autocast(device, getattr(torch, lowered)) if lowered else nullcontext()
 
         checkpoint_modules(model, setting.checkpoints, nullcontext)
-        args, kwargs = torch.utils._pytree.tree_map(setting.cast, (subject.args, subject.kwargs))
+        made = materialise(question.inputs(batch), model, device, question.seed)
+        args, kwargs = tree_map(setting.cast, made)
         training = question.phase == "train"
         optimizer = _OPTIMIZERS[question.optimizer](model) if training else None
         return Loop(model, args, kwargs, question.phase, autocast, optimizer)
@@ -150,15 +152,20 @@ class Loop:
     def held(self) -> int:
         """Bytes of model, inputs and optimizer state before a step."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
-        tensors += [leaf for leaf in _leaves((self.args, self.kwargs)) if isinstance(leaf, torch.Tensor)]
+        tensors += [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, torch.Tensor)]
         if self.optimizer is not None:
             states = self.optimizer.state.values()
             tensors += [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
         return sum({id(t.untyped_storage()): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-def _leaves(value: Any) -> list[Any]:
-    return torch.utils._pytree.tree_leaves(value)
+def owned(recipe: Recipe, device: str, seed: int) -> nn.Module:
+    """The model with values on `device`: nobody else's, a live model is copied."""
+    model = with_values(recipe, None, seed)
+    refuse_scripted(model)
+    if any(tensor.device.type == "meta" for tensor in model.parameters()):
+        raise InspectError("the model is on meta: it has no values to run", "leave out --measure")
+    return (model if recipe.rebuilds else replica(model)).to(device)
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -24,7 +24,16 @@ from inspector.views.memory.tables import (
 
 CUDA_CONTEXT = (200 * 2**20, 800 * 2**20)
 """What CUDA itself takes outside torch's allocator: a range, by device, driver and loaded kernels."""
-UNITS = {"blocks": "count", "bytes": "bytes", "share": "share", "needed": "bytes", "batch": "plain", "predicted": "bytes", "measured": "bytes", "ratio": "rate"}
+UNITS = {
+    "blocks": "count",
+    "bytes": "bytes",
+    "share": "share",
+    "needed": "bytes",
+    "batch": "plain",
+    "predicted": "bytes",
+    "measured": "bytes",
+    "ratio": "rate",
+}
 _TOP = 12
 """Rows that people see of the peak by operator and by module."""
 
@@ -187,11 +196,16 @@ def _remarks(asked: Asked) -> list[Finding]:
     said = [*trace.notes]
     low, high = (f"{bound / 2**30:.1f}" for bound in CUDA_CONTEXT)
     said.append(
-        f"not in these numbers: CUDA's own context ({low} to {high} GiB, by device and driver), the libraries'"
-        " own memory (NCCL), and fragmentation beyond one step"
+        f"not in these numbers: CUDA's own context ({low} to {high} GiB, by device and driver), what"
+        " libraries take past torch (NCCL), and fragmentation beyond one step"
     )
     if any(op.group in ("lstm", "gru", "rnn_tanh", "rnn_relu") for op in trace.ops):
         said.append("recurrent layers are recorded step by step; cuDNN keeps one reserve of its own instead")
+    fused = {"MultiheadAttention", "TransformerEncoderLayer"}.intersection(m.type for m in trace.modules)
+    if fused and trace.phase == "forward":
+        said.append(
+            "torch may take a fused path of its own for nn.MultiheadAttention in eval mode: not this one"
+        )
     if trace.device != "meta":
         said.append("attention and dropout are in the form that the CPU runs")
     if plan.optimizer is not None and plan.optimizer.note:

@@ -78,6 +78,14 @@ _IRREPRODUCIBLE = (
 )
 
 
+BATCH_OF_TWO = "a batch of 2, because BatchNorm cannot train on one value per channel"
+
+
+def needs_two(error: ForwardError) -> bool:
+    """Whether one sample was too few for a batch norm."""
+    return "more than 1 value per channel" in str(error)
+
+
 @dataclass(frozen=True)
 class _Attempt:
     """One question, to be run on one device or another."""
@@ -92,10 +100,9 @@ class _Attempt:
         try:
             return self._run(device, notes, 1)
         except ForwardError as error:
-            if self.inputs is not None or "more than 1 value per channel" not in str(error):
+            if self.inputs is not None or not needs_two(error):
                 raise
-        note = "a batch of 2, because BatchNorm cannot train on one value per channel"
-        return self._run(device, (*notes, note), 2)
+        return self._run(device, (*notes, BATCH_OF_TWO), 2)
 
     def _run(self, device: str, notes: tuple[str, ...], batch: int) -> Trace:
         recipe = self.recipe
@@ -222,17 +229,19 @@ UNITS = {
 _METRICS = {
     "params": "element", "trainable_params": "element", "packed_params": "element",
     "buffers": "element", "param_bytes": "byte", "buffer_bytes": "byte", "macs": "MAC",
-    "forward_macs": "MAC", "backward_macs": "MAC", "pointwise_flops": "FLOP", "flops": "FLOP",
+    "causal_macs": "MAC", "forward_macs": "MAC", "backward_macs": "MAC", "pointwise_flops": "FLOP",
+    "flops": "FLOP",
     "activations": "element", "bytes_moved": "byte", "ops": "op", "unknown_ops": "op",
 }  # fmt: skip
 _LABELS = {
     "macs": "MACs", "flops": "FLOPs", "pointwise_flops": "pointwise FLOPs", "ops": "operators",
+    "causal_macs": "MACs under causal masks",
     "forward_macs": "forward MACs", "backward_macs": "backward MACs", "params": "parameters",
     "trainable_params": "trainable parameters", "unknown_ops": "unknown operators",
     "param_bytes": "parameter bytes", "packed_params": "packed parameters",
 }  # fmt: skip
 _POINTWISE = ("pointwise_flops", "flops")
-_COUNTED = ("macs", "forward_macs", "backward_macs", "pointwise_flops", "flops", "activations")
+_COUNTED = ("macs", "causal_macs", "forward_macs", "backward_macs", "pointwise_flops", "flops", "activations")
 
 
 def report(

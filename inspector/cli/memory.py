@@ -15,7 +15,9 @@ def memory(
     batch: Annotated[
         Optional[int], typer.Option(help="Samples; the input's first dimension of 1 becomes this.")
     ] = None,
-    phase: Annotated[str, typer.Option(help="forward (inference), or train: a whole training step.")] = "forward",
+    phase: Annotated[
+        str, typer.Option(help="forward (inference), or train: a whole training step.")
+    ] = "forward",
     optimizer: Annotated[
         Optional[str],
         typer.Option(help="sgd (default), momentum, adam, adamw, adam8bit, adamw8bit; with --phase train."),

@@ -22,6 +22,21 @@ def profile(
     model_arg: options.ModelArg = None,
     device: options.Device = None,
     seed: options.Seed = None,
+    roofline: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="DEVICE", help="Add the least time on this device: h100, a100, l4, t4, cpu, ..."
+        ),
+    ] = None,
+    device_file: Annotated[
+        Optional[Path], typer.Option(help="YAML of a device: name, peaks in TFLOP/s, bandwidth in GB/s.")
+    ] = None,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Roofline: float32 products run in TF32.")] = False,
+    amp: Annotated[bool, typer.Option("--amp", help="Roofline: autocast to bfloat16.")] = False,
+    dtype: Annotated[Optional[str], typer.Option(help="Roofline: dtype of weights and inputs.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Roofline: also time each module on the device at hand.")
+    ] = False,
     save_trace: Annotated[Optional[Path], typer.Option(help="Also save the trace as JSON.")] = None,
     format: options.Format = None,
     output: options.Output = None,
@@ -36,8 +51,10 @@ def profile(
         config, set, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
     from inspector.api.profile import report, trace
+    from inspector.api.roofline import Roofline
     from inspector.trace.capture import ForwardError
 
+    asked = Roofline.of(roofline, device_file, tf32=tf32, amp=amp, dtype=dtype, measure=measure)
     make = partial(report, by=by, depth=depth, top=top, strict=strict)
     try:
         with options.foreign_output():
@@ -48,13 +65,15 @@ def profile(
                 device=device,
                 seed=chosen.seed,
                 model_args=chosen.model_args,
+                setting=asked.setting,
             )
     except ForwardError as error:
         options.emit(make(error.trace), format, output)
         raise
     if save_trace is not None:
         found.save(save_trace)
-    result = make(found)
+    with options.foreign_output():
+        result = asked.add(make(found), chosen.model, chosen.inputs, chosen.model_args, chosen.seed, depth)
     options.emit(result, format, output)
     if result.verdict == "fail":
         raise typer.Exit(1)

@@ -87,7 +87,8 @@ def capture(
         on = stack.enter_context(choosing(setting.kernels, recorder.named))
         seed_all(seed)
         swap_state(model, device, setting.torch_dtype)
-        args, kwargs = tree_map(setting.cast, (args, kwargs))
+        if setting.dtype is not None:
+            args, kwargs = tree_map(setting.cast, (args, kwargs))
         state = tuple(setting.described(entry) for entry in state)
         model.train(phase == "train")
         checkpoint_modules(model, setting.checkpoints, on)

@@ -23,7 +23,7 @@ from torch import Tensor
 from inspector.errors import InspectError
 
 ATTENTION = ("fused", "math")
-_KEY = torch._C.DispatchKey.AutocastPrivateUse1
+_KEY: Any = torch._C.DispatchKey.AutocastPrivateUse1  # type: ignore[attr-defined]
 _KEYS = torch._C.DispatchKeySet(_KEY)
 _aten = torch.ops.aten
 
@@ -59,9 +59,7 @@ class Kernels:
 
     def __post_init__(self) -> None:
         if self.attention not in ATTENTION:
-            raise InspectError(
-                f"unknown attention {self.attention!r}", f"use one of: {', '.join(ATTENTION)}"
-            )
+            raise InspectError(f"unknown attention {self.attention!r}", f"use one of: {', '.join(ATTENTION)}")
 
 
 On = Callable[[], AbstractContextManager[Any]]

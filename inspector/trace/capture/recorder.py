@@ -32,6 +32,8 @@ from inspector.trace.record import ACCUMULATION, Failure, Op, Storage, TensorSpe
 _sequence_number = torch._C._autograd._get_sequence_nr
 _running_node = torch._C._current_autograd_node
 _DTYPES = {d: str(d)[6:] for d in vars(torch).values() if isinstance(d, torch.dtype)}
+ATTENTION = "scaled_dot_product_attention"
+_QK = ("query", "key")
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 """One fused kernel on CPU (oneDNN) and CUDA (cuDNN); stepwise without them, and then countable."""
 
@@ -68,6 +70,7 @@ class Recorder(TorchDispatchMode):
         self.phase = "forward"
         self.path = ""
         self.group = ""
+        self.density = 1.0
         self.depth = 0
         self._live: dict[int, int] = {}
         self._references: list[_StorageRef] = []
@@ -75,7 +78,7 @@ class Recorder(TorchDispatchMode):
         self._operators: dict[Any, Operator] = {}
         self._owners: dict[int, str] = {}
         self._boundaries: list[int] = []
-        self._origins: list[tuple[str, str]] = []
+        self._origins: list[tuple[str, str, float]] = []
         self._backward_start = 0
         self._node: int | None = None
         self._node_start = 0
@@ -126,7 +129,7 @@ class Recorder(TorchDispatchMode):
         that outer call, is off inside it."""
 
         def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Any:
-            with self.named("scaled_dot_product_attention"):
+            with self.named(ATTENTION), self._causal(args, kwargs):
                 return function(*args, **kwargs)
 
         return scaled_dot_product_attention
@@ -139,6 +142,20 @@ class Recorder(TorchDispatchMode):
             yield
         finally:
             self.group = outer
+
+    @contextmanager
+    def _causal(self, args: Any, kwargs: Any) -> Iterator[None]:
+        """Note what share of the scores the causal mask of an attention leaves: row i sees i + 1 keys."""
+        outer = self.density
+        if kwargs.get("is_causal", args[5] if len(args) > 5 else False):
+            query, key = (kwargs.get(n, args[i] if i < len(args) else None) for i, n in enumerate(_QK))
+            length, source = query.shape[-2], key.shape[-2]
+            seen = sum(min(row, source) for row in range(1, length + 1))
+            self.density = seen / (length * source) if length * source else 1.0
+        try:
+            yield
+        finally:
+            self.density = outer
 
     def _note_failure(self, module: Any, path: str, args: Any, kwargs: Any, error: Any) -> None:
         if self.failure is None:
@@ -211,12 +228,12 @@ class Recorder(TorchDispatchMode):
             self._memo.learn(signature, operator, args, result, tensors(made), known)
         else:
             made = self._made(result, index)
-        path, group = self.path, self.group
+        path, group, density = self.path, self.group, self.density
         if self.phase == "backward" and not self.depth:
-            path, group = self._origin()
+            path, group, density = self._origin()
             if operator.name == "aten.add" and self._accumulates(shadow):
                 group = ACCUMULATION
-        self.raw.append(Call(operator, path, group, self.phase, shadow, named, made, signature))
+        self.raw.append(Call(operator, path, group, self.phase, shadow, named, made, signature, density))
         if self.depth:
             self._mark()
         return result
@@ -279,20 +296,20 @@ class Recorder(TorchDispatchMode):
         number = _sequence_number()
         if not self._boundaries or number > self._boundaries[-1]:
             self._boundaries.append(number)
-            self._origins.append((self.path, self.group))
+            self._origins.append((self.path, self.group, self.density))
 
-    def _origin(self) -> tuple[str, str]:
+    def _origin(self) -> tuple[str, str, float]:
         node = _running_node()
         if node is None:
-            return "", ""
+            return "", "", 1.0
         variable = getattr(node, "variable", None)
         number = node._sequence_nr() if variable is None else -id(variable)
         if number != self._node:  # the node itself must not be kept: it holds tensors
             self._node, self._node_start = number, len(self.raw)
         if variable is not None:
-            return self._owners.get(id(variable), ""), ""
+            return self._owners.get(id(variable), ""), "", 1.0
         position = bisect_right(self._boundaries, number)
-        return self._origins[position] if position < len(self._origins) else ("", "")
+        return self._origins[position] if position < len(self._origins) else ("", "", 1.0)
 
     def _accumulates(self, args: list[Any]) -> bool:
         """Whether an addition joins two gradients of one tensor: the engine adds what a node has given to
@@ -333,6 +350,9 @@ class _Functions(TorchFunctionMode):
         outer = recorder.group
         recorder.group = name
         try:
+            if name == ATTENTION:
+                with recorder._causal(args, kwargs or {}):
+                    return func(*args, **(kwargs or {}))
             if name in _RECURRENT:
                 with stepwise():
                     return func(*args, **(kwargs or {}))

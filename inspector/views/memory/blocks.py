@@ -1,8 +1,8 @@
 """The blocks of memory of a trace: what each is for, who made it, and when it lives.
 
 A storage is a block, with one correction: where the backward adds up the gradients of a tensor's several
-uses, autograd adds in place once it holds the last reference to the first (under the recorder it does not,
-so the record shows a new storage there).
+uses, autograd adds in place if it holds the last reference to the first (under the recorder it never does,
+so the record shows a new storage there): torch/csrc/autograd/input_buffer.cpp.
 """
 
 from __future__ import annotations
@@ -77,16 +77,20 @@ def blocks(trace: Trace) -> list[Block]:
 
 
 def _accumulated_in_place(trace: Trace) -> dict[int, int]:
-    """Storage of a gradient's first part to the storage of the sum that really is the same."""
-    found = {}
+    """Storage of a gradient's first part to the storage of the sum that really is the same. A view keeps
+    its base, so that its storage has two owners: autograd then adds out of place."""
+    found: dict[int, int] = {}
+    viewed: set[int] = set()
     for index, op in enumerate(trace.ops):
+        if not op.name.endswith("_"):
+            viewed |= {s.storage for s in op.outputs if trace.storages[s.storage].birth != index}
         if op.group != ACCUMULATION or op.name != "aten.add" or not op.outputs:
             continue
         first, result = op.inputs[0], op.outputs[0]
         if min(first.storage, result.storage) < 0 or first.storage == result.storage:
             continue
         old, new = trace.storages[first.storage], trace.storages[result.storage]
-        whole = first.nbytes == old.nbytes == new.nbytes
+        whole = first.nbytes == old.nbytes == new.nbytes and first.storage not in viewed
         if whole and old.death == index and new.birth == index and old.role == "intermediate":
             found[first.storage] = result.storage
     return found

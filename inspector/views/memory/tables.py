@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import pandas as pd
 
@@ -37,7 +38,7 @@ def _grouped(
     for name, (_, nbytes) in zip(names, memory.peak):
         sums[name][0] += 1
         sums[name][1] += nbytes
-    rows = [
+    rows: list[dict[str, Any]] = [
         {column: name, "blocks": count, "bytes": nbytes, "share": nbytes / (memory.allocated or 1)}
         for name, (count, nbytes) in sums.items()
         if nbytes
@@ -57,7 +58,7 @@ def timeline_frame(trace: Trace, memory: Memory, points: int = POINTS) -> pd.Dat
     totals = [sum(row.values()) for row in memory.curve]
     count = len(totals)
     stretches = min(points, count)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number in range(stretches):
         inside = range(number * count // stretches, (number + 1) * count // stretches)
         index = max(inside, key=totals.__getitem__)
