@@ -212,9 +212,10 @@ def _remarks(asked: Asked) -> list[Finding]:
         said.append(plan.optimizer.note)
     if asked.measured is not None:
         said.append(asked.measured.note)
-    unknown = sum(1 for storage in trace.storages if storage.device not in ("meta", trace.device))
-    if unknown:
-        said.append(f"{unknown} tensors stay on another device and are left out")
+    place = trace.device.partition(":")[0]
+    elsewhere = sum(storage.nbytes for storage in trace.storages if storage.device != place)
+    if elsewhere > 2**20:
+        said.append(f"left out: {_gib(elsewhere)} of tensors that the model makes on another device")
     return [Finding("provenance", "warn", "", text) for text in said]
 
 
