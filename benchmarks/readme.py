@@ -88,11 +88,11 @@ def agreement() -> str:
     rows = [row for entries in found["models"].values() for row in entries]
     own = max(-row["error_whole"] for row in rows)
     return (
-        f"with the CPU's choice of kernels and no rounding, {found['within_1_percent']} of {found['cases']} cases"
-        f" (8 models; inference, SGD, AdamW; float32 and autocast; batches 1, 2, 4) are within 1% of torch's own"
-        f" memory events, the furthest {found['largest_error']:.2%} away (`benchmarks/memory_cpu.py`). That is"
-        " tensors: what oneDNN takes inside one operator and gives back before the next is"
-        f" left out, and would add up to {own:.0%} on a CPU."
+        f"with the CPU's choice of kernels and no rounding, {found['within_1_percent']} of {found['cases']}"
+        " cases (8 models; inference, SGD, AdamW; float32 and autocast; batches 1, 2, 4) are within 1% of"
+        f" torch's own memory events, the furthest {found['largest_error']:.2%} away"
+        " (`benchmarks/memory_cpu.py`). That is tensors: what a kernel takes and gives back inside one"
+        f" operator (oneDNN's reordered weights) is left out; it makes up to {own:.0%} of the whole on a CPU."
     )
 
 
