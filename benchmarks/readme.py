@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def output(words: str, folder: Path) -> str:
         text=True,
         check=False,
         cwd=folder,
+        env={**os.environ, "XDG_CACHE_HOME": tempfile.mkdtemp(dir=folder)},  # nothing is cached
     )
     if done.returncode not in (0, 1):  # 1: a verification that is shown failing
         raise SystemExit(f"inspect {words}: {done.stderr}")

@@ -6,22 +6,21 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from inspector.errors import InspectError
 from inspector.log import logger
-from inspector.models import Model, Recipe, Subject, as_recipe
-from inspector.models.inputs import Inputs, as_inputs
 from inspector.report import Finding, Metric, Report, Section, environment
-from inspector.trace.capture import ForwardError, capture
-from inspector.trace.capture.setting import PORTABLE, Setting
-from inspector.trace.capture.state import state_entries
 from inspector.trace.record import Failure, Trace
 from inspector.views.modules import modules_frame, tree, types_frame
 from inspector.views.ops import ops_frame, unknown_frame
 from inspector.views.totals import totals
+
+if TYPE_CHECKING:  # the report of a trace needs no torch: a cached one is shown without
+    from inspector.models import Model, Recipe
+    from inspector.models.inputs import Inputs
+    from inspector.trace.capture import ForwardError
+    from inspector.trace.capture.setting import Setting
 
 GROUPINGS = ("module", "type", "op")
 _SHAPE_ERROR = re.compile(
@@ -38,7 +37,7 @@ def trace(
     device: str | None = None,
     seed: int = 0,
     model_args: Mapping[str, Any] | None = None,
-    setting: Setting = PORTABLE,
+    setting: Setting | None = None,
 ) -> Trace:
     """Run one pass over `model` and record every operator.
 
@@ -51,9 +50,14 @@ def trace(
 
     Raises ForwardError when the model raises, InspectError for everything else that is wrong.
     """
+    from inspector.models import as_recipe
+    from inspector.models.inputs import as_inputs
+    from inspector.trace.capture import ForwardError
+    from inspector.trace.capture.setting import PORTABLE
+
     recipe = as_recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
-    attempt = _Attempt(recipe, given, phase, seed, setting)
+    attempt = _Attempt(recipe, given, phase, seed, setting or PORTABLE)
     if recipe.only_on is not None and device in (None, recipe.only_on[0]):
         place, reason = recipe.only_on
         return attempt.run(place, f"counted on {place}: {reason}")
@@ -97,6 +101,8 @@ class _Attempt:
     setting: Setting
 
     def run(self, device: str, *notes: str) -> Trace:
+        from inspector.trace.capture import ForwardError
+
         try:
             return self._run(device, notes, 1)
         except ForwardError as error:
@@ -105,6 +111,9 @@ class _Attempt:
         return self._run(device, (*notes, BATCH_OF_TWO), 2)
 
     def _run(self, device: str, notes: tuple[str, ...], batch: int) -> Trace:
+        from inspector.models import Subject
+        from inspector.trace.capture import ForwardError, capture
+
         recipe = self.recipe
         logger.info("running %s (%s) on %s", recipe.name, self.phase, device)
         setting = self.setting if device == "meta" else _as_it_runs(self.setting, recipe, notes)
@@ -146,6 +155,9 @@ def _as_it_runs(setting: Setting, recipe: Recipe, notes: tuple[str, ...]) -> Set
 
 def _with_reference(found: Trace, recipe: Recipe) -> Trace:
     """A quantized model has no parameters: count those of the float model that it was made of."""
+    from inspector.models import Recipe
+    from inspector.trace.capture.state import state_entries
+
     assert recipe.reference is not None
     twin = Recipe(recipe.name, recipe.source, recipe.reference).build("meta")
     state = tuple(e for e in state_entries(twin) if e.kind == "parameter")
@@ -169,6 +181,8 @@ def _why_not_meta(error: ForwardError) -> str | None:
 
 def _check_memory(recipe: Recipe, reason: str) -> None:
     """Refuse to build on the CPU what does not fit there."""
+    from inspector.trace.capture.state import state_entries
+
     needed = sum(entry.nbytes for entry in state_entries(recipe.build("meta")))
     try:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -183,6 +197,8 @@ def _check_memory(recipe: Recipe, reason: str) -> None:
 
 
 def _check_device(device: str) -> None:
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -192,7 +208,11 @@ def _check_device(device: str) -> None:
 
 
 def _gpu(device: str) -> str | None:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def profile(

@@ -11,6 +11,7 @@ import typer
 
 from inspector import __version__
 from inspector.cli.bench import bench
+from inspector.cli.cache import cache
 from inspector.cli.ddp import ddp
 from inspector.cli.env import env
 from inspector.cli.freeze import freeze
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (profile, memory, params, stages, freeze, init, bench, ddp, models, env):
+for command in (profile, memory, params, stages, freeze, init, bench, ddp, models, env, cache):
     app.command()(command)
 
 
