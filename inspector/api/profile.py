@@ -116,7 +116,7 @@ class _Attempt:
 
         recipe = self.recipe
         logger.info("running %s (%s) on %s", recipe.name, self.phase, device)
-        setting = self.setting if device == "meta" else _as_it_runs(self.setting, recipe, notes)
+        setting = self.setting if device == "meta" else self.setting.on_a_device(recipe.name, notes)
         subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch)
         notes += recipe.assumed(subject.model) if device == "meta" else ()
         try:
@@ -143,14 +143,6 @@ class _Attempt:
         if self.recipe.reference is not None:
             found = _with_reference(found, self.recipe)
         return replace(found, environment=environment(gpu=_gpu(device), seed=self.seed))
-
-
-def _as_it_runs(setting: Setting, recipe: Recipe, notes: tuple[str, ...]) -> Setting:
-    """The setting on a device that runs the kernels it has. `notes` say why it is not meta."""
-    if setting.kernels is not None and setting.kernels.autocast:
-        why = notes[0] if notes else "run on a device"
-        raise InspectError(f"autocast is predicted on meta only; {recipe.name} is {why}", "leave out --amp")
-    return replace(setting, kernels=None)
 
 
 def _with_reference(found: Trace, recipe: Recipe) -> Trace:
@@ -208,11 +200,9 @@ def _check_device(device: str) -> None:
 
 
 def _gpu(device: str) -> str | None:
-    if not device.startswith("cuda"):
-        return None
     import torch
 
-    return torch.cuda.get_device_name(device)
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None
 
 
 def profile(

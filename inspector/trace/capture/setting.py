@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from inspector.errors import InspectError
 from inspector.trace.capture.kernels import Kernels, On
 from inspector.trace.record import ITEM_BYTES, StateEntry
 
@@ -35,6 +36,14 @@ class Setting:
         if dtype is None or not isinstance(value, Tensor) or not value.is_floating_point():
             return value
         return value.detach().to(dtype).requires_grad_(value.requires_grad)
+
+    def on_a_device(self, name: str, why: tuple[str, ...]) -> Setting:
+        """The setting of the model `name` where it runs the kernels that the device has, not those chosen on
+        meta. `why` says why it is not on meta. Raises InspectError for autocast."""
+        if self.kernels is not None and self.kernels.autocast:
+            said = why[0] if why else "run on a device"
+            raise InspectError(f"autocast is predicted on meta only; {name} is {said}", "leave out --amp")
+        return replace(self, kernels=None)
 
     def described(self, entry: StateEntry) -> StateEntry:
         """A parameter or buffer as it is in this setting."""
