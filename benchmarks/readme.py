@@ -123,11 +123,19 @@ def speed() -> str:
         "| --- | ---: | ---: |",
         *(f"| {name} | {r['capture']:.2f} | {r['flop_counter']:.2f} |" for name, r in ratios.items()),
         "",
-        f"A Llama-shaped model of {scale['params'] / 1e9:.0f} billion parameters at"
-        f" {scale['tokens']:,} tokens takes {scale['seconds']:.1f} s and {scale['peak_gib']:.1f} GiB"
-        " (`benchmarks/scale.py`). `inspect profile resnet50` takes"
+        f"The memory of a training step of a Llama-shaped model of {scale['params'] / 1e9:.0f} billion"
+        f" parameters at {scale['tokens']:,} tokens takes {scale['seconds']:.1f} s and"
+        f" {scale['peak_gib']:.1f} GiB here; it grows with the operators, not with the tensors (`benchmarks/scale.py`, the CPU's seconds,"
+        " imports included):",
+        "",
+        "```",
+        *scale["plot"],
+        "```",
+        "",
+        "`inspect profile resnet50` takes"
         f" {startup['ratio_profile_to_import']:.2f} times as long as"
-        " `import torch, torchvision` alone (`benchmarks/startup.py`).",
+        " `import torch, torchvision` alone, a second time"
+        f" {startup['ratio_cached_to_import']:.2f} times (`benchmarks/startup.py`).",
     ]
     return "\n".join(lines)
 

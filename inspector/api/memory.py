@@ -78,6 +78,15 @@ def memory(
         )
     workspace = _workspace(gpu)
     if isinstance(model, Trace):
+        open_ = (inputs, batch, dtype, max_batch, model_args, amp, measure, checkpoint_activations)
+        if (
+            phase != "forward"
+            or attention != "fused"
+            or any(value not in (None, False, ()) for value in open_)
+        ):
+            raise InspectError(
+                "a finished trace is simulated as it was recorded", "name the model to run it in another way"
+            )
         _check_optimizer(optimizer, model.phase)
         plan = Plan.of(model, optimizer or "sgd", master_weights=master_weights, workspace=workspace)
         asked = memory_report.Asked(model, plan, simulate(model, plan), depth=depth, limit=limit)
@@ -271,6 +280,8 @@ def largest_batch(needed: Callable[[int], int], room: int, tried: list[dict[str,
 def _next_guess(known: dict[int, int], fitting: int, failing: int, room: int) -> int:
     """Where the line through the two nearest trials meets `room`, inside the open interval."""
     first, second = sorted(known, key=lambda batch: abs(batch - fitting))[:2]
+    if len(known) > 5 and len(known) % 2 and failing <= LARGEST_BATCH:
+        return (fitting + failing) // 2  # lines alone may creep
     slope = (known[second] - known[first]) / (second - first)
     guess = int(fitting + (room - known[fitting]) / slope) if slope > 0 else 2 * fitting
     if guess in (fitting, failing) or guess in known:

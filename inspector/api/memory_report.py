@@ -179,7 +179,8 @@ def _fits(asked: Asked, composition: pd.DataFrame) -> list[Finding]:
     need, parts = needed(asked.memory), composition.set_index("category")["bytes"]
     largest = ", ".join(f"{name} {_gib(nbytes)}" for name, nbytes in parts.nlargest(4).items())
     evidence = {"needed": need, "limit": asked.limit, **{str(k): int(v) for k, v in parts.items()}}
-    said = f"needs {_gib(need)} of {_gib(asked.limit)} (reserved, and 0.78 GiB for CUDA itself): {largest}"
+    context = f"reserved, and {_gib(CUDA_CONTEXT[1])} for CUDA itself"
+    said = f"needs {_gib(need)} of {_gib(asked.limit)} ({context}): {largest}"
     if need > asked.limit:
         return [Finding("fits", "fail", asked.trace.model, f"does not fit: {said}", evidence)]
     close = need + asked.memory.convolution_extra > asked.limit

@@ -163,6 +163,20 @@ def test_a_finished_trace_can_be_asked() -> None:
     assert inspector.memory(trace, optimizer="adam").metrics["peak_optimizer_state"].value > 0
 
 
+def test_a_finished_trace_cannot_be_run_in_another_way() -> None:
+    trace = inspector.trace(nn.Linear(4, 4), "1x4")
+    for options in ({"batch": 2}, {"amp": True}, {"phase": "train"}, {"checkpoint_activations": ["0"]}):
+        with pytest.raises(InspectError, match="simulated as it was recorded"):
+            inspector.memory(trace, **options)  # type: ignore[arg-type]
+
+
+def test_the_search_does_not_creep_on_a_curve() -> None:
+    # batch^3 / 1000 <= 10^9: 10,000.
+    tried: list[dict[str, Any]] = []
+    assert largest_batch(lambda batch: batch**3 // 1000, 10**9, tried) == 10_000
+    assert len(tried) < 40
+
+
 def test_the_context_of_cuda_is_said_and_counted_in_what_must_fit() -> None:
     report = inspector.memory(nn.Linear(4, 4), "1x4", fits=CUDA_CONTEXT[1])
     assert report.verdict == "fail"
