@@ -125,7 +125,8 @@ def speed() -> str:
         "",
         f"The memory of a training step of a Llama-shaped model of {scale['params'] / 1e9:.0f} billion"
         f" parameters at {scale['tokens']:,} tokens takes {scale['seconds']:.1f} s and"
-        f" {scale['peak_gib']:.1f} GiB here; it grows with the operators, not with the tensors (`benchmarks/scale.py`, the CPU's seconds,"
+        f" {scale['peak_gib']:.1f} GiB here; it grows with the operators, not with the tensors"
+        " (`benchmarks/scale.py`, the CPU's seconds,"
         " imports included):",
         "",
         "```",
