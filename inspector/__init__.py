@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from inspector.api.env import env
     from inspector.api.freeze import Frozen, freeze
     from inspector.api.init import init
+    from inspector.api.memory import memory
     from inspector.api.page import page
     from inspector.api.params import params
     from inspector.api.profile import profile, trace
@@ -39,6 +40,7 @@ __all__ = [
     "formula",
     "freeze",
     "init",
+    "memory",
     "page",
     "params",
     "profile",
@@ -53,6 +55,7 @@ _HOMES = {
     "freeze": "inspector.api.freeze",
     "Frozen": "inspector.api.freeze",
     "init": "inspector.api.init",
+    "memory": "inspector.api.memory",
     "stages": "inspector.api.stages",
     "page": "inspector.api.page",
     "table": "inspector.api.table",

@@ -9,6 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inspector.errors import InspectError
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,9 @@ class Device:
     peaks: Mapping[str, float]
     bandwidth: float
     source: str
+
+
+PRECISIONS = ("fp64", "fp32", "tf32", "fp16", "bf16")
 
 
 def _peaks(
@@ -52,7 +59,58 @@ DEVICES = (
            "NVIDIA Ada GPU Architecture white paper, appendix A"),
     Device("RTX 3090", r"NVIDIA GeForce RTX 3090", _peaks(0.556, 35.6, 35.6, 71.2, 71.2), 936,
            "NVIDIA Ampere GA102 GPU Architecture white paper, appendix A"),
+    Device("CPU (EPYC 7763)", r"AMD EPYC 7763.*", _peaks(2.51, 5.02), 204.8,
+           "AMD EPYC 7763 product page: 64 cores at 2.45 GHz, 8 channels of DDR4-3200; Zen 3 runs two"
+           " 256-bit multiply-adds a cycle (AMD Software Optimization Guide, family 19h)"),
 )  # fmt: skip
+
+
+def named(text: str, devices: tuple[Device, ...] = DEVICES) -> Device:
+    """The device whose name begins so, letters and digits alone: h100, a100pcie, rtx4090; the first of
+    several. Raises InspectError with the names that there are."""
+    wanted = _letters(text)
+    found = next((device for device in devices if wanted and _letters(device.name).startswith(wanted)), None)
+    if found is None:
+        known = ", ".join(device.name for device in devices)
+        raise InspectError(f"no device is called {text!r}", f"there are: {known}")
+    return found
+
+
+def read(file: str | Path) -> tuple[Device, ...]:
+    """Devices from a YAML file: one mapping, or a list of them, of name, peaks (TFLOP/s by precision),
+    bandwidth (GB/s) and, if wanted, source. Raises InspectError that says what is wrong."""
+    import yaml
+
+    hint = "write name: my card, bandwidth: 1000 and peaks: {fp32: 30, bf16: 120}"
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InspectError(f"cannot read {file}: {error}", "name a YAML file") from error
+    except yaml.YAMLError as error:
+        raise InspectError(f"{file} is not YAML: {error}", hint) from error
+    entries = content if isinstance(content, list) else [content]
+    if not entries:
+        raise InspectError(f"{file} holds no device", hint)
+    return tuple(_device(entry, str(file), hint) for entry in entries)
+
+
+def _device(entry: Any, file: str, hint: str) -> Device:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise InspectError(f"{file}: a device is a mapping with a name", hint)
+    peaks, name = entry.get("peaks"), entry["name"]
+    unknown = set(entry) - {"name", "peaks", "bandwidth", "source"}
+    if unknown:
+        raise InspectError(f"{file}: {name} has the unknown key {min(map(str, unknown))!r}", hint)
+    if not isinstance(peaks, dict) or not peaks or not set(peaks) <= set(PRECISIONS):
+        raise InspectError(f"{file}: {name} needs peaks by precision", f"of {', '.join(PRECISIONS)}")
+    numbers = [*peaks.values(), entry.get("bandwidth")]
+    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and 0 < n < 1e9 for n in numbers):
+        raise InspectError(f"{file}: peaks and bandwidth of {name} are positive numbers", hint)
+    return Device(name, re.escape(name), peaks, float(entry["bandwidth"]), str(entry.get("source", file)))
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def find(device_name: str) -> Device | None:

@@ -6,21 +6,21 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from inspector.errors import InspectError
 from inspector.log import logger
-from inspector.models import Model, Recipe, Subject, as_recipe
-from inspector.models.inputs import Inputs, as_inputs
 from inspector.report import Finding, Metric, Report, Section, environment
-from inspector.trace.capture import ForwardError, capture
-from inspector.trace.capture.state import state_entries
 from inspector.trace.record import Failure, Trace
 from inspector.views.modules import layers_frame, modules_frame, tree, types_frame
 from inspector.views.ops import ops_frame, unknown_frame
 from inspector.views.totals import totals
+
+if TYPE_CHECKING:  # the report of a trace needs no torch: a cached one is shown without
+    from inspector.models import Model, Recipe
+    from inspector.models.inputs import Inputs
+    from inspector.trace.capture import ForwardError
+    from inspector.trace.capture.setting import Setting
 
 GROUPINGS = ("module", "type", "op")
 _SHAPE_ERROR = re.compile(
@@ -37,6 +37,7 @@ def trace(
     device: str | None = None,
     seed: int = 0,
     model_args: Mapping[str, Any] | None = None,
+    setting: Setting | None = None,
 ) -> Trace:
     """Run one pass over `model` and record every operator.
 
@@ -45,12 +46,18 @@ def trace(
         ("1x3x224x224"); None takes the source's default.
     phase: "forward" (eval mode, no gradients) or "train" (train mode, forward and backward).
     device: None counts on meta, and falls back to the CPU where meta cannot run the model.
+    setting: dtype, kernels and checkpointing of the pass; kernels are chosen on meta only.
 
     Raises ForwardError when the model raises, InspectError for everything else that is wrong.
     """
+    from inspector.models import as_recipe
+    from inspector.models.inputs import as_inputs
+    from inspector.trace.capture import ForwardError
+    from inspector.trace.capture.setting import PORTABLE
+
     recipe = as_recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
-    attempt = _Attempt(recipe, given, phase, seed)
+    attempt = _Attempt(recipe, given, phase, seed, setting or PORTABLE)
     if recipe.only_on is not None and device in (None, recipe.only_on[0]):
         place, reason = recipe.only_on
         return attempt.run(place, f"counted on {place}: {reason}")
@@ -75,6 +82,14 @@ _IRREPRODUCIBLE = (
 )
 
 
+BATCH_OF_TWO = "a batch of 2, because BatchNorm cannot train on one value per channel"
+
+
+def needs_two(error: ForwardError) -> bool:
+    """Whether one sample was too few for a batch norm."""
+    return "more than 1 value per channel" in str(error)
+
+
 @dataclass(frozen=True)
 class _Attempt:
     """One question, to be run on one device or another."""
@@ -83,19 +98,25 @@ class _Attempt:
     inputs: Inputs | None
     phase: str
     seed: int
+    setting: Setting
 
     def run(self, device: str, *notes: str) -> Trace:
+        from inspector.trace.capture import ForwardError
+
         try:
             return self._run(device, notes, 1)
         except ForwardError as error:
-            if self.inputs is not None or "more than 1 value per channel" not in str(error):
+            if self.inputs is not None or not needs_two(error):
                 raise
-        note = "a batch of 2, because BatchNorm cannot train on one value per channel"
-        return self._run(device, (*notes, note), 2)
+        return self._run(device, (*notes, BATCH_OF_TWO), 2)
 
     def _run(self, device: str, notes: tuple[str, ...], batch: int) -> Trace:
+        from inspector.models import Subject
+        from inspector.trace.capture import ForwardError, capture
+
         recipe = self.recipe
         logger.info("running %s (%s) on %s", recipe.name, self.phase, device)
+        setting = self.setting if device == "meta" else self.setting.on_a_device(recipe.name, notes)
         subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch)
         notes += recipe.assumed(subject.model) if device == "meta" else ()
         try:
@@ -112,6 +133,7 @@ class _Attempt:
                 context=recipe.context,
                 notes=notes,
                 uncounted=recipe.uncounted(subject.model) if device == "meta" else (),
+                setting=setting,
             )
         except ForwardError as error:
             raise ForwardError(self._completed(error.trace, device)) from error.__cause__
@@ -125,6 +147,9 @@ class _Attempt:
 
 def _with_reference(found: Trace, recipe: Recipe) -> Trace:
     """A quantized model has no parameters: count those of the float model that it was made of."""
+    from inspector.models import Recipe
+    from inspector.trace.capture.state import state_entries
+
     assert recipe.reference is not None
     twin = Recipe(recipe.name, recipe.source, recipe.reference).build("meta")
     state = tuple(e for e in state_entries(twin) if e.kind == "parameter")
@@ -148,6 +173,8 @@ def _why_not_meta(error: ForwardError) -> str | None:
 
 def _check_memory(recipe: Recipe, reason: str) -> None:
     """Refuse to build on the CPU what does not fit there."""
+    from inspector.trace.capture.state import state_entries
+
     needed = sum(entry.nbytes for entry in state_entries(recipe.build("meta")))
     try:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -162,6 +189,8 @@ def _check_memory(recipe: Recipe, reason: str) -> None:
 
 
 def _check_device(device: str) -> None:
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -171,6 +200,8 @@ def _check_device(device: str) -> None:
 
 
 def _gpu(device: str) -> str | None:
+    import torch
+
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else None
 
 
@@ -208,17 +239,19 @@ UNITS = {
 _METRICS = {
     "params": "element", "trainable_params": "element", "packed_params": "element",
     "buffers": "element", "param_bytes": "byte", "buffer_bytes": "byte", "macs": "MAC",
-    "forward_macs": "MAC", "backward_macs": "MAC", "pointwise_flops": "FLOP", "flops": "FLOP",
+    "causal_macs": "MAC", "forward_macs": "MAC", "backward_macs": "MAC", "pointwise_flops": "FLOP",
+    "flops": "FLOP",
     "activations": "element", "bytes_moved": "byte", "ops": "op", "unknown_ops": "op",
 }  # fmt: skip
 _LABELS = {
     "macs": "MACs", "flops": "FLOPs", "pointwise_flops": "pointwise FLOPs", "ops": "operators",
+    "causal_macs": "MACs under causal masks",
     "forward_macs": "forward MACs", "backward_macs": "backward MACs", "params": "parameters",
     "trainable_params": "trainable parameters", "unknown_ops": "unknown operators",
     "param_bytes": "parameter bytes", "packed_params": "packed parameters",
 }  # fmt: skip
 _POINTWISE = ("pointwise_flops", "flops")
-_COUNTED = ("macs", "forward_macs", "backward_macs", "pointwise_flops", "flops", "activations")
+_COUNTED = ("macs", "causal_macs", "forward_macs", "backward_macs", "pointwise_flops", "flops", "activations")
 
 
 def report(

@@ -11,11 +11,13 @@ import typer
 
 from inspector import __version__
 from inspector.cli.bench import bench
+from inspector.cli.cache import cache
 from inspector.cli.ddp import ddp
 from inspector.cli.diff import diff
 from inspector.cli.env import env
 from inspector.cli.freeze import freeze
 from inspector.cli.init import init
+from inspector.cli.memory import memory
 from inspector.cli.models import models
 from inspector.cli.params import params
 from inspector.cli.profile import profile
@@ -33,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 for command in (
-    profile, params, stages, freeze, init, bench, ddp, table, diff, report, models, env,
+    profile, memory, params, stages, freeze, init, bench, ddp, table, diff, report, models, env, cache,
 ):  # fmt: skip
     app.command()(command)
 

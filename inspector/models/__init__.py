@@ -1,57 +1,25 @@
-"""A spec string becomes a model with its inputs. One file a source; `resolve` picks the file."""
+"""A spec string becomes a model with its inputs. One file a source; `resolve` picks the file.
+
+The names below load torch when they are first used: `naming` is here, too, and needs none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from inspector.errors import InspectError
-from inspector.models.subject import Recipe, Subject
+if TYPE_CHECKING:
+    from inspector.models.resolve import Model, as_recipe, resolve
+    from inspector.models.subject import Recipe, Subject
 
 __all__ = ["Model", "Recipe", "Subject", "as_recipe", "resolve"]
 
-Model = str | nn.Module | Recipe
 
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from inspector.models.resolve import Model, as_recipe, resolve
+    from inspector.models.subject import Recipe, Subject
 
-def as_recipe(model: Model, model_args: Mapping[str, Any] | None = None) -> Recipe:
-    """What the Python API takes for a model, as a recipe: a spec, an nn.Module (a compiled one is the
-    module that was compiled), or a recipe."""
-    if isinstance(model, nn.Module):
-        from inspector.models.python import from_module
-
-        compiled = getattr(model, "_orig_mod", None)
-        return from_module(compiled if isinstance(compiled, nn.Module) else model)
-    if isinstance(model, Recipe):
-        return model
-    if isinstance(model, str):
-        return resolve(model, model_args)
-    raise InspectError(
-        f"a model is a spec string or an nn.Module, not a {type(model).__name__}",
-        "pass e.g. 'resnet50' or torchvision.models.resnet50()",
-    )
-
-
-def resolve(spec: str, model_args: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe for `resnet50`, `torchvision:NAME[@ENTRY]`, `timm:NAME`, `hf:PATH`,
-    `path/to/file.py:ATTR` or `package.module:ATTR`. Raises InspectError with the nearest names."""
-    arguments = dict(model_args or {})
-    source, colon, name = spec.partition(":")
-    if not spec or (colon and not name):
-        raise InspectError(f"{spec!r} names no model", "write a name, e.g. resnet50; see: inspect models")
-    if colon and source == "timm":
-        from inspector.models import timm
-
-        return timm.recipe(name, arguments)
-    if colon and source in ("hf", "huggingface"):
-        from inspector.models import huggingface
-
-        return huggingface.recipe(name, arguments)
-    if (colon and source != "torchvision") or spec.endswith(".py"):
-        from inspector.models import python
-
-        return python.recipe(spec, arguments)
-    from inspector.models import torchvision
-
-    return torchvision.recipe(name if colon else spec, arguments)
+    found = {"Model": Model, "Recipe": Recipe, "Subject": Subject, "as_recipe": as_recipe, "resolve": resolve}
+    globals().update(found)
+    return found[name]

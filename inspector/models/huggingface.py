@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,36 @@ def from_config(config: Any, name: str, chosen: Mapping[str, Any] = {}) -> Recip
         except ValueError:
             return transformers.AutoModel.from_config(config, **chosen)
 
-    return Recipe(name=name, source="huggingface", construct=construct, defaults=default_inputs, rules=RULES)
+    return Recipe(
+        name=name,
+        source="huggingface",
+        construct=construct,
+        defaults=default_inputs,
+        rules=RULES,
+        context=lambda model: _one_sequence_a_row(),
+    )
+
+
+@contextmanager
+def _one_sequence_a_row() -> Iterator[None]:
+    """Without a cache transformers reads from the positions whether several sequences are packed into one
+    row. On meta they have no values: a row is one sequence, as it is without positions of one's own."""
+    try:
+        from transformers import masking_utils
+
+        look = masking_utils.find_packed_sequence_indices
+    except (ImportError, AttributeError):  # this version does not look
+        yield
+        return
+
+    def find_packed_sequence_indices(position_ids: Tensor) -> Any:
+        return None if position_ids.device.type == "meta" else look(position_ids)
+
+    masking_utils.find_packed_sequence_indices = find_packed_sequence_indices
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = look
 
 
 def grouped_mm(a: Tensor, b: Tensor, offsets: Any = None, *_: Any, **__: Any) -> Any:

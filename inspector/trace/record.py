@@ -58,7 +58,8 @@ class Storage(NamedTuple):
 
     `birth` is the operator that made it, None if it existed before the pass. `death` is the last
     operator that had run when its last alias was released, None if it outlived the pass.
-    `role` is parameter, buffer, input, constant or intermediate.
+    `role` is parameter, buffer, input, constant, intermediate, or gradient (a parameter's, at the end of
+    the pass). `module` is the path of the module that holds a parameter, its gradient or a buffer.
     """
 
     nbytes: int
@@ -66,6 +67,11 @@ class Storage(NamedTuple):
     role: str
     birth: int | None
     death: int | None
+    module: str = ""
+
+
+ACCUMULATION = "gradient accumulation"
+"""The group of the additions by which the backward joins the gradients of one tensor's several uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,8 @@ class Op:
     `name` is the operator without overload ("aten.addmm"), `group` the torch function that the
     model called ("scaled_dot_product_attention"), `module` the path of the module that ran it,
     `phase` "forward" or "backward". `macs` and `pointwise_flops` are None when no formula is known.
-    `bytes_read` and `bytes_written` count each input and each output once; views move none.
+    `bytes_read` and `bytes_written` count each input and each output once; views move none. `density` is
+    the share of the MACs that a causal mask leaves (1 where none is known): MACs themselves are dense.
     """
 
     name: str
@@ -89,6 +96,7 @@ class Op:
     activations: int
     bytes_read: int
     bytes_written: int
+    density: float = 1.0
 
     @property
     def known(self) -> bool:

@@ -8,6 +8,8 @@ from inspector.trace.record import Op, Trace
 def totals(trace: Trace) -> dict[str, int]:
     """params, buffers, MACs, FLOPs, activations, bytes and operator counts, all integers.
 
+    `causal_macs` is there where a mask is known to be causal: the MACs that it leaves.
+
     Operators without a formula add nothing here: `unknown_ops` says how many there are, and with
     any the MACs, FLOPs and activations are lower bounds.
     """
@@ -32,6 +34,9 @@ def totals(trace: Trace) -> dict[str, int]:
     }
     if packed:
         sums["packed_params"] = sum(entry.numel for entry in packed)
+    effective = sum(round((op.macs or 0) * op.density) for op in trace.ops)
+    if effective != macs:
+        sums["causal_macs"] = effective
     if trace.phase == "train":
         sums["forward_macs"] = sum(op.macs or 0 for op in trace.ops if op.phase == "forward")
         sums["backward_macs"] = sum(op.macs or 0 for op in trace.ops if op.phase == "backward")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from inspector.errors import InspectError
 from inspector.trace.capture.isolate import (
@@ -21,8 +21,10 @@ from inspector.trace.capture.isolate import (
     seed_all,
     swap_state,
 )
+from inspector.trace.capture.kernels import On, choosing
 from inspector.trace.capture.pricing import Rule
 from inspector.trace.capture.recorder import Recorder, describe
+from inspector.trace.capture.setting import PORTABLE, Setting, checkpoint_modules
 from inspector.trace.capture.state import state_entries
 from inspector.trace.record import Failure, Module, Trace
 
@@ -60,6 +62,7 @@ def capture(
     context: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext,
     notes: tuple[str, ...] = (),
     uncounted: tuple[str, ...] = (),
+    setting: Setting = PORTABLE,
 ) -> Trace:
     """Run `model(*args, **kwargs)` once on `device` and record every operator.
 
@@ -81,14 +84,20 @@ def capture(
     with ExitStack() as stack:
         for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context(model)):
             stack.enter_context(guard)
+        on = stack.enter_context(choosing(setting.kernels, recorder.named))
         seed_all(seed)
-        swap_state(model, device)
+        swap_state(model, device, setting.torch_dtype)
+        if setting.dtype is not None:
+            args, kwargs = tree_map(setting.cast, (args, kwargs))
+        state = tuple(setting.described(entry) for entry in state)
         model.train(phase == "train")
+        checkpoint_modules(model, setting.checkpoints, on)
         _hold_state(recorder, tree, (args, kwargs))
         try:
-            outputs = _run(recorder, model, args, kwargs, phase)
+            outputs = _run(recorder, model, args, kwargs, phase, on)
         except (Exception, SystemExit) as raised:
             error = raised
+        _hold_gradients(recorder, tree)
         storages = recorder.lifetimes()  # while outputs and gradients live
         ops = recorder.ops()
     del outputs
@@ -120,20 +129,27 @@ def _hold_state(recorder: Recorder, tree: list[tuple[str, nn.Module]], inputs: A
     for path, module in tree:
         for parameter in module._parameters.values():
             if parameter is not None:
-                recorder.hold(parameter, "parameter")
+                recorder.hold(parameter, "parameter", path)
                 recorder.own(parameter, path)
         for buffer in module._buffers.values():
             if buffer is not None:
-                recorder.hold(buffer, "buffer")
+                recorder.hold(buffer, "buffer", path)
     for leaf in tree_leaves(inputs):
         if isinstance(leaf, Tensor):
             recorder.hold(leaf, "input")
 
 
-def _run(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any, phase: str) -> Any:
+def _hold_gradients(recorder: Recorder, tree: list[tuple[str, nn.Module]]) -> None:
+    for path, module in tree:
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.grad is not None:
+                recorder.hold(parameter.grad, "gradient", path)
+
+
+def _run(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any, phase: str, on: On) -> Any:
     """Forward, and in the train phase backward; returns what keeps the results alive."""
     with torch.set_grad_enabled(phase == "train"):
-        with recorder.recording():
+        with recorder.recording(), on():
             outputs = model(*args, **kwargs)
         if phase == "forward":
             return outputs
@@ -142,7 +158,9 @@ def _run(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any, phase: st
             raise RuntimeError("no output requires grad: there is no backward to count")
         seeds = [torch.ones_like(root) for root in roots]
         del outputs
-        recorder.phase = "backward"
+        for seed in seeds:
+            recorder.hold(seed, "constant")
+        recorder.begin_backward()
         with recorder.recording():
             torch.autograd.backward(roots, seeds)
         return roots

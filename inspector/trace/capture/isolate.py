@@ -49,17 +49,18 @@ def _refill(container: Any, content: Any) -> None:
         container.update(content)
 
 
-def swap_state(model: nn.Module, device: str) -> None:
+def swap_state(model: nn.Module, device: str, dtype: torch.dtype | None = None) -> None:
     """Put stand-ins on `device` in place of all parameters and buffers; ties stay ties.
 
-    On the meta device they hold no memory; elsewhere they are copies. Call inside `preserved`.
+    On the meta device they hold no memory; elsewhere they are copies. With `dtype` the floating-point
+    ones have that, as after `model.to(dtype)`. Call inside `preserved`.
     """
     stand_ins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the original keeps its id taken
 
     def stand_in(tensor: torch.Tensor) -> torch.Tensor:
         found = stand_ins.get(id(tensor))
         if found is None:
-            found = stand_ins[id(tensor)] = (tensor, copied(tensor, device))
+            found = stand_ins[id(tensor)] = (tensor, copied(tensor, device, dtype))
         return found[1]
 
     for module in model.modules():
@@ -69,9 +70,11 @@ def swap_state(model: nn.Module, device: str) -> None:
                     registry[name] = stand_in(tensor)  # type: ignore[assignment]
 
 
-def copied(tensor: torch.Tensor, device: str) -> torch.Tensor:
+def copied(tensor: torch.Tensor, device: str, dtype: torch.dtype | None = None) -> torch.Tensor:
     """A leaf on `device` with the same class, values (unless meta) and requires_grad."""
     data = tensor.detach()
+    if dtype is not None and data.is_floating_point():
+        data = data.to(dtype)
     data = data.to("meta") if device == "meta" else data.clone().to(device)
     if data is tensor or data.data_ptr() == tensor.data_ptr() != 0:
         data = data.clone()

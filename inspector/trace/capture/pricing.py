@@ -57,6 +57,7 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
     result: Any
     signature: Any
+    density: float = 1.0
 
 
 def price(calls: Sequence[Call], sizes: Sequence[int]) -> tuple[Op, ...]:
@@ -96,6 +97,7 @@ def _priced(call: Call, known: dict[Any, _Price], size: Callable[[TensorSpec], i
         activations=activations if call.phase == "forward" else 0,
         bytes_read=read,
         bytes_written=wrote,
+        density=call.density if macs else 1.0,
     )
 
 

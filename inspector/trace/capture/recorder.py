@@ -27,11 +27,13 @@ from inspector.trace.capture.isolate import stepwise
 from inspector.trace.capture.memo import MetaMemo
 from inspector.trace.capture.pricing import Call, Operator, Rule, price
 from inspector.trace.formulas.traffic import tensors
-from inspector.trace.record import Failure, Op, Storage, TensorSpec
+from inspector.trace.record import ACCUMULATION, Failure, Op, Storage, TensorSpec
 
 _sequence_number = torch._C._autograd._get_sequence_nr
 _running_node = torch._C._current_autograd_node
 _DTYPES = {d: str(d)[6:] for d in vars(torch).values() if isinstance(d, torch.dtype)}
+ATTENTION = "scaled_dot_product_attention"
+_QK = ("query", "key")
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 """One fused kernel on CPU (oneDNN) and CUDA (cuDNN); stepwise without them, and then countable."""
 
@@ -68,6 +70,7 @@ class Recorder(TorchDispatchMode):
         self.phase = "forward"
         self.path = ""
         self.group = ""
+        self.density = 1.0
         self.depth = 0
         self._live: dict[int, int] = {}
         self._references: list[_StorageRef] = []
@@ -75,7 +78,14 @@ class Recorder(TorchDispatchMode):
         self._operators: dict[Any, Operator] = {}
         self._owners: dict[int, str] = {}
         self._boundaries: list[int] = []
-        self._origins: list[tuple[str, str]] = []
+        self._origins: list[tuple[str, str, float]] = []
+        self._backward_start = 0
+        self._node: int | None = None
+        self._node_start = 0
+
+    def begin_backward(self) -> None:
+        """What is recorded from here on is the backward."""
+        self.phase, self._backward_start = "backward", len(self.raw)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -119,13 +129,33 @@ class Recorder(TorchDispatchMode):
         that outer call, is off inside it."""
 
         def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Any:
-            outer, self.group = self.group, "scaled_dot_product_attention"
-            try:
+            with self.named(ATTENTION), self._causal(args, kwargs):
                 return function(*args, **kwargs)
-            finally:
-                self.group = outer
 
         return scaled_dot_product_attention
+
+    @contextmanager
+    def named(self, group: str) -> Iterator[None]:
+        """Call what runs inside `group`."""
+        outer, self.group = self.group, group
+        try:
+            yield
+        finally:
+            self.group = outer
+
+    @contextmanager
+    def _causal(self, args: Any, kwargs: Any) -> Iterator[None]:
+        """Note what share of the scores the causal mask of an attention leaves: row i sees i + 1 keys."""
+        outer = self.density
+        if kwargs.get("is_causal", args[5] if len(args) > 5 else False):
+            query, key = (kwargs.get(n, args[i] if i < len(args) else None) for i, n in enumerate(_QK))
+            length, source = query.shape[-2], key.shape[-2]
+            seen = sum(min(row, source) for row in range(1, length + 1))
+            self.density = seen / (length * source) if length * source else 1.0
+        try:
+            yield
+        finally:
+            self.density = outer
 
     def _note_failure(self, module: Any, path: str, args: Any, kwargs: Any, error: Any) -> None:
         if self.failure is None:
@@ -134,9 +164,13 @@ class Recorder(TorchDispatchMode):
 
     # Storages.
 
-    def hold(self, tensor: Tensor, role: str) -> None:
-        """Note a tensor that exists before the pass, and its role."""
-        self._spec(tensor, role, None)
+    def hold(self, tensor: Tensor, role: str, module: str = "") -> None:
+        """Note a tensor that exists already, its role, and the module that holds it."""
+        spec = self._spec(tensor, role, len(self.raw) or None)
+        if spec.storage >= 0:
+            entry = self.storages[spec.storage]
+            entry[2] = role if entry[2] == "intermediate" else entry[2]
+            entry[5] = entry[5] or module
 
     def own(self, parameter: Tensor, path: str) -> None:
         """Attribute the accumulation of this parameter's gradient to the module at `path`."""
@@ -151,7 +185,7 @@ class Recorder(TorchDispatchMode):
         index = self._live.get(key)
         if index is None:
             index = len(self.storages)
-            self.storages.append([storage.nbytes(), storage.device.type, role, birth, None])
+            self.storages.append([storage.nbytes(), storage.device.type, role, birth, None, ""])
             reference = _StorageRef(storage, self._died)
             reference.index, reference.key = index, key
             self._live[key] = index
@@ -194,10 +228,12 @@ class Recorder(TorchDispatchMode):
             self._memo.learn(signature, operator, args, result, tensors(made), known)
         else:
             made = self._made(result, index)
-        path, group = self.path, self.group
+        path, group, density = self.path, self.group, self.density
         if self.phase == "backward" and not self.depth:
-            path, group = self._origin()
-        self.raw.append(Call(operator, path, group, self.phase, shadow, named, made, signature))
+            path, group, density = self._origin()
+            if operator.name == "aten.add" and self._accumulates(shadow):
+                group = ACCUMULATION
+        self.raw.append(Call(operator, path, group, self.phase, shadow, named, made, signature, density))
         if self.depth:
             self._mark()
         return result
@@ -260,17 +296,29 @@ class Recorder(TorchDispatchMode):
         number = _sequence_number()
         if not self._boundaries or number > self._boundaries[-1]:
             self._boundaries.append(number)
-            self._origins.append((self.path, self.group))
+            self._origins.append((self.path, self.group, self.density))
 
-    def _origin(self) -> tuple[str, str]:
+    def _origin(self) -> tuple[str, str, float]:
         node = _running_node()
         if node is None:
-            return "", ""
+            return "", "", 1.0
         variable = getattr(node, "variable", None)
+        number = node._sequence_nr() if variable is None else -id(variable)
+        if number != self._node:  # the node itself must not be kept: it holds tensors
+            self._node, self._node_start = number, len(self.raw)
         if variable is not None:
-            return self._owners.get(id(variable), ""), ""
-        position = bisect_right(self._boundaries, node._sequence_nr())
-        return self._origins[position] if position < len(self._origins) else ("", "")
+            return self._owners.get(id(variable), ""), "", 1.0
+        position = bisect_right(self._boundaries, number)
+        return self._origins[position] if position < len(self._origins) else ("", "", 1.0)
+
+    def _accumulates(self, args: list[Any]) -> bool:
+        """Whether an addition joins two gradients of one tensor: the engine adds what a node has given to
+        what an earlier node gave. (The engine still calls the node that ran last the running one.)"""
+        first = args[0]
+        if not isinstance(first, TensorSpec) or first.storage < 0:
+            return False
+        birth = self.storages[first.storage][3]
+        return birth is not None and self._backward_start <= birth < self._node_start
 
     # The result.
 
@@ -302,6 +350,9 @@ class _Functions(TorchFunctionMode):
         outer = recorder.group
         recorder.group = name
         try:
+            if name == ATTENTION:
+                with recorder._causal(args, kwargs or {}):
+                    return func(*args, **(kwargs or {}))
             if name in _RECURRENT:
                 with stepwise():
                     return func(*args, **(kwargs or {}))
