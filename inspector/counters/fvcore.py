@@ -1,0 +1,135 @@
+"""fvcore 0.1.5: operators of a TorchScript trace, each with a handler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from inspector.counters.operators import ATTENTION, Contractions, Work, named, norms
+from inspector.counters.positional import flatten_outputs, positional
+from inspector.counters.record import Cell, Count, Counter, Part
+from inspector.models import Subject
+from inspector.trace.record import Op, Trace
+
+
+def run(subject: Subject, phase: str) -> Count:
+    """`FlopCountAnalysis` in eval mode without gradients, with fvcore's own attribution to modules."""
+    from fvcore.nn import FlopCountAnalysis, parameter_count
+
+    model, args = subject.model.eval(), positional(subject)
+    flatten_outputs(model)
+    analysis = FlopCountAnalysis(model, args).unsupported_ops_warnings(False)
+    analysis.uncalled_modules_warnings(False).tracer_warnings("none")
+    with torch.no_grad():
+        counts = analysis.by_module_and_operator()
+        total = round(float(analysis.total()))
+    cells = tuple(
+        Cell(module, kind, round(float(value)))
+        for module, kinds in _own(counts).items()
+        for kind, value in kinds.items()
+    )
+    unsupported = _own({name: analysis.unsupported_ops(name) for name in counts})
+    blind = {
+        module: {str(kind).rpartition("::")[2]: int(calls) for kind, calls in kinds.items()}
+        for module, kinds in unsupported.items()
+    }
+    return Count(total, int(parameter_count(model)[""]), cells, blind)
+
+
+def _own(counts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """fvcore's sums include everything inside a module: what each did itself."""
+    own = {module: dict(kinds) for module, kinds in counts.items()}
+    for module, kinds in counts.items():
+        if module:
+            above = own[module.rpartition(".")[0]]
+            for kind, value in kinds.items():
+                above[kind] -= value
+    return {module: {k: v for k, v in kinds.items() if v} for module, kinds in own.items() if any(kinds)}
+
+
+def explain(trace: Trace, count: Count) -> list[Part]:
+    """The handlers of fvcore/nn/jit_handles.py on the shapes of our trace; what has none is missing."""
+    work = Contractions(trace)
+    parts = [part for module, kinds in count.blind.items() for part in _blind(module, kinds, work)]
+    counted = {(cell.module, cell.kind) for cell in count.cells}
+    parts += _norms(trace, counted)
+    for op in trace.ops:
+        kind, amount = _pointwise(op)
+        if amount and (op.module, kind) in counted:
+            parts.append(Part(op.module, "pointwise", "counts other pointwise work", amount))
+    return parts
+
+
+FUSED = {"_native_multi_head_attention": False, "_transformer_encoder_layer_fwd": True}
+"""The fast paths of torch.nn: whether they replace everything inside the module, too."""
+
+
+def _blind(module: str, kinds: Mapping[str, int], work: Contractions) -> Iterator[Part]:
+    for kind in kinds:
+        if kind in FUSED:
+            yield from fused(module, kind, work)
+        elif kind == ATTENTION:
+            for w in named(work.at(module), ATTENTION):
+                yield Part(module, w.kind, "no formula for attention", -w.macs)
+        else:
+            for w in named(work.at(module), kind):
+                yield Part(module, w.kind, _why(w), -w.macs)
+
+
+def fused(module: str, kind: str, work: Contractions) -> Iterator[Part]:
+    """All that a fused kernel did for `module`."""
+    for w in work.below(module) if FUSED[kind] else work.at(module):
+        if w.op.phase == "forward":
+            yield Part(w.module, w.kind, "fast path opaque", -w.macs)
+
+
+def _why(w: Work) -> str:
+    return "no formula for attention" if w.kind == "attention" else "no formula for this operator"
+
+
+def _norms(trace: Trace, counted: set[tuple[str, str]]) -> Iterator[Part]:
+    """Batch norm in eval mode 2 per element, any other norm 5; without affine 1 and 4."""
+    for op in norms(trace):
+        kind = op.group if op.group in _NORMS else _NORM_OF.get(op.name, "batch_norm")
+        if (op.module, kind) not in counted:
+            continue
+        roles = [trace.storages[t.storage].role if t.storage >= 0 else "" for t in op.inputs[1:]]
+        affine = any(role != "buffer" for role in roles)
+        running = any(role == "buffer" for role in roles)
+        per_element = (1 if kind == "batch_norm" and running else 4) + affine
+        amount = per_element * op.inputs[0].numel
+        yield Part(op.module, "normalisation", "counts normalisation", amount)
+
+
+_NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm"}
+_NORM_OF = {"aten.native_layer_norm": "layer_norm", "aten.native_group_norm": "group_norm"}
+
+
+def _pointwise(op: Op) -> tuple[str, int]:
+    """fvcore's name and count of an operator that it counts besides contractions and norms."""
+    if op.phase != "forward" or not op.bytes_written:
+        return "", 0
+    if op.group == "adaptive_avg_pool2d" or op.name == "aten._adaptive_avg_pool2d":
+        return "adaptive_avg_pool2d", op.inputs[0].numel
+    scale = {"upsample_nearest2d": 1, "upsample_bilinear2d": 4}
+    name = op.name.removeprefix("aten.")
+    if name in scale:
+        return name, scale[name] * op.outputs[0].numel
+    if name == "grid_sampler_2d":
+        return "grid_sampler", 4 * op.outputs[0].numel
+    return "", 0
+
+
+COUNTER = Counter(
+    name="fvcore",
+    unit="MAC",
+    convention="MACs of convolution, linear, matmul and einsum, plus norms at 2 (batch norm) or 5 for each"
+    " element, adaptive average pooling and up-sampling; called FLOPs; no SDPA, no recurrence; eval mode",
+    source="fvcore 0.1.5: fvcore/nn/flop_count.py, fvcore/nn/jit_handles.py",
+    run=run,
+    explain=explain,
+    package="fvcore",
+    install="pip install fvcore",
+)
