@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from inspector.api.init import init
     from inspector.api.params import params
     from inspector.api.profile import profile, trace
+    from inspector.api.reconcile import reconcile
     from inspector.api.stages import stages
     from inspector.report import Report
     from inspector.trace.formulas import Cost, formula
@@ -37,6 +38,7 @@ __all__ = [
     "init",
     "params",
     "profile",
+    "reconcile",
     "stages",
     "trace",
 ]
@@ -49,6 +51,7 @@ _HOMES = {
     "stages": "inspector.api.stages",
     "params": "inspector.api.params",
     "profile": "inspector.api.profile",
+    "reconcile": "inspector.api.reconcile",
     "Report": "inspector.report",
     "Trace": "inspector.trace.record",
     "Cost": "inspector.trace.formulas",

@@ -18,6 +18,7 @@ from inspector.cli.init import init
 from inspector.cli.models import models
 from inspector.cli.params import params
 from inspector.cli.profile import profile
+from inspector.cli.reconcile import reconcile
 from inspector.cli.stages import stages
 from inspector.errors import InspectError
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (profile, params, stages, freeze, init, bench, ddp, models, env):
+for command in (profile, params, stages, freeze, init, bench, ddp, models, env, reconcile):
     app.command()(command)
 
 

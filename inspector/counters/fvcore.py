@@ -46,7 +46,8 @@ def _own(counts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
             above = own[module.rpartition(".")[0]]
             for kind, value in kinds.items():
                 above[kind] -= value
-    return {module: {k: v for k, v in kinds.items() if v} for module, kinds in own.items() if any(kinds)}
+    kept = {module: {k: v for k, v in kinds.items() if v} for module, kinds in own.items()}
+    return {module: kinds for module, kinds in kept.items() if kinds}
 
 
 def explain(trace: Trace, count: Count) -> list[Part]:
@@ -59,7 +60,13 @@ def explain(trace: Trace, count: Count) -> list[Part]:
         kind, amount = _pointwise(op)
         if amount and (op.module, kind) in counted:
             parts.append(Part(op.module, "pointwise", "counts other pointwise work", amount))
-    return parts
+    parts += [_printed(w) for w in work.all if w.op.group == "einsum" and (w.module, "einsum") in counted]
+    return [part for part in parts if part.amount]
+
+
+def _printed(w: Work) -> Part:
+    """fvcore reads the cost of an einsum from NumPy's text, which has four digits (einsum_flop_jit)."""
+    return Part(w.module, w.kind, "rounded figure", int(float(f"{2 * w.macs:.3e}") / 2) - w.macs)
 
 
 FUSED = {"_native_multi_head_attention": False, "_transformer_encoder_layer_fwd": True}

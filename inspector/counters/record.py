@@ -21,18 +21,22 @@ CAUSES = {
     "no rule for this class of module": "the counter knows modules by their exact class, and not this one",
     "weights used without calling their module": "a function used them, so that no hook of the module ran",
     "Linear counted once per sample": "further dimensions between batch and features are ignored",
+    "taken for a convolution by its name": "Conv in the name of a class makes the counter skip its features",
     "transposed convolution over-counted by its stride": "counted per output instead of per input element",
     "grouped weight gradient": "the weight gradient of a grouped convolution is `groups` times too large",
     "attention computed again in the backward": "a fused backward computes the scores a second time",
     "backward not counted": "the counter runs the forward only",
     "unused submodule": "the counter runs in eval mode, and this submodule does not run there",
     "shared module counted for each parent": "one module under two names is added up under both",
+    "work that depends on the data": "ours is the most that can happen; the counter met what did happen",
     "rounded figure": "the published figure has fewer digits",
 }
 """The closed list of causes. Each amount is worked out from the trace and the counter's convention,
 never from what is left over: that is the unexplained remainder."""
 
 UNEXPLAINED = "unexplained"
+BACKWARD = "(backward)"
+"""Where a backward is compared: plain hooks, torch's too, cannot give its operators to modules."""
 
 
 class Cell(NamedTuple):

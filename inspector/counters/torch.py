@@ -16,13 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from inspector.counters.fvcore import FUSED, fused
 from inspector.counters.operators import ATTENTION, Contractions, Work
-from inspector.counters.record import Cell, Count, Counter, Part
+from inspector.counters.record import BACKWARD, Cell, Count, Counter, Part
 from inspector.models import Subject
 from inspector.trace.capture import differentiable
 from inspector.trace.record import Trace
-
-BACKWARD = "(backward)"
-"""Where the backward is compared: plain hooks, torch's too, cannot give its operators to modules."""
 
 
 def run(subject: Subject, phase: str) -> Count:
@@ -40,7 +37,10 @@ def run(subject: Subject, phase: str) -> Count:
     return Count(
         counter.get_total_flops(),
         sum(parameter.numel() for parameter in model.parameters()),
-        tuple(Cell(module, kind, value, {"again": details[module, kind]}) for (module, kind), value in cells.items()),
+        tuple(
+            Cell(module, kind, value, {"again": details[module, kind]})
+            for (module, kind), value in cells.items()
+        ),
         {module: dict(kinds) for module, kinds in watch.seen.items()},
         tuple(str(op) for op in flop_registry),
     )
