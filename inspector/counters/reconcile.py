@@ -63,7 +63,7 @@ def total_only(counter: Counter | None, count: Count, found: Trace, parts: list[
 
 def factor(counter: Counter, count: Count) -> Iterator[Part]:
     """The difference between what is printed and the MACs that it means."""
-    if counter.per_mac != 1:
+    if counter.per_mac != 1 and count.value:
         yield Part("", "total", "convention factor 2", count.value - count.value // counter.per_mac)
 
 

@@ -74,9 +74,7 @@ def explain(trace: Trace, count: Count) -> list[Part]:
         normed.setdefault(op.module, []).append(op)
     for path, cell in rules.items():
         ops = by_module.get(path, [])
-        if cell.detail["first"] != path:
-            parts.append(Part(path, "shared", "shared module counted for each parent", cell.value))
-        elif cell.kind == "count_normalization":
+        if cell.kind == "count_normalization":
             per_element = 4 if cell.detail["affine"] else 2
             amount = per_element * sum(op.inputs[0].numel for op in normed.get(path, []))
             parts.append(Part(path, "normalisation", "counts normalisation", amount))
@@ -92,7 +90,23 @@ def explain(trace: Trace, count: Count) -> list[Part]:
         for w in work.all
         if w.op.phase == "forward" and w.module not in rules
     ]
+    parts += list(_shared(rules, work, parts))
     return [part for part in parts if part.amount]
+
+
+def _shared(rules: Mapping[str, Cell], work: Contractions, parts: list[Part]) -> Iterator[Part]:
+    """A module with n names gets n hooks (thop/profile.py: model.apply), and its sum counts under each."""
+    names: dict[str, list[str]] = {}
+    for path, cell in rules.items():
+        names.setdefault(cell.detail["first"], []).append(path)
+    for first, paths in names.items():
+        if len(paths) == 1:
+            continue
+        once = sum(w.macs for w in work.at(first) if w.op.phase == "forward")
+        once += sum(part.amount for part in parts if part.module == first)
+        for path in paths:
+            times = len(paths) - (path == first)
+            yield Part(path, "shared", "shared module counted for each parent", times * once)
 
 
 def _transposed(work: list[Work]) -> Iterator[Part]:
