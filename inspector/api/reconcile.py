@@ -42,8 +42,10 @@ def reconcile(
     (`published` too); `table` is a CSV file with the columns model, input, macs, params.
     """
     asked = _chosen(counters)
-    if timeout <= 0:
-        raise InspectError(f"a time-out of {timeout:g} s leaves no time", "give --timeout a positive number")
+    if not 0 < timeout < 1e9:
+        raise InspectError(
+            f"a time-out of {timeout:g} s makes no sense", "give --timeout a number of seconds"
+        )
     recipe = as_recipe(model, model_args)
     found = trace(recipe, inputs, phase=phase, seed=seed)
     figures = published.table(Path(table), found) if table is not None else []

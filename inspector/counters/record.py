@@ -27,7 +27,7 @@ CAUSES = {
     "attention computed again in the backward": "a fused backward computes the scores a second time",
     "backward not counted": "the counter runs the forward only",
     "unused submodule": "the counter runs in eval mode, and this submodule does not run there",
-    "shared module counted for each parent": "a module with several names is hooked and added up once for each",
+    "shared module counted for each parent": "a module with several names is hooked and added up for each",
     "work that depends on the data": "ours is the most that can happen; the counter met what did happen",
     "rounded figure": "the published figure has fewer digits",
 }
