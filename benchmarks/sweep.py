@@ -1,4 +1,4 @@
-"""Every weights entry of torchvision, by each counter, in one run: the raw numbers of accuracy.py and speed.py.
+"""Every weights entry of torchvision, by each counter, in one run: what accuracy.py and speed.py read.
 
     python benchmarks/sweep.py                     ours, thop, fvcore, torch and what else is installed
     python benchmarks/sweep.py ours thop           these counters

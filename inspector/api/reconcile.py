@@ -146,6 +146,7 @@ def _figure(figure: published.Figure, found: Trace, convention: str = "as the ta
 
 # The report.
 
+_INTEGERS = ("says", "macs", "difference", "unexplained", "params", "peak_bytes")
 _UNITS = {
     "says": "count", "macs": "MAC", "difference": "signed", "unexplained": "part",
     "seconds": "seconds", "peak": "memory", "amount": "signed", "modules": "count", "of_ours": "part",
@@ -156,7 +157,7 @@ def _report(results: list[_Result], found: Trace, unmatched: str | Path | None) 
     sums = totals(found)
     ours = sums["macs"]
     partial = sums["unknown_ops"] > 0
-    rows = pd.DataFrame([_row(result, ours) for result in results])
+    rows = pd.DataFrame([_row(result, ours) for result in results]).astype(dict.fromkeys(_INTEGERS, "Int64"))
     reasons = pd.DataFrame(
         [{"counter": r.name, **row} for r in results if r.explanation for row in causes(r.explanation)],
         columns=["counter", "cause", "operator", "amount", "modules", "largest_module"],
@@ -234,27 +235,28 @@ def _sections(rows: pd.DataFrame, reasons: pd.DataFrame, ours: int) -> list[Sect
     shown = pd.DataFrame(
         {
             "counter": ran["counter"],
-            "says": ran["says"].astype("Int64"),
+            "says": ran["says"],
             "unit": ran["unit"],
-            "macs": ran["macs"].astype("Int64"),
-            "difference": ran["difference"].astype("Int64"),
+            "macs": ran["macs"],
+            "difference": ran["difference"],
             "unexplained": ran["unexplained_share"],
             "seconds": ran["seconds"],
-            "peak": ran["peak_bytes"].astype("Int64"),
+            "peak": ran["peak_bytes"],
         }
     )
     shown = shown.drop(columns=[c for c in ("seconds", "peak") if shown[c].isna().all()])
     why = reasons.assign(
         of_ours=reasons["amount"].abs() / ours if ours else None,
-        modules=reasons["modules"].astype("Int64"),
     )
     why["largest_module"] = why["largest_module"].replace("", "(the model)")
-    met = dict.fromkeys(cause for cause in reasons["cause"] if cause in CAUSES)
+    met = [cause for cause in CAUSES if cause in set(reasons["cause"])]
+    legend = pd.DataFrame({"cause": met, "meaning": [CAUSES[cause] for cause in met]})
+    counts = ran[["counter", "convention"]].rename(columns={"convention": "counts"})
     return [
         Section("counters (difference: what it says minus our MACs)", shown, _UNITS),
-        Section(
-            "why they differ (in MACs)", why, _UNITS, "\n".join(f"{cause}: {CAUSES[cause]}" for cause in met)
-        ),
+        Section("why they differ (in MACs)", why, _UNITS),
+        Section("causes", legend),
+        Section("what each counts", counts),
     ]
 
 

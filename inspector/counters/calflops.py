@@ -25,8 +25,7 @@ def run(subject: Subject, phase: str) -> Count:
 COUNTER = Counter(
     name="calflops",
     unit="MAC",
-    convention="MACs of linear, convolution, matmul and addmm as functions (its FLOPs are 2 for each, plus"
-    " pointwise work); no SDPA, mm, bmm, @, einsum, and of recurrence FLOPs only; eval mode",
+    convention="linear, convolution, matmul, addmm as functions; no SDPA, bmm, @, einsum, recurrence; eval",
     source="calflops 0.3.2: calflops/pytorch_ops.py, calflops/calculate_pipline.py",
     run=run,
     explain=explainer(CONVOLUTIONS | {"linear", "matmul", "addmm", "baddbmm"}),

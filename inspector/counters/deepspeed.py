@@ -26,8 +26,7 @@ def run(subject: Subject, phase: str) -> Count:
 COUNTER = Counter(
     name="deepspeed",
     unit="MAC",
-    convention="MACs of linear, convolution, matrix products and attention as functions (its FLOPs are 2"
-    " for each, plus pointwise work); no einsum, and of recurrence FLOPs only; eval mode",
+    convention="linear, convolution, products and SDPA as functions; no einsum, no recurrence; eval mode",
     source="deepspeed 0.19: deepspeed/profiling/flops_profiler/profiler.py",
     run=run,
     explain=explainer(

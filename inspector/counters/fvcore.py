@@ -132,8 +132,8 @@ def _pointwise(op: Op) -> tuple[str, int]:
 COUNTER = Counter(
     name="fvcore",
     unit="MAC",
-    convention="MACs of convolution, linear, matmul and einsum, plus norms at 2 (batch norm) or 5 for each"
-    " element, adaptive average pooling and up-sampling; called FLOPs; no SDPA, no recurrence; eval mode",
+    convention="convolution, linear, matmul, einsum; plus norms (2 or 5 an element), adaptive pooling,"
+    " up-sampling; no SDPA, no recurrence; eval mode",
     source="fvcore 0.1.5: fvcore/nn/flop_count.py, fvcore/nn/jit_handles.py",
     run=run,
     explain=explain,

@@ -33,8 +33,7 @@ def of_trace(found: Trace) -> Count:
 COUNTER = Counter(
     name="ours",
     unit="MAC",
-    convention="MACs of every contraction that ran, attention and recurrent cells unfolded; no bias, no"
-    " pointwise work",
+    convention="every contraction that ran, attention and recurrence unfolded; no bias, nothing pointwise",
     source="inspector/trace/formulas/",
     run=run,
     explain=lambda trace, count: [],

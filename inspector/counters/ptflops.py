@@ -48,8 +48,8 @@ class _Several(nn.Module):
 COUNTER = Counter(
     name="ptflops",
     unit="MAC",
-    convention="MACs of modules of known classes with bias, plus one for each element of activations,"
-    " norms (2), pooling, softmax and patched functions; mean of the batch; eval mode",
+    convention="modules of known classes with bias; plus norms, activations, pooling, some functions; mean"
+    " of the batch; eval mode",
     source="ptflops 0.7.5: ptflops/pytorch_engine.py, ptflops/pytorch_ops.py",
     run=run,
     explain=None,

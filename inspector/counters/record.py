@@ -15,7 +15,7 @@ CAUSES = {
     "counts other pointwise work": "pooling, softmax, interpolation or gates are added to the MACs",
     "counts bias": "the addition of a bias is counted as one",
     "counts embedding": "a table that is only looked up is counted as a matrix product",
-    "no formula for attention": "the products of queries, keys and values are missing",
+    "no formula for attention": "attention is missing, the projections of nn.MultiheadAttention too",
     "fast path opaque": "a fused kernel ran, and the counter cannot see the products inside",
     "no formula for this operator": "the operator is a contraction and the counter has no formula for it",
     "no rule for this class of module": "the counter knows modules by their exact class, and not this one",

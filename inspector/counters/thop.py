@@ -160,8 +160,8 @@ _POINTWISE = {
 COUNTER = Counter(
     name="thop",
     unit="MAC",
-    convention="MACs of Conv, Linear and RNN modules of exactly these classes, plus norms at 4 (without"
-    " affine 2), average pooling, softmax and upsampling modules; no attention, no functions; eval mode",
+    convention="modules of exactly the classes Conv, Linear, RNN; plus norms (4 an element), average pooling,"
+    " softmax, up-sampling; no attention, no functions; eval mode",
     source="thop 0.1.1: thop/profile.py, thop/vision/basic_hooks.py, thop/rnn_hooks.py",
     run=run,
     explain=explain,

@@ -167,8 +167,7 @@ def _grouped(w: Work) -> int:
 COUNTER = Counter(
     name="torch",
     unit="FLOP",
-    convention="FLOPs, 2 for each multiply-add, of the operators that ran and have a formula: matrix"
-    " products, convolution, attention; nothing else; forward and backward",
+    convention="2 FLOPs for each multiply-add of operators below autograd: products, convolution, attention",
     source=f"torch {torch.__version__.partition('+')[0]}: torch/utils/flop_counter.py",
     run=run,
     explain=explain,

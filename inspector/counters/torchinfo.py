@@ -109,8 +109,7 @@ def _missing(work: Contractions, seen: set[str]) -> Iterator[Part]:
 COUNTER = Counter(
     name="torchinfo",
     unit="MAC",
-    convention="mult-adds: weights and biases of leaf modules, for Conv* at every output position, for"
-    " anything else (Linear, norms, embeddings) once for each sample; eval mode",
+    convention="weights and biases of leaf modules: Conv* times output positions, all others times the batch",
     source="torchinfo 1.8.0: torchinfo/layer_info.py, torchinfo/model_statistics.py",
     run=run,
     explain=explain,
