@@ -59,9 +59,11 @@ def sweep(name: str, specs: list[str]) -> dict[str, Any]:
     macs: dict[str, int | str] = {}
     seconds: dict[str, float] = {}
     for spec in specs:
-        question = Question(spec, {}, None, None, "forward", 0, 1, LIMIT)
+        recipe = resolve(spec)
+        ours_on = recipe.only_on[0] if recipe.only_on else "meta"
+        question = Question(spec, {}, None, None, "forward", ours_on, 0, 1, LIMIT)
         signal.alarm(LIMIT)
-        outcome = answer(counter, resolve(spec), question)
+        outcome = answer(counter, recipe, question)
         signal.alarm(0)
         count = outcome.count
         macs[spec] = count.value // counter.per_mac if count else outcome.message[:120]

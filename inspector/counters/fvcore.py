@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from inspector.counters.operators import ATTENTION, Contractions, Work, named, norms
+from inspector.counters.operators import ATTENTION, FUSED, Contractions, Work, fused, named, norms
 from inspector.counters.positional import flatten_outputs, positional
 from inspector.counters.record import Cell, Count, Counter, Part
 from inspector.models import Subject
@@ -69,10 +69,6 @@ def _printed(w: Work) -> Part:
     return Part(w.module, w.kind, "rounded figure", int(float(f"{2 * w.macs:.3e}") / 2) - w.macs)
 
 
-FUSED = {"_native_multi_head_attention": False, "_transformer_encoder_layer_fwd": True}
-"""The fast paths of torch.nn: whether they replace everything inside the module, too."""
-
-
 def _blind(module: str, kinds: Mapping[str, int], work: Contractions) -> Iterator[Part]:
     for kind in kinds:
         if kind in FUSED:
@@ -81,15 +77,13 @@ def _blind(module: str, kinds: Mapping[str, int], work: Contractions) -> Iterato
             for w in named(work.at(module), ATTENTION):
                 yield Part(module, w.kind, "no formula for attention", -w.macs)
         else:
-            for w in named(work.at(module), kind):
+            at = work.at(module)
+            for w in [w for w in at if w.kind == "convolution"] if kind == _BY_NAME else named(at, kind):
                 yield Part(module, w.kind, _why(w), -w.macs)
 
 
-def fused(module: str, kind: str, work: Contractions) -> Iterator[Part]:
-    """All that a fused kernel did for `module`."""
-    for w in work.below(module) if FUSED[kind] else work.at(module):
-        if w.op.phase == "forward":
-            yield Part(w.module, w.kind, "fast path opaque", -w.macs)
+_BY_NAME = "_convolution_mode"
+"""A convolution whose padding is "same" or "valid"."""
 
 
 def _why(w: Work) -> str:

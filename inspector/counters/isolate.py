@@ -61,6 +61,7 @@ class Question:
     recipe: Recipe | None
     inputs: Inputs | None
     phase: str
+    device: str  # ours was counted there; all others run on the CPU
     seed: int
     batch: int
     timeout: float
@@ -82,6 +83,7 @@ class Question:
             recipe=None if spec else as_recipe(model),
             inputs=as_inputs(inputs) if inputs is not None else None,
             phase=found.phase,
+            device=found.device,
             seed=seed,
             batch=2 if any(note.startswith("a batch of 2") for note in found.notes) else 1,
             timeout=timeout,
@@ -127,9 +129,7 @@ def answer(counter: Counter, recipe: Recipe, question: Question) -> Outcome:
 
 
 def _subject(counter: Counter, recipe: Recipe, question: Question) -> Subject:
-    device = recipe.only_on[0] if recipe.only_on else "cpu"
-    if counter.name == "ours" and not recipe.only_on:
-        device = "meta"
+    device = question.device if counter.name == "ours" else "cpu"
     phase = question.phase if counter.trains else "forward"
     subject = Subject.make(recipe, device, question.inputs, phase, question.seed, question.batch)
     if recipe.rebuilds:

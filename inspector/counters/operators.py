@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from inspector.counters.record import Part
 from inspector.trace.record import Op, Trace
 
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
@@ -112,3 +113,13 @@ _NORMS = (
     "aten.native_batch_norm", "aten._native_batch_norm", "aten._batch_norm", "aten.cudnn_batch_norm",
     "aten.batch_norm", "aten.native_layer_norm", "aten.native_group_norm",
 )  # fmt: skip
+
+FUSED = {"_native_multi_head_attention": False, "_transformer_encoder_layer_fwd": True}
+"""The fast paths of torch.nn: whether they replace everything inside the module, too."""
+
+
+def fused(module: str, kind: str, work: Contractions) -> Iterator[Part]:
+    """All that a fused kernel did for `module`."""
+    for w in work.below(module) if FUSED[kind] else work.at(module):
+        if w.op.phase == "forward":
+            yield Part(w.module, w.kind, "fast path opaque", -w.macs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inspector.counters.record import Cell, Count, Counter
+from inspector.counters.record import BACKWARD, Cell, Count, Counter
 from inspector.models import Subject
 from inspector.trace.capture import capture
 from inspector.trace.record import Trace
@@ -26,7 +26,11 @@ def run(subject: Subject, phase: str) -> Count:
 
 def of_trace(found: Trace) -> Count:
     sums = totals(found)
-    cells = tuple(Cell(op.module, op.name, op.macs) for op in found.ops if op.macs)
+    cells = tuple(
+        Cell(BACKWARD if op.phase == "backward" else op.module, op.name, op.macs)
+        for op in found.ops
+        if op.macs
+    )
     return Count(sums["macs"], sums["params"], cells)
 
 

@@ -80,8 +80,8 @@ def _place(module: str, phase: str, counter: Counter) -> str:
 
 
 def _circumstances(found: Trace, other: Trace) -> Iterator[Part]:
-    """What `found` has and `other` has not: the backward, submodules that eval mode does not run, boxes
-    that the data did not have."""
+    """What `found` has and `other` has not: the backward, what eval mode does not run, boxes that the data
+    did not have."""
     if other is found:
         return
     ours, theirs = _by_kind(found), _by_kind(other)
@@ -93,8 +93,9 @@ def _circumstances(found: Trace, other: Trace) -> Iterator[Part]:
         less = theirs.get((module, kind, phase), 0) - macs
         if less and other.phase == found.phase:
             yield Part(module, kind, "work that depends on the data", less, phase)
-        elif less and module not in ran:
-            yield Part(module, kind, "unused submodule", less, phase)
+        elif less:
+            idle = "training does more here" if module in ran else "unused submodule"
+            yield Part(module, kind, idle, less, phase)
 
 
 def _by_kind(trace: Trace) -> dict[tuple[str, str, str], int]:

@@ -27,6 +27,8 @@ CAUSES = {
     "attention computed again in the backward": "a fused backward computes the scores a second time",
     "backward not counted": "the counter runs the forward only",
     "unused submodule": "the counter runs in eval mode, and this submodule does not run there",
+    "training does more here": "the counter runs in eval mode, where this module does less",
+    "input without a batch misread": "its second dimension is taken for the channels, or the batch",
     "shared module counted for each parent": "a module with several names is hooked and added up for each",
     "work that depends on the data": "ours is the most that can happen; the counter met what did happen",
     "rounded figure": "the published figure has fewer digits",

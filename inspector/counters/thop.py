@@ -79,9 +79,9 @@ def explain(trace: Trace, count: Count) -> list[Part]:
             amount = per_element * sum(op.inputs[0].numel for op in normed.get(path, []))
             parts.append(Part(path, "normalisation", "counts normalisation", amount))
         elif cell.kind == "count_convNd":
-            parts += _transposed(work.at(path))
+            parts += _convolutions(work.at(path), _unbatched(ops))
         elif cell.kind.startswith(("count_lstm", "count_gru", "count_rnn")):
-            parts.append(_gates(trace, path, cell, sum(w.macs for w in work.at(path))))
+            parts += _recurrent(trace, path, cell, work.at(path), _unbatched(ops))
         elif cell.kind in _POINTWISE:
             amount = sum(_POINTWISE[cell.kind](op, cell.detail) for op in ops if op.bytes_written)
             parts.append(Part(path, "pointwise", "counts other pointwise work", amount))
@@ -109,16 +109,39 @@ def _shared(rules: Mapping[str, Cell], work: Contractions, parts: list[Part]) ->
             yield Part(path, "shared", "shared module counted for each parent", times * once)
 
 
-def _transposed(work: list[Work]) -> Iterator[Part]:
-    """thop: out.numel * (in_channels // groups) * kernel, which is right for a plain convolution only."""
+_UNBATCHED = "input without a batch misread"
+
+
+def _unbatched(ops: list[Op]) -> tuple[int, ...] | None:
+    """The shape of a module's input, where torch put the batch in front of it."""
+    return next((op.inputs[0].shape for op in ops if op.name == "aten.unsqueeze"), None)
+
+
+def _convolutions(work: list[Work], unbatched: tuple[int, ...] | None) -> Iterator[Part]:
+    """thop: out.numel * (input.shape[1] // groups) * kernel, right for a plain convolution of a batch."""
     for w in work:
-        if w.kind != "transposed convolution" or w.op.phase != "forward":
+        if w.op.phase != "forward":
             continue
         x, weight, out = w.op.inputs[0], w.op.inputs[1], w.op.outputs[0]
-        groups = out.shape[1] // weight.shape[1]
-        theirs = out.numel * (x.shape[1] // groups) * prod(weight.shape[2:])
-        cause = "transposed convolution over-counted by its stride"
-        yield Part(w.module, w.kind, cause, theirs - w.macs)
+        transposed = w.kind == "transposed convolution"
+        groups = out.shape[1] // weight.shape[1] if transposed else x.shape[1] // weight.shape[1]
+        kernel = prod(weight.shape[2:])
+        theirs = out.numel * (x.shape[1] // groups) * kernel
+        yield Part(w.module, w.kind, "transposed convolution over-counted by its stride", theirs - w.macs)
+        if unbatched is not None:
+            misread = out.numel * (unbatched[1] // groups) * kernel
+            yield Part(w.module, w.kind, _UNBATCHED, misread - theirs)
+
+
+def _recurrent(
+    trace: Trace, path: str, cell: Cell, work: list[Work], unbatched: tuple[int, ...] | None
+) -> Iterator[Part]:
+    """The gates; and the features taken for the batch, where there is none."""
+    macs = sum(w.macs for w in work if w.op.phase == "forward")
+    gates = _gates(trace, path, cell, macs)
+    yield gates
+    if unbatched is not None:
+        yield Part(path, "recurrent", _UNBATCHED, (unbatched[-1] - 1) * (macs + gates.amount))
 
 
 def _gates(trace: Trace, path: str, cell: Cell, macs: int) -> Part:

@@ -14,8 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from inspector.counters.fvcore import FUSED, fused
-from inspector.counters.operators import ATTENTION, Contractions, Work
+from inspector.counters.operators import ATTENTION, FUSED, Contractions, Work, fused
 from inspector.counters.record import BACKWARD, Cell, Count, Counter, Part
 from inspector.models import Subject
 from inspector.trace.capture import differentiable

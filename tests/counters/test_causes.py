@@ -30,7 +30,7 @@ def amounts(counter: str, model: nn.Module, inputs: Any, phase: str = "forward")
         if row["counter"] == counter:
             sums[row["cause"]] += row["amount"]
     assert sums.pop("unexplained", 0) == 0
-    assert rows.loc[counter, "unexplained"] == 0
+    assert list(rows.loc[["ours", counter], "unexplained"]) == [0, 0]
     assert sum(sums.values()) == rows.loc[counter, "difference"]
     assert set(sums) <= set(CAUSES)
     return dict(sums)
@@ -238,6 +238,31 @@ def test_a_counter_of_the_forward_has_no_backward_and_no_submodule_of_training(c
     # Of 5 rows: head 5 * 12, extra 5 * 8. Backward: the weights only, the input needs no gradient.
     found = amounts(counter, Auxiliary(), "5x4", phase="train")
     assert found == {"unused submodule": -40, "backward not counted": -100}
+
+
+def test_a_batch_that_is_not_there_is_misread() -> None:
+    # 4 * 36 outputs x 27; thop takes the height, 8, for the 3 channels: 4 * 36 * 8 * 9.
+    found = amounts("thop", nn.Conv2d(3, 4, 3), "3x8x8")
+    assert found == {"input without a batch misread": 4 * 36 * (72 - 27)}
+    # 5 steps of 4 * 8 * (3 + 8) and of 16 * 8 for gates; thop takes the 3 features for the batch.
+    once, gates = 5 * 352, 5 * 128
+    found = amounts("thop", nn.LSTM(3, 8), "5x3")
+    assert found == {
+        "counts other pointwise work": gates,
+        "input without a batch misread": 2 * (once + gates),
+    }
+
+
+def test_fvcore_has_no_formula_for_a_padding_given_by_name() -> None:
+    # 2 * 4 * 9 outputs x 9.
+    found = amounts("fvcore", nn.Conv1d(3, 4, 3, padding="same"), "2x3x9")
+    assert found == {"no formula for this operator": -648}
+
+
+def test_spectral_norm_works_in_training_only() -> None:
+    # A power iteration is two products of the 5 x 5 weight and a vector.
+    layer = nn.utils.parametrizations.spectral_norm(nn.Linear(5, 5))
+    assert amounts("fvcore", layer, "1x5", phase="train")["training does more here"] == -2 * 25
 
 
 def test_torch_means_two_for_each_multiply_add() -> None:
