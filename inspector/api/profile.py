@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import torch
 from inspector.errors import InspectError
 from inspector.log import logger
 from inspector.models import Model, Recipe, Subject, as_recipe
+from inspector.models.build import available_bytes
 from inspector.models.inputs import Inputs, as_inputs
 from inspector.report import Finding, Metric, Report, Section, environment
 from inspector.trace.capture import ForwardError, capture
@@ -149,11 +149,8 @@ def _why_not_meta(error: ForwardError) -> str | None:
 def _check_memory(recipe: Recipe, reason: str) -> None:
     """Refuse to build on the CPU what does not fit there."""
     needed = sum(entry.nbytes for entry in state_entries(recipe.build("meta")))
-    try:
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not known on this platform
-        return
-    if needed > available:
+    available = available_bytes()
+    if available is not None and needed > available:
         raise InspectError(
             f"meta cannot run {recipe.name} ({reason}), and its {needed / 2**30:.1f} GiB of weights"
             " do not fit into memory",

@@ -54,7 +54,7 @@ def reconcile(
     question = Question.of(model, inputs, found, seed, model_args, timeout)
     results = [_run(find(name), question, traces) for name in asked if name != "published"]
     if "published" in asked:
-        results.append(_published(found))
+        results.append(_published(found, model_args))
     results += [_figure(figure, found) for figure in figures]
     return _report(results, found, table if not figures else None)
 
@@ -129,10 +129,8 @@ def _run(counter: Counter, question: Question, traces: _Circumstances) -> _Resul
 _PUBLISHED = "MACs of convolutions and matrix products, rounded to 0.001 G (called GFLOPS); eval mode"
 
 
-def _published(found: Trace) -> _Result:
-    figure = (
-        published.torchvision(found) if found.phase == "forward" else "published figures are for a forward"
-    )
+def _published(found: Trace, model_args: Mapping[str, Any] | None) -> _Result:
+    figure = published.torchvision(found, model_args)
     if isinstance(figure, str):
         return _Result(
             "published", "MAC", _PUBLISHED, "torchvision.models", Outcome("absent", message=figure)
@@ -248,19 +246,18 @@ def _sections(rows: pd.DataFrame, reasons: pd.DataFrame, ours: int) -> list[Sect
         }
     )
     shown = shown.drop(columns=[c for c in ("seconds", "peak") if shown[c].isna().all()])
-    why = reasons.assign(
-        of_ours=reasons["amount"].abs() / ours if ours else None,
-    )
+    why = reasons.assign(of_ours=reasons["amount"].abs() / ours if ours else None)
     why["largest_module"] = why["largest_module"].replace("", "(the model)")
     met = [cause for cause in CAUSES if cause in set(reasons["cause"])]
     legend = pd.DataFrame({"cause": met, "meaning": [CAUSES[cause] for cause in met]})
     counts = pd.DataFrame({"counter": ran["counter"], "counts": ran["convention"].map(_folded)})
-    return [
+    sections = [
         Section("counters (difference: what it says minus our MACs)", shown, _UNITS),
         Section("why they differ (in MACs)", why, _UNITS),
         Section("causes", legend),
         Section("what each counts", counts),
     ]
+    return [section for section in sections if len(section.frame)]
 
 
 def _folded(text: str) -> str:

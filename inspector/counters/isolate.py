@@ -27,6 +27,7 @@ from inspector.counters.record import Count, Counter
 from inspector.errors import InspectError
 from inspector.log import logger
 from inspector.models import Model, Recipe, Subject, as_recipe
+from inspector.models.build import available_bytes
 from inspector.models.inputs import Inputs, as_inputs, first_line
 from inspector.models.replica import replica
 from inspector.trace.capture.isolate import random_state, seed_all
@@ -65,6 +66,7 @@ class Question:
     seed: int
     batch: int
     timeout: float
+    state_bytes: int = 0  # of parameters and buffers
 
     @staticmethod
     def of(
@@ -87,6 +89,7 @@ class Question:
             seed=seed,
             batch=2 if any(note.startswith("a batch of 2") for note in found.notes) else 1,
             timeout=timeout,
+            state_bytes=sum(entry.nbytes for entry in found.state),
         )
 
 
@@ -102,6 +105,9 @@ def ask(counter: Counter, question: Question) -> Outcome:
     absent = missing(counter)
     if absent is not None:
         return absent
+    if counter.name != "ours" and question.state_bytes > (available_bytes() or question.state_bytes):
+        size = f"{question.state_bytes / 2**30:.1f} GiB"
+        return Outcome("failed", message=f"it needs real weights, and {size} do not fit into memory")
     logger.info("counting with %s", counter.name)
     if question.spec is not None:
         return _in_a_process(counter, question)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -28,17 +28,22 @@ class Figure:
     count: Count
 
 
-def torchvision(found: Trace) -> Figure | str:
+def torchvision(found: Trace, model_args: Mapping[str, Any] | None = None) -> Figure | str:
     """What torchvision publishes for the model of a trace, or why that is nothing to compare with."""
     if found.source != "torchvision":
         return "torchvision publishes no figure for it"
+    if model_args:
+        return f"torchvision publishes none with {', '.join(model_args)}"
+    if found.phase != "forward":
+        return "torchvision publishes figures of a forward only"
     from torchvision.models import get_model_weights
 
     name, _, chosen = found.model.partition("@")
     entries = get_model_weights(name)
     default = getattr(entries, "DEFAULT", None)
-    for entry in sorted(entries, key=lambda entry: entry is not default):
-        if entry.name == chosen or (not chosen and _default_inputs(name, entry.name) == found.inputs):
+    asked = [getattr(entries, chosen)] if chosen else sorted(entries, key=lambda entry: entry is not default)
+    for entry in asked:
+        if _default_inputs(name, entry.name) == found.inputs:
             meta = entry.meta
             count = Count(round(meta["_ops"] * 1e9), meta.get("num_params"), slack=500_000)
             return Figure("published", f"torchvision.models, {name}@{entry.name}: _ops", count)

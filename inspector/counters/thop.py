@@ -127,7 +127,8 @@ def _convolutions(work: list[Work], unbatched: tuple[int, ...] | None) -> Iterat
         groups = out.shape[1] // weight.shape[1] if transposed else x.shape[1] // weight.shape[1]
         kernel = prod(weight.shape[2:])
         theirs = out.numel * (x.shape[1] // groups) * kernel
-        yield Part(w.module, w.kind, "transposed convolution over-counted by its stride", theirs - w.macs)
+        if transposed:
+            yield Part(w.module, w.kind, "transposed convolution over-counted by its stride", theirs - w.macs)
         if unbatched is not None:
             misread = out.numel * (unbatched[1] // groups) * kernel
             yield Part(w.module, w.kind, _UNBATCHED, misread - theirs)

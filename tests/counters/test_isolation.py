@@ -114,6 +114,24 @@ def test_a_counter_that_is_not_installed_says_how_to_get_it() -> None:
     assert outcome.message == "a_package_that_nobody_has is not installed: pip install torchinfo"
 
 
+def test_a_model_whose_weights_do_not_fit_is_a_row_and_not_the_end_of_the_machine() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(2**20, 2**21)  # 8 TiB
+    report = reconcile(model, "1x1048576", counters=["thop"])
+    rows = report.to_frame("counters").set_index("counter")
+    assert list(rows["status"]) == ["ok", "failed"]
+    assert rows.loc["ours", "macs"] == 2**41
+    assert rows.loc["thop", "message"] == "it needs real weights, and 8192.0 GiB do not fit into memory"
+
+
+def test_a_model_on_meta_is_counted_with_arbitrary_values() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(4, 3)
+    rows = reconcile(model, "2x4", counters=["thop", "fvcore"]).to_frame("counters")
+    assert list(rows["macs"]) == [24, 24, 24]
+    assert model.weight.is_meta
+
+
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
     file = tmp_path / "odd.py"

@@ -28,7 +28,16 @@ def test_torchvisions_figure_is_that_of_the_entry_with_this_input() -> None:
 def test_there_is_no_figure_for_another_input_or_another_model() -> None:
     other = published.torchvision(trace("resnet18", "1x3x64x64"))
     assert other == "torchvision publishes none for this input (float32[1,3,64,64])"
-    assert isinstance(published.torchvision(trace(nn.Linear(3, 4), "2x3")), str)
+    other = published.torchvision(trace("resnet18@IMAGENET1K_V1", "1x3x64x64"))
+    assert other == "torchvision publishes none for this input (float32[1,3,64,64])"
+    assert isinstance(published.torchvision(trace("resnet18@DEFAULT")), published.Figure)
+    args = {"num_classes": 10}
+    other = published.torchvision(trace("resnet18", model_args=args), args)
+    assert other == "torchvision publishes none with num_classes"
+    other = published.torchvision(trace("resnet18", phase="train"))
+    assert other == "torchvision publishes figures of a forward only"
+    other = published.torchvision(trace(nn.Linear(3, 4), "2x3"))
+    assert other == "torchvision publishes no figure for it"
 
 
 def test_a_difference_within_the_rounding_is_explained_and_a_larger_one_is_not(tmp_path: Path) -> None:
