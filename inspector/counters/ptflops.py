@@ -20,8 +20,6 @@ def run(subject: Subject, phase: str) -> Count:
 
     args = positional(subject)
     model = subject.model if len(args) == 1 else _Several(subject.model)
-    said: list[Any] = []
-    model.register_forward_pre_hook(lambda module, inputs: said.append(inputs))
     with torch.no_grad():
         macs, params = get_model_complexity_info(
             model,

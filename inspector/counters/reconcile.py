@@ -10,6 +10,9 @@ from inspector.counters.operators import Contractions
 from inspector.counters.record import BACKWARD, UNEXPLAINED, Count, Counter, Part
 from inspector.trace.record import Trace
 
+NOWHERE = "(in no module)"
+"""Where a counter's total is more or less than its own parts."""
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -45,6 +48,7 @@ def explain(counter: Counter, count: Count, found: Trace, circumstances: Trace) 
         observed[cell.module] += cell.value
     places = dict.fromkeys([*observed, *expected])
     remainder = {m: round(observed[m] / counter.per_mac) - expected[m] for m in places}
+    remainder[NOWHERE] = (count.value - sum(observed.values())) // counter.per_mac
     ours = sum(op.macs or 0 for op in found.ops)
     return Explanation(
         count.value - ours,

@@ -330,3 +330,12 @@ def test_counters_that_replace_functions(counter: str) -> None:
     assert amounts(counter, nn.Linear(4, 3), "2x5x4") == {}
     found = amounts(counter, nn.LSTM(3, 4, batch_first=True), "2x5x3")
     assert found == {"no formula for this operator": -1120}
+
+
+def test_ptflops_gives_a_total_only_and_the_report_says_so() -> None:
+    optional("ptflops")
+    # A linear layer with its bias, 2 samples of 15, as a mean over the batch; ours is 2 * 12.
+    report = reconcile(nn.Linear(4, 3), "2x4", counters=["ptflops"])
+    row = report.to_frame("counters").set_index("counter").loc["ptflops"]
+    assert (row["macs"], row["difference"], row["unexplained"]) == (15, -9, 9)
+    assert any(f.subject == "ptflops" and "it gives a total only" in f.message for f in report.findings)

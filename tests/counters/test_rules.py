@@ -58,6 +58,13 @@ def test_what_no_rule_explains_is_left_over_and_does_not_cancel(counter: str) ->
     assert [row["cause"] for row in causes(explained)] == ["unexplained"]
 
 
+def test_a_total_that_is_not_the_sum_of_its_parts_is_left_over() -> None:
+    found = trace(nn.Linear(4, 3, bias=False), "1x4")
+    cell = Cell("", "count_linear", 12, {"affine": False, "first": ""})
+    explained = explain(find("thop"), Count(17, cells=(cell,)), found, found)
+    assert (explained.difference, explained.remainder) == (5, {"(in no module)": 5})
+
+
 def test_work_that_depends_on_the_data_is_told_from_a_fault_of_the_counter() -> None:
     # Ours assumes 10 rows, the data had 7, and the counter counted those: 3 * 12 less.
     layer = nn.Linear(4, 3)
