@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -22,11 +24,13 @@ def run(subject: Subject, phase: str) -> Count:
     flatten_outputs(model)
     analysis = FlopCountAnalysis(model, args).unsupported_ops_warnings(False)
     analysis.uncalled_modules_warnings(False).tracer_warnings("none")
+    short: dict[str, int] = defaultdict(int)
+    analysis.set_op_handle("aten::matmul", _noted(short))
     with torch.no_grad():
         counts = analysis.by_module_and_operator()
         total = round(float(analysis.total()))
     cells = tuple(
-        Cell(module, kind, round(float(value)))
+        Cell(module, kind, round(float(value)), {"short": short[module]} if kind == "matmul" else {})
         for module, kinds in _own(counts).items()
         for kind, value in kinds.items()
     )
@@ -36,6 +40,21 @@ def run(subject: Subject, phase: str) -> Count:
         for module, kinds in unsupported.items()
     }
     return Count(total, int(parameter_count(model)[""]), cells, blind)
+
+
+def _noted(short: dict[str, int]) -> Callable[[list[Any], list[Any]], int]:
+    """fvcore's handler of a matmul, which also notes what it leaves out: it multiplies the first matrix,
+    with its batch, by the last dimension of the second (matmul_flop_jit)."""
+    from fvcore.nn.jit_handles import get_shape, matmul_flop_jit
+
+    def noting(inputs: list[Any], outputs: list[Any]) -> int:
+        counted = int(matmul_flop_jit(inputs, outputs))
+        first, result = get_shape(inputs[0]), get_shape(outputs[0])
+        scope = outputs[0].node().scopeName().rpartition("/")[2]
+        short[scope] += prod(result) * first[-1] - counted
+        return counted
+
+    return noting
 
 
 def _own(counts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -60,6 +79,8 @@ def explain(trace: Trace, count: Count) -> list[Part]:
         kind, amount = _pointwise(op)
         if amount and (op.module, kind) in counted:
             parts.append(Part(op.module, "pointwise", "counts other pointwise work", amount))
+    cause = "broadcast product without its batch"
+    parts += [Part(c.module, "matmul", cause, -c.detail.get("short", 0)) for c in count.cells]
     parts += [_printed(w) for w in work.all if w.op.group == "einsum" and (w.module, "einsum") in counted]
     return [part for part in parts if part.amount]
 

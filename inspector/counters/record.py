@@ -22,6 +22,7 @@ CAUSES = {
     "weights used without calling their module": "a function used them, so that no hook of the module ran",
     "Linear counted once per sample": "further dimensions between batch and features are ignored",
     "taken for a convolution by its name": "Conv in the name of a class makes the counter skip its features",
+    "broadcast product without its batch": "only the batch of the first matrix is counted",
     "transposed convolution over-counted by its stride": "counted per output instead of per input element",
     "grouped weight gradient": "the weight gradient of a grouped convolution is `groups` times too large",
     "attention computed again in the backward": "a fused backward computes the scores a second time",

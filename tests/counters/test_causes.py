@@ -284,6 +284,14 @@ def test_thop_counts_a_shared_module_once_for_each_parent() -> None:
     assert amounts("thop", Shared(), "2x4") == {"shared module counted for each parent": 2 * 96 - 48}
 
 
+def test_fvcore_leaves_out_the_batch_of_the_second_matrix() -> None:
+    # (3, 4) times (5, 4, 6): 5 * 3 * 6 * 4 are 360, fvcore counts 3 * 4 * 6.
+    found = amounts("fvcore", Product(), ("3x4", "5x4x6"))
+    assert found == {"broadcast product without its batch": 72 - 360}
+    assert amounts("fvcore", Product(), ("5x3x4", "4x6")) == {}
+    assert amounts("fvcore", Product(), ("2x5x3x4", "5x4x6")) == {}
+
+
 def test_fvcore_reads_an_einsum_from_four_digits() -> None:
     # 3 * 37 * 41 * 11 = 50061; NumPy prints 100122 as 1.001e+05, half of it is 50050.
     assert amounts("fvcore", Einsum(), ("1x3x37x11", "1x3x41x11")) == {"rounded figure": -11}
