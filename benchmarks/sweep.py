@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -75,6 +76,7 @@ def sweep(name: str, specs: list[str]) -> dict[str, Any]:
         "models": len(specs),
         "failed": sum(1 for value in macs.values() if isinstance(value, str)),
         "total_seconds": round(sum(seconds.values()), 2),
+        "load_average": [round(load, 2) for load in os.getloadavg()],  # of the machine, at the end
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
         "seconds": seconds,
         "macs": macs,
