@@ -10,7 +10,7 @@ import pandas as pd
 
 from inspector.api.profile import report, trace
 from inspector.counters import find
-from inspector.counters.isolate import TIMEOUT, Question, ask
+from inspector.counters.isolate import DOUBLED, TIMEOUT, WORST_CASE, Question, ask
 from inspector.counters.record import BACKWARD, Count, Counter
 from inspector.errors import InspectError
 from inspector.models import Model
@@ -46,7 +46,7 @@ def counted(
     if outcome.count is None:
         raise InspectError(
             f"{counter} could not count {found.model}: {outcome.message}",
-            adapter.install or "see what the others say: inspect reconcile",
+            adapter.install if outcome.status == "not installed" else "see what it printed with --verbose",
         )
     if not outcome.count.cells and outcome.count.value:
         raise InspectError(f"{counter} gives a total only, no modules", "see it with: inspect reconcile")
@@ -57,6 +57,8 @@ def counted(
 
 def _missing(found: Trace, counter: Counter, count: Count) -> list[Finding]:
     """What our trace has and the counter does not see, by cause."""
+    if any(note.startswith(WORST_CASE) for note in found.notes):
+        return []  # the counter met fewer boxes than our trace assumes
     less: dict[str, int] = {}
     for part in counter.explain(found, count) if counter.explain else ():
         if part.amount < 0:
@@ -85,7 +87,8 @@ def _as_trace(found: Trace, counter: Counter, count: Count) -> Trace:
         )
         for cell in count.cells
     )
-    return replace(found, ops=ops, storages=(), notes=(), uncounted=(), device="cpu")
+    notes = tuple(note for note in found.notes if note.startswith(DOUBLED))
+    return replace(found, ops=ops, storages=(), notes=notes, uncounted=(), device="cpu")
 
 
 def _without_what_it_does_not_say(

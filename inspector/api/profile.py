@@ -183,13 +183,24 @@ def profile(
     depth: int = 2,
     top: int | None = None,
     strict: bool = False,
+    counter: str = "ours",
 ) -> Report:
     """Count parameters, MACs, FLOPs, activations and bytes of `model`.
 
     Takes what `trace` takes (or a finished Trace) and returns a Report: `.metrics["macs"].value`,
     `.to_frame("modules")`, `.to_json()`. `by`, `depth` and `top` select what the printed form shows;
     the tables are always whole. With `strict` an operator without a formula fails the report.
+    `counter` "thop", "fvcore", "torch", ... puts its numbers in place of ours (see api.counted).
     """
+    if counter != "ours":
+        from inspector.api.counted import counted
+
+        if isinstance(model, Trace) or device is not None or strict:
+            raise InspectError(f"{counter} counts a model on the CPU", "leave device and strict out")
+        return counted(
+            model, inputs, counter=counter, phase=phase, seed=seed, model_args=model_args,
+            by=by, depth=depth, top=top,
+        )  # fmt: skip
     if isinstance(model, Trace):
         found = model
     else:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from inspector.api.profile import trace
 from inspector.counters import NAMES, find, published
-from inspector.counters.isolate import TIMEOUT, Outcome, Question, ask
+from inspector.counters.isolate import DOUBLED, TIMEOUT, WORST_CASE, Outcome, Question, ask
 from inspector.counters.reconcile import Explanation, causes, explain, total_only
 from inspector.counters.record import CAUSES, UNEXPLAINED, Count, Counter
 from inspector.errors import InspectError
@@ -81,11 +81,11 @@ class _Circumstances:
     def of(self, counter: Counter) -> Trace:
         found = self.found
         phase = found.phase if counter.trains else "forward"
-        device = "cpu" if any(note.startswith("worst case") for note in found.notes) else None
+        device = "cpu" if any(note.startswith(WORST_CASE) for note in found.notes) else None
         if counter.name == "ours" or (phase == found.phase and device is None):
             return found
         if phase not in self._made:
-            doubled = any(note.startswith("a batch of 2") for note in found.notes)
+            doubled = any(note.startswith(DOUBLED) for note in found.notes)
             inputs = list(found.inputs) if doubled else self.inputs
             self._made[phase] = trace(self.recipe, inputs, phase=phase, device=device, seed=self.seed)
         return self._made[phase]

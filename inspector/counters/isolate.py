@@ -33,6 +33,8 @@ from inspector.models.replica import replica
 from inspector.trace.capture.isolate import random_state, seed_all
 from inspector.trace.record import Trace
 
+DOUBLED, WORST_CASE = "a batch of 2", "worst case"
+"""How the notes of a trace begin that ran on two samples, or that assumes the most boxes."""
 TIMEOUT = 600.0
 """Seconds that a counter may take, unless told otherwise."""
 
@@ -87,7 +89,7 @@ class Question:
             phase=found.phase,
             device=found.device,
             seed=seed,
-            batch=2 if any(note.startswith("a batch of 2") for note in found.notes) else 1,
+            batch=2 if any(note.startswith(DOUBLED) for note in found.notes) else 1,
             timeout=timeout,
             state_bytes=sum(entry.nbytes for entry in found.state),
         )
