@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -198,26 +200,49 @@ def _in_a_process(counter: Counter, question: Question) -> Outcome:
         home = str(Path(__file__).parents[2])
         words = [sys.executable, "-c", _PROGRAM, home, str(asked), str(said)]
         start = time.perf_counter()
-        try:
-            done = subprocess.run(
-                words, capture_output=True, text=True, errors="replace", timeout=question.timeout
-            )
-        except subprocess.TimeoutExpired:
-            took = time.perf_counter() - start
+        code, words_said = _run(words, Path(folder) / "said.txt", question.timeout)
+        took = time.perf_counter() - start
+        logger.info("%s said: %s", counter.name, words_said)
+        if code is None:
             return Outcome("timed out", message=f"no answer in {question.timeout:g} s", seconds=took)
-        logger.info("%s said: %s", counter.name, (done.stdout + done.stderr).strip())
         if not said.exists():
-            return Outcome("failed", message=_death(done), seconds=time.perf_counter() - start)
+            return Outcome("failed", message=_death(code, words_said), seconds=took)
         content = json.loads(said.read_text(encoding="utf-8"))
     count = content.pop("count")
     return Outcome(**content, count=Count.from_plain(count) if count else None)
 
 
-def _death(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode < 0:
-        return f"its process was killed by signal {-done.returncode} (9: out of memory, perhaps)"
-    lines = done.stderr.strip().splitlines()
-    return f"its process ended with {done.returncode}: {lines[-1] if lines else 'no word'}"
+def _run(words: list[str], output: Path, timeout: float) -> tuple[int | None, str]:
+    """The exit code (None: out of time) and what was printed. Nothing that was started stays."""
+    with output.open("wb") as stream:  # not a pipe: what a child leaves running would keep it open
+        child = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+        )
+        try:
+            code: int | None = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end(child)
+    return code, output.read_text(encoding="utf-8", errors="replace").strip()
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a child with all that it started."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except AttributeError:  # Windows has no process groups
+        child.kill()
+    child.wait()
+
+
+def _death(code: int, words_said: str) -> str:
+    if code < 0:
+        return f"its process was killed by signal {-code} (9: out of memory, perhaps)"
+    lines = words_said.splitlines()
+    return f"its process ended with {code}: {lines[-1] if lines else 'no word'}"
 
 
 def work(asked: str, said: str) -> None:
