@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def sweep(name: str, specs: list[str]) -> dict[str, Any]:
     warnings.filterwarnings("ignore")
     signal.signal(signal.SIGALRM, _too_long)
     counter = find(name)
+    started = time.process_time()
     macs: dict[str, int | str] = {}
     seconds: dict[str, float] = {}
     for spec in specs:
@@ -76,6 +78,7 @@ def sweep(name: str, specs: list[str]) -> dict[str, Any]:
         "models": len(specs),
         "failed": sum(1 for value in macs.values() if isinstance(value, str)),
         "total_seconds": round(sum(seconds.values()), 2),
+        "cpu_seconds": round(time.process_time() - started, 2),
         "load_average": [round(load, 2) for load in os.getloadavg()],  # of the machine, at the end
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
         "seconds": seconds,
