@@ -41,15 +41,28 @@ def results(name: str) -> dict:
 def comparison() -> str:
     from torchvision.models import get_model_weights
 
-    counters = results("zoo")["counters"]
+    sweep = results("sweep")
     lines = ["| model | published | inspector | thop | fvcore |", "| --- | ---: | ---: | ---: | ---: |"]
     for name in SHOWN:
-        published = get_model_weights(name).DEFAULT.meta["_ops"]
-        cells = [f"{published:.3f}"]
+        entry = get_model_weights(name).DEFAULT
+        cells = [f"{entry.meta['_ops']:.3f}"]
         for counter in ("ours", "thop", "fvcore"):
-            macs = counters[counter]["macs"][name]
+            macs = sweep["counters"][counter]["macs"][sweep["same_as"][f"{name}@{entry.name}"]]
             cells.append(f"{macs / 1e9:.3f}" if isinstance(macs, int) else "fails")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def accuracy() -> str:
+    counters = results("accuracy")["counters"]
+    labels = ("rounding", "0.5%", "1%", "5%")
+    lines = [
+        f"| counter | {' | '.join(f'within {label}' for label in labels)} | fails |",
+        "| --- |" + " ---: |" * 5,
+    ]
+    for name, row in counters.items():
+        cells = [str(row[f"within {label}"]) for label in labels] + [str(row["failed"])]
+        lines.append(f"| {'inspector' if name == 'ours' else name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -131,10 +144,10 @@ def agreement() -> str:
 
 
 def speed() -> str:
-    counters = results("zoo")["counters"]
+    counters = results("speed")["counters"]
     capture, scale, startup = results("capture"), results("scale"), results("startup")
     lines = [
-        "All torchvision models in one process, build included (`benchmarks/zoo.py`):",
+        "torchvision's weights entries, each counter in one process, build included (`benchmarks/speed.py`):",
         "",
         "| counter | time, as a multiple of ours | peak memory | models that fail |",
         "| --- | ---: | ---: | ---: |",
@@ -180,6 +193,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "your_net.py").write_text(example[1])
         made = {
+            "accuracy": accuracy,
             "comparison": comparison,
             "speed": speed,
             "clean": clean,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from inspector.api.page import page
     from inspector.api.params import params
     from inspector.api.profile import profile, trace
+    from inspector.api.reconcile import reconcile
     from inspector.api.stages import stages
     from inspector.api.table import table
     from inspector.report import Report
@@ -44,6 +45,7 @@ __all__ = [
     "page",
     "params",
     "profile",
+    "reconcile",
     "stages",
     "table",
     "trace",
@@ -61,6 +63,7 @@ _HOMES = {
     "table": "inspector.api.table",
     "params": "inspector.api.params",
     "profile": "inspector.api.profile",
+    "reconcile": "inspector.api.reconcile",
     "Report": "inspector.report",
     "Trace": "inspector.trace.record",
     "Cost": "inspector.trace.formulas",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -173,14 +172,12 @@ def _why_not_meta(error: ForwardError) -> str | None:
 
 def _check_memory(recipe: Recipe, reason: str) -> None:
     """Refuse to build on the CPU what does not fit there."""
+    from inspector.models.build import available_bytes
     from inspector.trace.capture.state import state_entries
 
     needed = sum(entry.nbytes for entry in state_entries(recipe.build("meta")))
-    try:
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not known on this platform
-        return
-    if needed > available:
+    available = available_bytes()
+    if available is not None and needed > available:
         raise InspectError(
             f"meta cannot run {recipe.name} ({reason}), and its {needed / 2**30:.1f} GiB of weights"
             " do not fit into memory",
@@ -217,13 +214,24 @@ def profile(
     depth: int = 2,
     top: int | None = None,
     strict: bool = False,
+    counter: str = "ours",
 ) -> Report:
     """Count parameters, MACs, FLOPs, activations and bytes of `model`.
 
     Takes what `trace` takes (or a finished Trace) and returns a Report: `.metrics["macs"].value`,
     `.to_frame("modules")`, `.to_json()`. `by`, `depth` and `top` select what the printed form shows;
     the tables are always whole. With `strict` an operator without a formula fails the report.
+    `counter` "thop", "fvcore", "torch", ... puts its numbers in place of ours (see api.counted).
     """
+    if counter != "ours":
+        from inspector.api.counted import counted
+
+        if isinstance(model, Trace) or device is not None or strict:
+            raise InspectError(f"{counter} counts a model on the CPU", "leave device and strict out")
+        return counted(
+            model, inputs, counter=counter, phase=phase, seed=seed, model_args=model_args,
+            by=by, depth=depth, top=top,
+        )  # fmt: skip
     if isinstance(model, Trace):
         found = model
     else:

@@ -21,6 +21,7 @@ from inspector.cli.memory import memory
 from inspector.cli.models import models
 from inspector.cli.params import params
 from inspector.cli.profile import profile
+from inspector.cli.reconcile import reconcile
 from inspector.cli.report import report
 from inspector.cli.stages import stages
 from inspector.cli.table import table
@@ -35,7 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 for command in (
-    profile, memory, params, stages, freeze, init, bench, ddp, table, diff, report, models, env, cache,
+    profile, memory, params, reconcile, stages, freeze, init, bench, ddp, table, diff, report, models, env,
+    cache,
 ):  # fmt: skip
     app.command()(command)
 

@@ -21,6 +21,9 @@ def profile(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any operator has no formula.")] = False,
     model_arg: options.ModelArg = None,
     device: options.Device = None,
+    counter: Annotated[
+        str, typer.Option(help="Show what thop, fvcore, torch, ... counts in place of ours.")
+    ] = "ours",
     seed: options.Seed = None,
     roofline: Annotated[
         Optional[str],
@@ -53,6 +56,27 @@ def profile(
     chosen = options.settings(
         config, set, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
+    if counter != "ours":
+        _refuse(
+            counter, device=device, strict=strict, save_trace=save_trace, roofline=roofline,
+            device_file=device_file, tf32=tf32, amp=amp, dtype=dtype, measure=measure,
+        )  # fmt: skip
+        from inspector.api.counted import counted
+
+        with options.foreign_output():
+            result = counted(
+                chosen.model,
+                chosen.inputs,
+                counter=counter,
+                phase=phase,
+                seed=chosen.seed,
+                model_args=chosen.model_args,
+                by=by,
+                depth=depth,
+                top=top,
+            )
+        options.emit(result, format, output)
+        return
     from inspector.api.profile import report
     from inspector.cache import Entry
 
@@ -98,3 +122,15 @@ def profile(
     options.emit(result, format, output)
     if result.verdict == "fail":
         raise typer.Exit(1)
+
+
+def _refuse(counter: str, **given: object) -> None:
+    """Options that only our own pass can keep."""
+    from inspector.errors import InspectError
+
+    for name, value in given.items():
+        if value:
+            option = name.replace("_", "-")
+            raise InspectError(
+                f"--{option} is for our own count, not that of {counter}", f"leave --{option} out"
+            )

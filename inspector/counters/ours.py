@@ -1,0 +1,46 @@
+"""The one pass of `inspect profile`, as one counter among others."""
+
+from __future__ import annotations
+
+from inspector.counters.record import BACKWARD, Cell, Count, Counter
+from inspector.models import Subject
+from inspector.trace.capture import capture
+from inspector.trace.record import Trace
+from inspector.views.totals import totals
+
+
+def run(subject: Subject, phase: str) -> Count:
+    """One capture, on the device where the subject is."""
+    recipe = subject.recipe
+    found = capture(
+        subject.model,
+        subject.args,
+        subject.kwargs,
+        phase=phase,
+        device=subject.device,
+        rules=recipe.rules if subject.device == "meta" else {},
+        context=recipe.context,
+    )
+    return of_trace(found)
+
+
+def of_trace(found: Trace) -> Count:
+    sums = totals(found)
+    cells = tuple(
+        Cell(BACKWARD if op.phase == "backward" else op.module, op.name, op.macs)
+        for op in found.ops
+        if op.macs
+    )
+    return Count(sums["macs"], sums["params"], cells)
+
+
+COUNTER = Counter(
+    name="ours",
+    unit="MAC",
+    convention="every contraction that ran, attention and recurrence unfolded; no bias, nothing pointwise",
+    source="inspector/trace/formulas/",
+    run=run,
+    explain=lambda trace, count: [],
+    package="inspector",
+    trains=True,
+)
