@@ -177,12 +177,17 @@ def gradients(e: Evidence) -> Iterator[Finding]:
     if part["reduced"] != part["expected"]:
         message = f"{count} accumulated batches send their gradients {times:.3g} times, not once:"
         yield fail("accumulation", "", f"{message} the forward, too, must be inside no_sync()", **part)
-    elif accumulated is None or (accumulated > limit and limit <= USELESS):
+    elif accumulated is None or accumulated > _rough(limit, part):
         message = f"{count} accumulated batches do not give the gradients of one step over all of them"
         yield fail("accumulation", "", f"{message} ({accumulated})", **part)
     else:
         message = f"{count} accumulated batches equal one step over all of them, and are sent once"
         yield good("accumulation", f"{message} ({accumulated:.2g})")
+
+
+def _rough(limit: float, part: dict[str, Any]) -> float:
+    """How far sums in the same precision may differ; the big batch of SyncBatchNorm rounds otherwise."""
+    return limit if limit <= USELESS or part["synchronised_norms"] else ROUGH
 
 
 def _same_precision(part: dict[str, Any], said: str) -> Finding:

@@ -159,9 +159,11 @@ def _parallel(trainer: Trainer, batches: list[Batch]) -> tuple[Gradients, int, i
 
     wrapped.register_comm_hook(None, hook)
     trainer.forward_backward(wrapped, batches)
-    scale = trainer.scaler.get_scale() if trainer.scaler.is_enabled() else 1.0
-    found = {n: p.grad.double() / scale for n, p in model.named_parameters() if p.grad is not None}
-    return found, counted[0], sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return (
+        _unscaled(model, _scale(trainer)),
+        counted[0],
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
 
 
 def _reference(trainer: Trainer, everyone: list[list[Batch]], dtype: torch.dtype | None) -> Gradients:
@@ -180,7 +182,15 @@ def _reference(trainer: Trainer, everyone: list[list[Batch]], dtype: torch.dtype
         for rank in everyone:
             for batch in rank:
                 _backward(trainer, model, batch, many * len(everyone), dtype)
-    return {n: p.grad.double() for n, p in model.named_parameters() if p.grad is not None}
+    return _unscaled(model, _scale(trainer) if dtype is None else 1.0)
+
+
+def _scale(trainer: Trainer) -> float:
+    return trainer.scaler.get_scale() if trainer.scaler.is_enabled() else 1.0
+
+
+def _unscaled(model: nn.Module, scale: float) -> Gradients:
+    return {n: p.grad.double() / scale for n, p in model.named_parameters() if p.grad is not None}
 
 
 def _backward(
@@ -191,14 +201,9 @@ def _backward(
         loss = _wide(trainer, dtype, lambda: trainer.loss(trainer.call(model, samples), labels))
         (loss / divisor).backward()
         return
-    scale = trainer.scaler.get_scale() if trainer.scaler.is_enabled() else 1.0
     with trainer.autocast():
         loss = trainer.loss(trainer.call(model, samples), labels) / divisor
-    (loss * scale).backward()
-    if scale != 1.0:
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.div_(scale)
+    (loss * _scale(trainer)).backward()
 
 
 def _wide(trainer: Trainer, dtype: torch.dtype, run: Callable[[], Tensor]) -> Tensor:

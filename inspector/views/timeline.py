@@ -8,7 +8,7 @@ import pandas as pd
 
 from inspector.trace.record import Storage, Trace
 
-ROLES = ("parameter", "buffer", "input", "constant", "intermediate")
+ROLES = ("parameter", "buffer", "input", "constant", "gradient", "intermediate")
 
 
 def timeline_frame(trace: Trace) -> pd.DataFrame:
