@@ -8,8 +8,9 @@ import inspect as introspection
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -108,7 +109,8 @@ def load_file(place: str) -> ModuleType:
     if not file.is_file():
         raise InspectError(f"no file at {place}", "write path/to/file.py:NAME")
     name = f"inspected_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    loader = _Uncached(name, str(file.resolve())) if file.suffix == ".py" else None
+    spec = importlib.util.spec_from_file_location(name, file.resolve(), loader=loader)
     if spec is None or spec.loader is None:
         raise InspectError(f"{place} is not a Python file", "write path/to/file.py:NAME")
     module = importlib.util.module_from_spec(spec)
@@ -119,6 +121,14 @@ def load_file(place: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+class _Uncached(SourceFileLoader):
+    """Compiles the file as it is now. Python's cache takes an edit of the same second and size for none,
+    and leaves a folder beside the user's file."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def _find(module: ModuleType, place: str, attribute: str) -> Any:

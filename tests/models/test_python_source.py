@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -282,3 +283,15 @@ def test_a_live_instance_is_neither_moved_nor_changed() -> None:
 def test_a_live_model_is_named_after_its_class() -> None:
     assert from_module(nn.Linear(1, 1)).name == "Linear"
     assert from_module(nn.Linear(1, 1), "mine").name == "mine"
+
+
+def test_an_edit_of_the_same_second_and_size_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "wide.py"
+    found = []
+    for width in (2, 3):
+        file.write_text(f"from torch import nn\ndef build(): return nn.Linear(4, {width}, bias=False)\n")
+        os.utime(file, (1_000_000_000, 1_000_000_000))
+        found.append(count(f"{file}:build"))
+    assert found == [8, 12]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["wide.py"]

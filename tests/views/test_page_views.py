@@ -51,7 +51,8 @@ def test_live_bytes_follow_birth_and_death(trace: Trace) -> None:
     assert frame["buffer"].tolist() == [0] * 4
     assert frame["total"].tolist() == [1050, 1057, 1307, 1300]
     assert peak(frame) == {
-        "index": 2, "parameter": 1000, "buffer": 0, "input": 0, "constant": 0, "intermediate": 307,
+        "index": 2, "parameter": 1000, "buffer": 0, "input": 0, "constant": 0, "gradient": 0,
+        "intermediate": 307,
         "total": 1307,
     }  # fmt: skip
 
