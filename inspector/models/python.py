@@ -127,7 +127,7 @@ class _Uncached(SourceFileLoader):
     """Compiles the file as it is now. Python's cache takes an edit of the same second and size for none,
     and leaves a folder beside the user's file."""
 
-    def get_code(self, fullname: str) -> CodeType:
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
