@@ -129,7 +129,7 @@ def _metrics(asked: Asked) -> dict[str, Metric]:
         "peak_allocated": Metric(memory.allocated, "byte"),
         "peak_reserved": Metric(memory.reserved, "byte"),
         "convolution_workspace": Metric(
-            memory.convolution_extra, "byte", label="and cuDNN's workspaces, up to"
+            memory.convolution_extra, "byte", label="cuDNN's workspaces (a guess)"
         ),
     }
     if asked.room is not None:
@@ -196,6 +196,10 @@ def _remarks(asked: Asked) -> list[Finding]:
     trace, plan = asked.trace, asked.plan
     said = [*trace.notes]
     low, high = (f"{bound / 2**30:.1f}" for bound in CUDA_CONTEXT)
+    said.append(
+        "simulated, and compared with the CPU alone so far, never with a GPU; cuDNN's workspaces are guessed"
+        " at a copy of a convolution's inputs and outputs, and its chosen algorithms may take more"
+    )
     said.append(
         f"not in these numbers: CUDA's own context ({low} to {high} GiB, by device and driver), what"
         " libraries take past torch (NCCL), and fragmentation beyond one step"

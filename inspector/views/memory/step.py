@@ -43,8 +43,8 @@ class Plan:
 @dataclass
 class Memory:
     """What a step takes, in bytes: `allocated` at its peak, of which the tensors asked for `requested`;
-    `reserved` by torch from the driver; `convolution_extra` more at the peak if cuDNN's workspaces are as
-    large as they may be. `peak_at` is an index into the operators, or OPTIMIZER_STEP; `peak` the blocks
+    `reserved` by torch from the driver; `convolution_extra` more at the peak if cuDNN copies a convolution's
+    inputs and outputs (a guess). `peak_at` is an index into the operators, or OPTIMIZER_STEP; `peak` the blocks
     that live there with the bytes each counts for; `curve` the most bytes of each category at each
     operator, and in its last row in the optimizer's step."""
 
