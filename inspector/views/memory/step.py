@@ -43,10 +43,10 @@ class Plan:
 @dataclass
 class Memory:
     """What a step takes, in bytes: `allocated` at its peak, of which the tensors asked for `requested`;
-    `reserved` by torch from the driver; `convolution_extra` more at the peak if cuDNN copies a convolution's
-    inputs and outputs (a guess). `peak_at` is an index into the operators, or OPTIMIZER_STEP; `peak` the blocks
-    that live there with the bytes each counts for; `curve` the most bytes of each category at each
-    operator, and in its last row in the optimizer's step."""
+    `reserved` by torch from the driver; `convolution_extra` more at the peak if cuDNN copies a
+    convolution's inputs and outputs (a guess). `peak_at` is an index into the operators, or OPTIMIZER_STEP;
+    `peak` the blocks that live there with the bytes each counts for; `curve` the most bytes of each
+    category at each operator, and in its last row in the optimizer's step."""
 
     allocated: int = 0
     reserved: int = 0
