@@ -124,8 +124,8 @@ def regress() -> str:
             f"Over {power['runs']:,} resampled runs of a model against itself at most {false:.1%} fail, and",
             f"at least {least:.1%} of those that are 10% slower do, by wall-clock and by CPU time, on a",
             f"machine with nothing else to do (rounds differ by up to {apart:.1%};",
-            "`benchmarks/diff_power.py`). Beside other work wall-clock time finds far less: look at `cpu_time`",
-            "there. A diff of two tables of all torchvision models takes",
+            "`benchmarks/diff_power.py`). Beside other work wall-clock time finds far less: there, look at",
+            "`cpu_time`. A diff of two tables of all torchvision models takes",
             f"{cost['ratio_diff_to_import']:.2f} times as long as `import pandas` and loads no torch",
             "(`benchmarks/diff_speed.py`).",
         ]
