@@ -74,9 +74,11 @@ def report(asked: Asked) -> Report:
         "operators": makers_frame(memory),
         "timeline": timeline,
     }
+    modules = tables["modules"]
+    named = modules.assign(module=modules["module"].replace("", f"({trace.model} itself)"))
     sections = [
         Section("composition of the peak", composition, UNITS),
-        Section(f"the peak by module (depth {asked.depth})", _top(tables["modules"]), UNITS),
+        Section(f"the peak by module (depth {asked.depth})", _top(named), UNITS),
         Section("the peak by the operator that made it", _top(tables["operators"]), UNITS),
         Section("timeline", bars_frame(timeline), UNITS, "each row is the highest moment of its stretch"),
     ]
@@ -197,7 +199,7 @@ def _remarks(asked: Asked) -> list[Finding]:
     said = [*trace.notes]
     low, high = (f"{bound / 2**30:.1f}" for bound in CUDA_CONTEXT)
     said.append(
-        "simulated, and compared with the CPU alone so far, never with a GPU; cuDNN's workspaces are guessed"
+        "simulated; this version was compared with torch on a CPU, not yet on a GPU; cuDNN's workspaces are guessed"
         " at a copy of a convolution's inputs and outputs, and its chosen algorithms may take more"
     )
     said.append(
