@@ -199,8 +199,8 @@ def _remarks(asked: Asked) -> list[Finding]:
     said = [*trace.notes]
     low, high = (f"{bound / 2**30:.1f}" for bound in CUDA_CONTEXT)
     said.append(
-        "simulated; this version was compared with torch on a CPU, not yet on a GPU; cuDNN's workspaces are guessed"
-        " at a copy of a convolution's inputs and outputs, and its chosen algorithms may take more"
+        "simulated; this version was compared with torch on a CPU, not yet on a GPU; cuDNN's workspaces are"
+        " guessed at a copy of a convolution's inputs and outputs, and its chosen algorithms may take more"
     )
     said.append(
         f"not in these numbers: CUDA's own context ({low} to {high} GiB, by device and driver), what"
