@@ -102,11 +102,18 @@ def _missing(job: Job, ranks: list[dict[str, Any]], outcome: Outcome | None) -> 
         message = "not checked: no checkpoint lies before the last step (see SOLVER.VALIDATE_EVERY)"
         found.append(Finding("resume", "skip", "", message))
     if "after" in first and "killed" not in first:
-        why = "no other process would start it again" if outcome is None else "not asked for"
-        found.append(Finding("killed", "skip", "", f"no worker was killed: {why}"))
+        found.append(Finding("killed", "skip", "", f"no worker was killed: {_why_none_killed(job, outcome)}"))
     if len(ranks) == 1:
         found.append(Finding("ranks", "warn", "", "one process: nothing can differ between ranks"))
     return found
+
+
+def _why_none_killed(job: Job, outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "nobody here would start it again"
+    if job.kill:
+        return "no checkpoint lies before the last step"
+    return "this run was a resumed one" if job.resume else "not asked for, or not possible (see --kill)"
 
 
 def _steps(ranks: list[dict[str, Any]]) -> pd.DataFrame:

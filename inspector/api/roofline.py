@@ -124,7 +124,7 @@ def with_roofline(
         tables={**report.tables, **tables},
         header=[*report.header, ("roofline", _described(device, tf32, sums["ridge"]))],
         sections=[*report.sections, *_sections(trace, modules, operators, depth, device)],
-        findings=[*report.findings, *_findings(trace, device, sums, measured, place)],
+        findings=[*report.findings, *_findings(device, sums, measured, place)],
         charts=[*report.charts, *_charts(operators, device)],
     )
 
@@ -150,7 +150,7 @@ def _sections(
 
 
 def _findings(
-    trace: Trace, device: Device, sums: dict[str, float], measured: pd.DataFrame | None, place: str
+    device: Device, sums: dict[str, float], measured: pd.DataFrame | None, place: str
 ) -> list[Finding]:
     said = []
     if sums["unknown"]:

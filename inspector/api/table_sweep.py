@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -79,11 +81,25 @@ def _pooled(
         jobs, mp_context=get_context("spawn"), initializer=_quiet, initargs=(threads, list(sys.path))
     )
     try:
-        waiting = {pool.submit(count, entry, device, seed): entry.name for entry in entries}
+        with _deaf():
+            waiting = {pool.submit(count, entry, device, seed): entry.name for entry in entries}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started here do not hear Ctrl-C: the one that starts them ends them, in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _quiet(threads: int, path: list[str]) -> None:

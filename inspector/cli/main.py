@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from typing import Any
@@ -127,5 +128,12 @@ def _unexpected(error: Exception) -> str:
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. SIGTERM ends it as Ctrl-C does, so that processes and files of its own go with it;
+    not under torchrun, whose workers must end at once, also inside a collective."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        signal.signal(signal.SIGTERM, _terminated)
     sys.exit(main())
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)

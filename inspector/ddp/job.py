@@ -17,7 +17,7 @@ class Job:
     """One run. `config` is YAML; `inputs` are strings of the input grammar, the first tensor with the
     batch of one process; `output` is where checkpoints and logs go; `trainer` names a class
     ("module:Class"); `kill` says to kill a worker on purpose, `deadline` is in seconds since the epoch;
-    `launched`: `inspect ddp` started the processes, and watches them."""
+    `launched`: `inspect ddp` started the workers, and watches them."""
 
     model: str
     config: str
@@ -32,7 +32,7 @@ class Job:
     kill: bool = False
     deadline: float = 0.0
     verbose: bool = False
-    launched: bool = True
+    launched: bool = False
 
     def write(self, folder: Path) -> None:
         """Save it as job.json."""

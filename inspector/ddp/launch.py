@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -10,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,37 +85,20 @@ def own_address(endpoint: str) -> str:
 def launch(group: Group, folder: Path, module: str, tell: Tell = lambda beat: None) -> Outcome:
     """Run `python -m module FOLDER` in every process; return when all have ended, or at the deadline."""
     start = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // group.nproc)))
-    if group.nnodes == 1 and sys.platform.startswith("linux"):
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    log = (folder / "agent.log").open("wb")
-    with log:
-        agent = subprocess.Popen(
-            command(group, folder, module),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
-        )
     outcome = Outcome(-1)
-    try:
-        while agent.poll() is None:
-            time.sleep(POLL)
-            beats = read_beats(folder)
-            if 0 in beats:
-                tell(beats[0])
-            if refusals(folder):
-                break
-            waited = time.monotonic() - start
-            outcome.stalled = stalled(beats, group)
-            outcome.late = waited > group.deadline
-            if outcome.stalled or outcome.late:
-                outcome.stacks = stacks(folder, beats)
-                outcome.stalled = behind(beats, outcome.stacks)
-                break
-    finally:
-        stop(agent, read_beats(folder))
+    with _living(folder):
+        with (folder / "agent.log").open("wb") as log:
+            agent = subprocess.Popen(
+                command(group, folder, module),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=_environment(group),
+                start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
+            )
+        try:
+            _watch(agent, folder, group, tell, outcome)
+        finally:
+            stop(agent, read_beats(folder))
     tell(read_beats(folder).get(0, {}))
     outcome.code = agent.returncode
     outcome.seconds = time.monotonic() - start
@@ -122,6 +107,50 @@ def launch(group: Group, folder: Path, module: str, tell: Tell = lambda beat: No
     outcome.errors = errors(folder)
     outcome.exits = re.findall(r"exitcode\s*:\s*(-?\d+)", (folder / "agent.log").read_text(errors="replace"))
     return outcome
+
+
+def _environment(group: Group) -> dict[str, str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // group.nproc)))
+    if group.nnodes == 1 and sys.platform.startswith("linux"):
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    return environment
+
+
+def _watch(agent: subprocess.Popen[bytes], folder: Path, group: Group, tell: Tell, outcome: Outcome) -> None:
+    """Wait for the agent's end, a refusal, a rank that holds up the others, or the deadline."""
+    start = time.monotonic()
+    while agent.poll() is None and not refusals(folder):
+        time.sleep(POLL)
+        beats = read_beats(folder)
+        if 0 in beats:
+            tell(beats[0])
+        outcome.stalled = stalled(beats, group)
+        outcome.late = time.monotonic() - start > group.deadline
+        if outcome.stalled or outcome.late:
+            outcome.stacks = stacks(folder, beats)
+            outcome.stalled = behind(beats, outcome.stacks)
+            return
+
+
+@contextmanager
+def _living(folder: Path) -> Iterator[None]:
+    """Hold a lock, which ends with this process however that ends: see `alive`."""
+    with (folder / "launcher").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def alive(folder: Path) -> bool:
+    """Whether the process that launched the workers of `folder` is there."""
+    try:
+        with (folder / "launcher").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def read_beats(folder: Path) -> dict[int, dict[str, Any]]:

@@ -29,6 +29,7 @@ from torch import nn
 
 from inspector.ddp import evidence
 from inspector.ddp.job import Job, Place
+from inspector.ddp.launch import alive
 from inspector.ddp.loop import Trainer, connect
 from inspector.errors import InspectError
 from inspector.files import write_whole
@@ -223,7 +224,7 @@ def _watched(folder: Path, job: Job, place: Place) -> Iterator[Callable[..., Non
         left = max(job.deadline - time.time(), 1.0) + (LAUNCHER if job.launched else 0.0)
         faulthandler.dump_traceback_later(left, exit=True, file=stack if job.launched else sys.stderr)
     if job.launched:
-        _die_with_parent()
+        _die_with_launcher(folder)
     try:
         if (folder / f"error{rank}.json").exists() or list(folder.glob("refused*.json")):
             raise SystemExit(1)  # started again after an error that would only come back
@@ -299,12 +300,12 @@ def _no_dump_on_request() -> None:
         faulthandler.unregister(signal.SIGUSR1)
 
 
-def _die_with_parent() -> None:
-    """A worker whose agent is gone must not stay behind."""
+def _die_with_launcher(folder: Path) -> None:
+    """A worker whose agent or launcher is gone must not stay behind."""
     parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent and alive(folder):
             time.sleep(1.0)
         os._exit(1)
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import inspector
@@ -29,7 +35,8 @@ def statuses(report: Report, check: str) -> list[tuple[str, str]]:
     return [(f.status, f.subject) for f in report.findings if f.check == check]
 
 
-def test_a_killed_worker_comes_back_at_its_checkpoint() -> None:
+@pytest.mark.parametrize("run", [1, 2])  # the third is the next test; benchmarks/ddp_kill.py makes 20
+def test_a_killed_worker_comes_back_at_its_checkpoint(run: int) -> None:
     report = train(kill=True)
     assert report.verdict == "pass", [f for f in report.findings if f.status == "fail"]
     assert statuses(report, "killed") == [("pass", "rank 1")]
@@ -43,6 +50,32 @@ def test_a_worker_that_somebody_else_kills_goes_on_too() -> None:
     assert report.verdict == "pass", [f for f in report.findings if f.status == "fail"]
     resumed = next(f for f in report.findings if f.check == "resumed")
     assert "step 3" in resumed.message
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_stays_behind_when_the_command_is_ended(end: signal.Signals, tmp_path: Path) -> None:
+    words = [
+        "ddp", "tests.ddp.nets:Small", "--input", "4x3x8x8", "--device", "cpu", "--no-kill",
+        "--steps", "1000000", "--set", "SOLVER.VALIDATE_EVERY", "1000000",
+    ]  # fmt: skip
+    command = psutil.Popen(
+        [sys.executable, "-m", "inspector", *words],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    deadline = time.monotonic() + 60
+    family: list[psutil.Process] = []
+    while sum("inspector.api.ddp_worker" in " ".join(p.cmdline()) for p in family) < 3:  # with the agent
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+        family = command.children(recursive=True)
+    time.sleep(3)  # into the workers' own code
+    command.send_signal(end)
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
+    assert command.wait(10) == (-end if end == signal.SIGKILL else 128 + end)
+    if end == signal.SIGTERM:
+        assert list(tmp_path.glob("inspector-ddp-*")) == []
 
 
 def test_a_deadlocked_rank_is_named_with_its_stack() -> None:
