@@ -12,10 +12,10 @@ import sys
 
 from common import save
 
-from inspector.api.bench import Session
-from inspector.bench.precisions import PRECISIONS
-from inspector.bench.stats import claimed, median, ratio_interval
-from inspector.bench.timing import HostClock, interleave, warm_up
+from inspector.benchmarking.precisions import PRECISIONS
+from inspector.benchmarking.report import Session
+from inspector.benchmarking.stats import claimed, median, ratio_interval
+from inspector.benchmarking.timing import HostClock, interleave, warm_up
 
 MODEL = "mobilenet_v3_small"
 SECONDS = 2.0

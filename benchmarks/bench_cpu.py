@@ -11,9 +11,9 @@ import torch
 from common import median, save
 from torch.utils.benchmark import Timer
 
-from inspector.api.bench import Session
-from inspector.bench.precisions import PRECISIONS
-from inspector.bench.timing import HostClock, warm_up
+from inspector.benchmarking.precisions import PRECISIONS
+from inspector.benchmarking.report import Session
+from inspector.benchmarking.timing import HostClock, warm_up
 
 CASES = (
     ("resnet18", "infer"), ("resnet18", "train"), ("mobilenet_v3_small", "infer"),

@@ -17,10 +17,10 @@ import torch
 from common import RESULTS, median, save
 
 import inspector
-from inspector.api.bench import Session
-from inspector.bench import flags
-from inspector.bench.precisions import PRECISIONS
-from inspector.bench.timing import EventClock, warm_up
+from inspector.benchmarking import flags
+from inspector.benchmarking.precisions import PRECISIONS
+from inspector.benchmarking.report import Session
+from inspector.benchmarking.timing import EventClock, warm_up
 
 MODELS = ("resnet50", "vit_b_16", "convnext_tiny", "mobilenet_v3_large")
 BATCHES = (1, 64, 256)

@@ -15,7 +15,7 @@ from common import interleaved, median, save
 from torch.utils.flop_counter import FlopCounterMode
 
 from inspector.models import Subject, resolve
-from inspector.trace.capture import capture, memo
+from inspector.tracing.capture import capture, memo
 
 MODELS = ("resnet50", "vit_h_14", "swin_t", "maxvit_t", "efficientnet_v2_l")
 REPEATS = 11

@@ -17,7 +17,7 @@ MODELS = {
     "resnet18": None,
     "mobilenet_v3_small": None,
     "timm:vit_tiny_patch16_224": None,
-    "tests.ddp.nets:LayerNorms": ["4x3x8x8"],
+    "tests.distributed.nets:LayerNorms": ["4x3x8x8"],
 }
 SETTINGS = {"SOLVER.STEPS": 12, "SOLVER.VALIDATE_EVERY": 5, "DATA.BATCH": 4}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common import median, save
 
-from inspector.ddp.loop import Trainer
+from inspector.distributed.loop import Trainer
 
 BLOCKS, STEPS = 8, 5
 

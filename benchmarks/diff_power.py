@@ -28,8 +28,8 @@ SLOWER = (1.0, 1.02, 1.05, 1.10, 1.20)
 
 def measured(name: str) -> dict[str, list[float]]:
     """The latency and the CPU time of each round."""
-    from inspector.api.measure import live, rounds
-    from inspector.api.table_row import Entry
+    from inspector.regress.sweep.measure import live, rounds
+    from inspector.regress.sweep.row import Entry
 
     model = live(Entry(name, name), "cpu", 0)
     rounds([model], ROUNDS)

@@ -16,10 +16,10 @@ import time
 import torch
 import torchvision
 
-from inspector.verify.init.examine import ALPHA
-from inspector.verify.init.expect import Row, auto, expect
-from inspector.verify.init.schemes import choose
-from inspector.verify.init.targets import Target, chosen, of_model
+from inspector.initialization.examine import ALPHA
+from inspector.initialization.expect import Row, auto, expect
+from inspector.initialization.schemes import choose
+from inspector.initialization.targets import Target, chosen, of_model
 
 if __package__:
     from benchmarks.common import save

@@ -19,12 +19,12 @@ import torch
 from common import save
 from torch import nn
 
-from inspector.api.memory import Question
-from inspector.api.memory_measure import Loop, peak_on_cpu
+from inspector.footprint import simulate
+from inspector.footprint.measured import Loop, peak_on_cpu
+from inspector.footprint.report import Question
+from inspector.footprint.step import CUBLAS_WORKSPACE
 from inspector.models.huggingface import from_config
-from inspector.trace.capture.kernels import Kernels
-from inspector.views.memory import simulate
-from inspector.views.memory.step import CUBLAS_WORKSPACE
+from inspector.tracing.capture.kernels import Kernels
 
 SIZES = {"vit_b_16": 224, "swin_t": 96}
 """Heights and widths of images; 64 elsewhere, because small images show the same blocks."""

@@ -20,7 +20,7 @@ from common import save
 from memory_cpu import UNet, gpt2
 
 import inspector
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 
 MODELS = ("resnet50", "vit_b_16", "convnext_tiny", "mobilenet_v3_large", "densenet121", "swin_t")
 BATCHES = (1, 16, 128)

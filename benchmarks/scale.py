@@ -39,9 +39,9 @@ def config(layers: int) -> Any:
 
 def row(layers: int, tokens: int) -> dict[str, Any]:
     """One training step predicted, in this process."""
-    from inspector.api.memory import memory
+    from inspector.footprint.report import memory
     from inspector.models.huggingface import from_config
-    from inspector.views.totals import totals
+    from inspector.profiling.views.totals import totals
 
     start = time.perf_counter()
     recipe = from_config(config(layers), f"llama of {layers} layers")

@@ -36,8 +36,8 @@ def entries() -> dict[str, str]:
     """Each `NAME@ENTRY`, and the first one that is the same work."""
     from torchvision.models import get_model_weights, list_models
 
-    from inspector.api.profile import trace
-    from inspector.views.totals import totals
+    from inspector.profiling.run import trace
+    from inspector.profiling.views.totals import totals
 
     first: dict[Any, str] = {}
     same = {}

@@ -57,7 +57,7 @@ def bench(
         config, set, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
     batches = _numbers(batch)
-    from inspector.api.bench import Session
+    from inspector.benchmarking.report import Session
 
     with options.foreign_output(), progress() as tell:
         session = Session(
@@ -92,7 +92,7 @@ def bench(
 
 
 def _words(text: str | None, option: str) -> list[str] | None:
-    from inspector.errors import InspectError
+    from inspector.core.errors import InspectError
 
     if text is None:
         return None
@@ -103,7 +103,7 @@ def _words(text: str | None, option: str) -> list[str] | None:
 
 
 def _numbers(text: str | None) -> list[int] | None:
-    from inspector.errors import InspectError
+    from inspector.core.errors import InspectError
 
     words = _words(text, "--batch")
     try:

@@ -20,8 +20,8 @@ def cache(
     It holds traces of torchvision and timm models, which depend on names and versions alone.
     """
     options.check_output(format, output)
-    from inspector import cache as store
-    from inspector.report import Metric, Report, environment
+    from inspector.core import cache as store
+    from inspector.reporting.report import Metric, Report, environment
 
     removed = store.clear() if clear else None
     files = store.entries()

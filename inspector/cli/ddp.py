@@ -76,7 +76,7 @@ def ddp(
     )
     _check_resume(resume, chosen.config.OUTPUT_DIR)
     with _progress() as tell, options.foreign_output():
-        from inspector.api.ddp import ddp as run
+        from inspector.distributed.report import ddp as run
 
         report = run(
             chosen.model,
@@ -104,7 +104,7 @@ def ddp(
 
 
 def _check_resume(resume: bool, folder: Any) -> None:
-    from inspector.errors import InspectError
+    from inspector.core.errors import InspectError
 
     if resume and not folder:
         raise InspectError("--resume needs the folder of an earlier run", "give --output-dir runs/one")

@@ -71,8 +71,8 @@ def diff(
     )
     if update_baseline and _begun(base, head):
         return
-    from inspector.api.diff import compared
-    from inspector.log import to_console
+    from inspector.core.log import to_console
+    from inspector.regress.diff import compared
     from inspector.regress.source import is_report
 
     to_console(verbose)
@@ -90,10 +90,10 @@ def diff(
 
 def _emit(found: Comparison, format: str | None, files: list[Path]) -> None:
     """Every file that was asked for, standard output where none was, and GitHub's summary."""
-    from inspector.errors import InspectError
-    from inspector.files import write_whole
+    from inspector.core.errors import InspectError
+    from inspector.core.files import write_whole
     from inspector.regress.written import add_to_summary, write
-    from inspector.render import format_of
+    from inspector.reporting.formats import format_of
 
     for file in files:
         write_whole(file, write(found, format_of(file) if len(files) > 1 else format or format_of(file)))
@@ -101,7 +101,7 @@ def _emit(found: Comparison, format: str | None, files: list[Path]) -> None:
         screen = sys.stdout.isatty()
         width = None
         if screen:
-            from inspector.render.text import terminal_width
+            from inspector.reporting.formats.text import terminal_width
 
             width = terminal_width()
         print(write(found, format or "table", screen and "NO_COLOR" not in os.environ, width), end="")
@@ -121,8 +121,8 @@ def _begun(base: str, head: str | None) -> bool:
     file = Path(base)
     if base.startswith(GIT) or file.exists() or head is None or not is_report(head):
         return False
-    from inspector.files import write_whole
-    from inspector.report import as_text
+    from inspector.core.files import write_whole
+    from inspector.reporting.report import as_text
 
     write_whole(file, as_text(read(head).content) + "\n")
     print(f"wrote {file}: a new baseline", file=sys.stderr)

@@ -13,8 +13,8 @@ def env(
 ) -> None:
     """Show versions, devices, threads and precision flags, and what is missing."""
     options.check_output(format, output)
-    from inspector.api.env import env as make
-    from inspector.log import to_console
+    from inspector.benchmarking.machine import env as make
+    from inspector.core.log import to_console
 
     to_console(verbose)
     with options.foreign_output():

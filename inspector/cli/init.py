@@ -85,7 +85,7 @@ def init(
 
         check_save(save, output)
     named = chosen.config.INIT if scheme is None and expect is None else None
-    from inspector.api.init import init as make
+    from inspector.initialization.report import init as make
 
     with options.foreign_output():
         result = make(

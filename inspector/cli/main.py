@@ -10,7 +10,6 @@ from typing import Any
 
 import typer
 
-from inspector import __version__
 from inspector.cli.bench import bench
 from inspector.cli.cache import cache
 from inspector.cli.ddp import ddp
@@ -26,7 +25,8 @@ from inspector.cli.reconcile import reconcile
 from inspector.cli.report import report
 from inspector.cli.stages import stages
 from inspector.cli.table import table
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
+from inspector.core.version import __version__
 
 app = typer.Typer(
     name="inspect",

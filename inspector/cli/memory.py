@@ -70,7 +70,7 @@ def memory(
     chosen = options.settings(
         config, set, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
-    from inspector.api.memory import memory as predict
+    from inspector.footprint.report import memory as predict
 
     with options.foreign_output():
         result = predict(

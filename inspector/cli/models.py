@@ -19,8 +19,8 @@ def models(
 ) -> None:
     """List and search the models that have a name: torchvision's, and timm's where installed."""
     options.check_output(format, output)
-    from inspector.api.models import models as make
-    from inspector.log import to_console
+    from inspector.core.log import to_console
+    from inspector.models.catalogue import models as make
 
     to_console(verbose)
 

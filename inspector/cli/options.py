@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import AbstractContextManager, redirect_stdout
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from inspector.core.errors import InspectError
+
 if TYPE_CHECKING:
-    from inspector.report import Report
+    from inspector.reporting.report import Report
 
 Model = Annotated[
     Optional[str],
@@ -78,8 +81,8 @@ def settings(
     seed: int | None = None,
 ) -> Settings:
     """Merge the options that every command shares, and set up the log."""
-    from inspector.config import completed, load
-    from inspector.log import to_console
+    from inspector.core.config import completed, load
+    from inspector.core.log import to_console
 
     to_console(verbose)
     node = load(config, overrides)
@@ -103,18 +106,30 @@ def foreign_output() -> AbstractContextManager[object]:
     return redirect_stdout(sys.stderr)
 
 
+@contextmanager
+def partial_report(format_: str | None, output: Path | None) -> Iterator[None]:
+    """Of a model that raises, what was counted until then is written before its error is told."""
+    try:
+        yield
+    except InspectError as error:
+        report = getattr(error, "report", None)
+        if report is not None:
+            emit(report, format_, output)
+        raise
+
+
 def emit(report: Report, format_: str | None, output: Path | None) -> None:
     """Write the report to `output` or standard output in the format asked for."""
-    from inspector.render import format_of, renderer
+    from inspector.reporting.formats import format_of, renderer
 
     chosen = format_ or (format_of(output) if output else "table")
     write = renderer(chosen)
     if output is not None:
-        from inspector.files import write_whole
+        from inspector.core.files import write_whole
 
         write_whole(output, write(report))
     elif chosen == "table":
-        from inspector.render.text import render, terminal_width
+        from inspector.reporting.formats.text import render, terminal_width
 
         screen = sys.stdout.isatty()
         color = screen and "NO_COLOR" not in os.environ
@@ -126,8 +141,7 @@ def emit(report: Report, format_: str | None, output: Path | None) -> None:
 
 def check_output(format_: str | None, output: Path | None) -> None:
     """Refuse a wrong format or an unwritable path before the work, not after it."""
-    from inspector.errors import InspectError
-    from inspector.render import format_of, renderer
+    from inspector.reporting.formats import format_of, renderer
 
     renderer(format_ or (format_of(output) if output else "table"))
     if output is None:
@@ -141,8 +155,6 @@ def check_output(format_: str | None, output: Path | None) -> None:
 
 def stage_map(texts: list[str] | None) -> list[list[str]] | None:
     """What --stage was given: the globs of each stage, separated by spaces or commas."""
-    from inspector.errors import InspectError
-
     lines = [text if isinstance(text, str) else "" for text in texts or []]
     stages = [text.replace(",", " ").split() for text in lines]
     if not all(stages):
@@ -153,8 +165,6 @@ def stage_map(texts: list[str] | None) -> list[list[str]] | None:
 def pairs(texts: list[str] | None) -> dict[str, Any]:
     """`name=value` strings as a dict, values read as YAML."""
     import yaml
-
-    from inspector.errors import InspectError
 
     found: dict[str, Any] = {}
     for text in texts or []:

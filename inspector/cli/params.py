@@ -23,7 +23,7 @@ def params(
     """List every parameter and buffer of a model, or of a .pth or .safetensors file, with totals."""
     options.check_output(format, output)
     chosen = options.settings(config, set, verbose, model=model, model_args=model_arg)
-    from inspector.api.params import params as make
+    from inspector.profiling.params import params as make
 
     with options.foreign_output():
         result = make(chosen.model, model_args=chosen.model_args, top=top)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -40,9 +39,10 @@ def profile(
     measure: Annotated[
         bool, typer.Option("--measure", help="Roofline: also time each module on the device at hand.")
     ] = False,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Count a torchvision or timm model anew.")
-    ] = False,
+    cache: Annotated[
+        bool,
+        typer.Option("--cache/--no-cache", help="Reuse the trace of an earlier run (torchvision, timm)."),
+    ] = True,
     save_trace: Annotated[Optional[Path], typer.Option(help="Also save the trace as JSON.")] = None,
     format: options.Format = None,
     output: options.Output = None,
@@ -56,81 +56,30 @@ def profile(
     chosen = options.settings(
         config, set, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
-    if counter != "ours":
-        _refuse(
-            counter, device=device, strict=strict, save_trace=save_trace, roofline=roofline,
-            device_file=device_file, tf32=tf32, amp=amp, dtype=dtype, measure=measure,
-        )  # fmt: skip
-        from inspector.api.counted import counted
+    from inspector.profiling.profile import profile as run
 
-        with options.foreign_output():
-            result = counted(
-                chosen.model,
-                chosen.inputs,
-                counter=counter,
-                phase=phase,
-                seed=chosen.seed,
-                model_args=chosen.model_args,
-                by=by,
-                depth=depth,
-                top=top,
-            )
-        options.emit(result, format, output)
-        return
-    from inspector.api.profile import report
-    from inspector.cache import Entry
-
-    roofs = {"tf32": tf32, "amp": amp, "dtype": dtype, "measure": measure}
-    make = partial(report, by=by, depth=depth, top=top, strict=strict)
-    plain = roofline is None and device_file is None and not any(roofs.values())
-    entry = None
-    if plain and not no_cache and device in (None, "meta"):
-        entry = Entry.of(chosen.model, chosen.model_args, chosen.inputs, phase, chosen.seed)
-    cached = entry.load() if entry is not None else None
-    if cached is not None:
-        found = cached
-    else:
-        from inspector.api.profile import trace
-        from inspector.api.roofline import Roofline
-        from inspector.trace.capture import ForwardError
-
-        asked = Roofline.of(roofline, device_file, **roofs)
-        try:
-            with options.foreign_output():
-                found = trace(
-                    chosen.model,
-                    chosen.inputs,
-                    phase=phase,
-                    device=device,
-                    seed=chosen.seed,
-                    model_args=chosen.model_args,
-                    setting=asked.setting,
-                )
-        except ForwardError as error:
-            options.emit(make(error.trace), format, output)
-            raise
-        if entry is not None:
-            entry.store(found)
-    if save_trace is not None:
-        found.save(save_trace)
-    result = make(found)
-    if cached is not None:
-        result.header.append(("cached", "counted by an earlier run; --no-cache counts again"))
-    if not plain:
-        with options.foreign_output():
-            result = asked.add(result, chosen.model, chosen.inputs, chosen.model_args, chosen.seed, depth)
+    with options.partial_report(format, output), options.foreign_output():
+        result = run(
+            chosen.model,
+            chosen.inputs,
+            phase=phase,
+            device=device,
+            seed=chosen.seed,
+            model_args=chosen.model_args,
+            by=by,
+            depth=depth,
+            top=top,
+            strict=strict,
+            counter=counter,
+            roofline=roofline,
+            device_file=device_file,
+            tf32=tf32,
+            amp=amp,
+            dtype=dtype,
+            measure=measure,
+            cache=cache,
+            save_trace=save_trace,
+        )
     options.emit(result, format, output)
     if result.verdict == "fail":
         raise typer.Exit(1)
-
-
-def _refuse(counter: str, **given: object) -> None:
-    """Options that only our own pass can keep."""
-    from inspector.errors import InspectError
-
-    for name, value in given.items():
-        if value:
-            option = name.replace("_", "-")
-            raise InspectError(
-                f"--{option} is for our own count, not that of {counter}", f"leave --{option} out"
-            )

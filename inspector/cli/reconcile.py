@@ -36,7 +36,7 @@ def reconcile(
     chosen = options.settings(
         config, set, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
-    from inspector.api.reconcile import reconcile as make
+    from inspector.counters.report import reconcile as make
 
     with options.foreign_output():
         result = make(

@@ -43,37 +43,32 @@ def report(
         _refuse_terminal()
         format = "html"
     options.check_output(format, output)
-    from inspector.report import Report
+    from inspector.reporting.report import Report
 
     given = options.stage_map(stage)
     chosen = options.settings(
         config, set, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
     reports = [Report.read(file) for file in added or ()]
-    from inspector.api.page import page
-    from inspector.trace.capture import ForwardError
+    from inspector.pages.report import page
 
-    try:
-        with options.foreign_output():
-            result = page(
-                chosen.model,
-                chosen.inputs,
-                phase=phase,
-                device=device,
-                seed=chosen.seed,
-                model_args=chosen.model_args,
-                stages=given,
-                time=time,
-                added=reports,
-            )
-    except ForwardError as error:
-        options.emit(page(error.trace, added=reports), format, output)
-        raise
+    with options.partial_report(format, output), options.foreign_output():
+        result = page(
+            chosen.model,
+            chosen.inputs,
+            phase=phase,
+            device=device,
+            seed=chosen.seed,
+            model_args=chosen.model_args,
+            stages=given,
+            time=time,
+            added=reports,
+        )
     options.emit(result, format, output)
 
 
 def _refuse_terminal() -> None:
-    from inspector.errors import InspectError
+    from inspector.core.errors import InspectError
 
     if sys.stdout.isatty():
         raise InspectError("a page is no text for a terminal", "write it to a file: -o report.html")

@@ -24,7 +24,7 @@ def stages(
     chosen = options.settings(
         config, set, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
     )
-    from inspector.api.stages import stages as make
+    from inspector.backbones.report import stages as make
 
     with options.foreign_output():
         result = make(

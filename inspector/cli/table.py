@@ -53,7 +53,7 @@ def table(
     chosen = options.settings(config, set, verbose, model_args=model_arg, inputs=input, seed=seed)
     journal = _journal(output, resume)
     earlier = _earlier(output, format) if append else None
-    from inspector.api.table import table as make
+    from inspector.regress.sweep.table import table as make
 
     with options.foreign_output(), progress() as tell:
         result = make(
@@ -79,7 +79,7 @@ def table(
 
 def _journal(output: Path | None, resume: bool) -> Path | None:
     """Where a sweep that is cut off leaves what it knows."""
-    from inspector.errors import InspectError
+    from inspector.core.errors import InspectError
 
     if output is None and resume:
         raise InspectError("--resume needs the sweep's --output FILE", "name the file of the sweep")
@@ -88,8 +88,8 @@ def _journal(output: Path | None, resume: bool) -> Path | None:
 
 def _earlier(output: Path | None, format: str | None) -> Any:
     """The table that --append adds to, if it is there already."""
-    from inspector.errors import InspectError
-    from inspector.report import Report
+    from inspector.core.errors import InspectError
+    from inspector.reporting.report import Report
 
     if output is None or (format or "json") != "json" or output.suffix != ".json":
         raise InspectError("--append needs an --output FILE.json", "say where the rounds are kept")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from inspector.core.errors import InspectError
 from inspector.counters.record import Counter
-from inspector.errors import InspectError
 
 NAMES = ("ours", "thop", "fvcore", "torch", "torchinfo", "ptflops", "calflops", "deepspeed")
 """In the order of the report; `published` figures, which nobody runs, follow."""

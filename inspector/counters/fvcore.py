@@ -13,7 +13,7 @@ from inspector.counters.operators import ATTENTION, FUSED, Contractions, Work, f
 from inspector.counters.positional import flatten_outputs, positional
 from inspector.counters.record import Cell, Count, Counter, Part
 from inspector.models import Subject
-from inspector.trace.record import Op, Trace
+from inspector.tracing.record import Op, Trace
 
 
 def run(subject: Subject, phase: str) -> Count:

@@ -25,15 +25,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from inspector.core.errors import InspectError
+from inspector.core.log import logger
 from inspector.counters.record import Count, Counter
-from inspector.errors import InspectError
-from inspector.log import logger
 from inspector.models import Model, Recipe, Subject, as_recipe
 from inspector.models.build import available_bytes
 from inspector.models.inputs import Inputs, as_inputs, first_line
 from inspector.models.replica import replica
-from inspector.trace.capture.isolate import random_state, seed_all
-from inspector.trace.record import Trace
+from inspector.tracing.capture.isolate import random_state, seed_all
+from inspector.tracing.record import Trace
 
 DOUBLED, WORST_CASE = "a batch of 2", "worst case"
 """How the notes of a trace begin that ran on two samples, or that assumes the most boxes."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from inspector.counters.record import Part
-from inspector.trace.record import Op, Trace
+from inspector.tracing.record import Op, Trace
 
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 ATTENTION = "scaled_dot_product_attention"

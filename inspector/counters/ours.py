@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from inspector.counters.record import BACKWARD, Cell, Count, Counter
 from inspector.models import Subject
-from inspector.trace.capture import capture
-from inspector.trace.record import Trace
-from inspector.views.totals import totals
+from inspector.profiling.views.totals import totals
+from inspector.tracing.capture import capture
+from inspector.tracing.record import Trace
 
 
 def run(subject: Subject, phase: str) -> Count:

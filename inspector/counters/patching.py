@@ -8,7 +8,7 @@ from torch import nn
 
 from inspector.counters.operators import Contractions, Work
 from inspector.counters.record import Cell, Count, Part
-from inspector.trace.record import Trace
+from inspector.tracing.record import Trace
 
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 

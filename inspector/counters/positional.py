@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.models import Subject
 
 

@@ -9,11 +9,11 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from inspector.core.errors import InspectError
 from inspector.counters.record import Count, Part
-from inspector.errors import InspectError
 from inspector.models.inputs import InputSpec, parse_inputs
-from inspector.trace.capture.recorder import describe
-from inspector.trace.record import Trace
+from inspector.tracing.capture.recorder import describe
+from inspector.tracing.record import Trace
 
 COLUMNS = ("model", "input", "macs", "params")
 _HINT = "a table is CSV with the columns model,input,macs,params, e.g. resnet50,1x3x224x224,4.09e9,25557032"

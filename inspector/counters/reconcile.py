@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from inspector.counters.operators import Contractions
 from inspector.counters.record import BACKWARD, UNEXPLAINED, Count, Counter, Part
-from inspector.trace.record import Trace
+from inspector.tracing.record import Trace
 
 NOWHERE = "(in no module)"
 """Where a counter's total is more or less than its own parts."""

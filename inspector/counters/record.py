@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from inspector.models import Subject
-from inspector.trace.record import Trace
+from inspector.tracing.record import Trace
 
 CAUSES = {
     "convention factor 2": "the counter prints FLOPs, a multiply-add being two",

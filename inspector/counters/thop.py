@@ -12,7 +12,7 @@ from inspector.counters.operators import Contractions, Work, norms, unhooked
 from inspector.counters.positional import positional
 from inspector.counters.record import Cell, Count, Counter, Part
 from inspector.models import Subject
-from inspector.trace.record import Op, Trace
+from inspector.tracing.record import Op, Trace
 
 
 def run(subject: Subject, phase: str) -> Count:

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 from inspector.counters.operators import ATTENTION, FUSED, Contractions, Work, fused
 from inspector.counters.record import BACKWARD, Cell, Count, Counter, Part
 from inspector.models import Subject
-from inspector.trace.capture import differentiable
-from inspector.trace.record import Trace
+from inspector.tracing.capture import differentiable
+from inspector.tracing.record import Trace
 
 
 def run(subject: Subject, phase: str) -> Count:

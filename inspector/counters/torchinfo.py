@@ -12,7 +12,7 @@ from torch import nn
 from inspector.counters.operators import Contractions, unhooked
 from inspector.counters.record import Cell, Count, Counter, Part
 from inspector.models import Subject
-from inspector.trace.record import Trace
+from inspector.tracing.record import Trace
 
 
 def run(subject: Subject, phase: str) -> Count:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from inspector.trace.capture.isolate import no_collection, random_state, seed_all
+from inspector.tracing.capture.isolate import no_collection, random_state, seed_all
 
 _ALLOCATING = {
     torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.empty_strided,

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.models.inputs import first_line
-from inspector.trace.record import StateEntry
+from inspector.tracing.record import StateEntry
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".pth.tar")
 LONGEST_HEADER = 100_000_000

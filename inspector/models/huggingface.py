@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
+from inspector.core.naming import nearest
 from inspector.models.inputs import Inputs, InputSpec
-from inspector.models.naming import nearest
 from inspector.models.subject import Recipe
 
 TEXT_LENGTH = 128

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 
 HINT = "write 1x3x224x224, 'float32[1,3,224,224]', 'ids=int64[1,128]' or '[3x800x800]'"
 _NAMED = re.compile(r"([A-Za-z_]\w*)\s*=\s*(.+)", re.DOTALL)

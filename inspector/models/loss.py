@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inspector.trace.capture import differentiable
+from inspector.tracing.capture import differentiable
 
 
 def loss_of(outputs: Any, labels: Tensor | None = None) -> Tensor:

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import nn
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
+from inspector.core.naming import nearest
 from inspector.models.inputs import Inputs, as_inputs, first_line
-from inspector.models.naming import nearest
 from inspector.models.subject import Recipe
 
 

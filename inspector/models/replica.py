@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.models.inputs import first_line
 
 

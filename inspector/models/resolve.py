@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.models.subject import Recipe
 
 Model = str | nn.Module | Recipe

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.models.inputs import Inputs, InputSpec, materialise
 from inspector.models.subject import Recipe
-from inspector.trace.capture.isolate import preserved, random_state, swap_state
+from inspector.tracing.capture.isolate import preserved, random_state, swap_state
 
 SIZES = (32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 299)
 """Heights and widths of images to try, in pixels."""

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.models.build import build, out_of_memory
 from inspector.models.inputs import Inputs, batch_of_two, first_line, materialise
-from inspector.trace.capture.isolate import random_state
-from inspector.trace.capture.pricing import Rule
+from inspector.tracing.capture.isolate import random_state
+from inspector.tracing.capture.pricing import Rule
 
 
 @dataclass(frozen=True)

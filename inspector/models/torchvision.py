@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
+from inspector.core.naming import nearest
 from inspector.models import detection
 from inspector.models.inputs import Inputs, InputSpec
-from inspector.models.naming import nearest
 from inspector.models.subject import Recipe
 
 VIDEO_FRAMES = 16

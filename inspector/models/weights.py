@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.errors import InspectError
-from inspector.files import write_whole
+from inspector.core.errors import InspectError
+from inspector.core.files import write_whole
 from inspector.models import checkpoint
 from inspector.models.inputs import first_line
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from inspector.errors import InspectError
-from inspector.files import write_whole
+from inspector.core.errors import InspectError
+from inspector.core.files import write_whole
 from inspector.regress.compare import WHOLE, Comparison
 from inspector.regress.source import GIT
-from inspector.report import as_text
+from inspector.reporting.report import as_text
 
 _BY_MODEL = ("models", "layers", "ops", "stages", "rounds")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.regress.content import Number, Row, Scalar, Side
 from inspector.regress.details import why_changed
 from inspector.regress.kinds import OF_STATE, OF_VERSION

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.regress.kinds import COLUMNS
 
 Scalar = int | float | str | None

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from inspector import __version__
+from inspector.core.version import __version__
 from inspector.regress.compare import Change, Comparison, Where
 from inspector.regress.content import Scalar
 from inspector.regress.layers import described
 from inspector.regress.rules import STATES
-from inspector.report import Finding, Metric, Report, Section
+from inspector.reporting.report import Finding, Metric, Report, Section
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +139,7 @@ def _written(changes: list[Change]) -> pd.DataFrame:
 
 def number(value: Scalar, unit: str) -> str:
     """Every digit of a whole number: two that differ must look different."""
-    from inspector.render.numbers import duration
+    from inspector.reporting.numbers import duration
 
     if value is None:
         return ""
@@ -197,7 +197,7 @@ def _where_section(entries: list[Where], rows: int | None) -> list[Section]:
     """The modules that explain most of each model, worst models first."""
     import pandas as pd
 
-    from inspector.render.numbers import si
+    from inspector.reporting.numbers import si
 
     def signed(value: int) -> str:
         return f"{'+' if value > 0 else '-'}{si(abs(value))}" if value else ""

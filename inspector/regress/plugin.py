@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 
 MARK = "inspect"
 LIMITS = "max_"
@@ -99,7 +99,7 @@ class _Checked:
         return f"{Path(file).name}::{test}"
 
     def _checked(self, model: Any, inputs: Any, name: str, how: dict[str, Any]) -> Any:
-        from inspector.api.live import row_of
+        from inspector.regress.sweep.live import row_of
 
         if name in self.names:
             raise InspectError(f"two models of the test are called {name!r}", "give each a name=")
@@ -162,10 +162,10 @@ class _Gather:
 
 def _merge(file: Path, rows: list[dict[str, Any]]) -> str:
     """Write the rows into the baseline, in the order of their names where they are new; names them."""
-    from inspector.files import write_whole
+    from inspector.core.files import write_whole
     from inspector.regress.baseline import merged_tables
     from inspector.regress.source import live, read
-    from inspector.report import as_text
+    from inspector.reporting.report import as_text
 
     rows = sorted(rows, key=lambda content: str(content["tables"]["models"][0]["model"]))
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from fnmatch import fnmatchcase
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 
 STATES = ("regressed", "missing", "invalid", "incomparable", "noisy", "new", "improved", "ok")
 """Worst first."""

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.regress.content import Side, side
-from inspector.report import plain_content, read_text
+from inspector.reporting.report import plain_content, read_text
 
 GIT = "git:"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.regress.compare import Comparison
 from inspector.regress.outcome import fitted, report
 
@@ -20,21 +20,21 @@ SHOWN = {"table": 100, "html": 2_000}
 
 
 def write(found: Comparison, form: str, color: bool = False, width: int | None = None) -> str:
-    """The comparison as text in one of the formats of `inspector.render`."""
+    """The comparison as text in one of the formats of `inspector.reporting.formats`."""
     if form == "markdown":
         return markdown(found, COMMENT_LIMIT)
     if form == "table":
-        from inspector.render.text import render
+        from inspector.reporting.formats.text import render
 
         return render(report(found, SHOWN[form]), color, width)
-    from inspector.render import renderer
+    from inspector.reporting.formats import renderer
 
     return renderer(form)(report(found, SHOWN.get(form), plain=form == "csv"))
 
 
 def markdown(found: Comparison, limit: int) -> str:
     """The worst changes that fit into `limit` bytes."""
-    from inspector.render.markdown import render
+    from inspector.reporting.formats.markdown import render
 
     return fitted(found, render, limit)
 

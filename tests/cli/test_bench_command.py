@@ -71,7 +71,7 @@ def test_bad_input_is_one_line_and_a_hint(
 
 
 def test_ctrl_c_prints_what_there_is(inspect: Run, net_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from inspector.bench.run import Bench
+    from inspector.benchmarking.run import Bench
 
     whole = Bench._group
 
@@ -101,7 +101,7 @@ def test_env_says_what_is_here_and_what_is_missing(inspect: Run) -> None:
 
 
 def test_env_names_a_missing_package(inspect: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from inspector.api import env
+    from inspector.benchmarking import machine as env
 
     monkeypatch.setattr(env, "_version", lambda name: "" if name == "timm" else "1.0")
     code, out, _ = inspect("env")

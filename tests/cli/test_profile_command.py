@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inspector.trace.record import Trace
+from inspector.tracing.record import Trace
 
 
 def test_resnet50_is_counted_and_says_how(inspect) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inspector.report import Report
+from inspector.reporting.report import Report
 
 Run = Callable[..., tuple[int, str, str]]
 

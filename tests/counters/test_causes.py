@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import flop_registry
 
-from inspector.api.reconcile import reconcile
 from inspector.counters.record import CAUSES
+from inspector.counters.report import reconcile
 
 FUSED_ATTENTION_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu in flop_registry
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import inspector
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 
 
 def test_the_modules_table_has_the_counters_numbers_and_no_zero_for_what_it_does_not_say() -> None:

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import inspector.api.reconcile as api
-from inspector.api.profile import trace
-from inspector.api.reconcile import reconcile
+import inspector.counters.report as api
 from inspector.counters import find
 from inspector.counters.isolate import Outcome, Question, ask, harmless
 from inspector.counters.record import Count, Counter
+from inspector.counters.report import reconcile
 from inspector.models import Subject
+from inspector.profiling.run import trace
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_hooks")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inspector.api.reconcile import NEGLIGIBLE, reconcile
+from inspector.counters.report import NEGLIGIBLE, reconcile
 from inspector.models import as_recipe
-from inspector.report import Report
+from inspector.reporting.report import Report
 
 COUNTERS = ["thop", "fvcore", "torch"]
 

@@ -8,10 +8,10 @@ import pytest
 from torch import nn
 from torchvision.models import get_model_weights
 
-from inspector.api.profile import trace
-from inspector.api.reconcile import reconcile
+from inspector.core.errors import InspectError
 from inspector.counters import published
-from inspector.errors import InspectError
+from inspector.counters.report import reconcile
+from inspector.profiling.run import trace
 
 
 def test_torchvisions_figure_is_that_of_the_entry_with_this_input() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from inspector.api.profile import trace
 from inspector.counters import find
 from inspector.counters.operators import Contractions
 from inspector.counters.reconcile import causes, explain
 from inspector.counters.record import CAUSES, Cell, Count
+from inspector.profiling.run import trace
 
 
 def leaf(family: str, output: list[int], **sizes: int) -> dict[str, object]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from inspector.report import Finding
+from inspector.reporting.report import Finding
 
 Run = Callable[[], list[Finding]]
 

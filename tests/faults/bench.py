@@ -8,15 +8,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from inspector.bench import flags, steps
-from inspector.bench.checks import examine
-from inspector.bench.precisions import PRECISIONS, Precision
-from inspector.bench.probe import probe
-from inspector.bench.record import Group, Row
-from inspector.bench.run import Bench, Options
-from inspector.bench.timing import Visit
+from inspector.benchmarking import flags, steps
+from inspector.benchmarking.checks import examine
+from inspector.benchmarking.precisions import PRECISIONS, Precision
+from inspector.benchmarking.probe import probe
+from inspector.benchmarking.record import Group, Row
+from inspector.benchmarking.run import Bench, Options
+from inspector.benchmarking.timing import Visit
 from inspector.models.inputs import Inputs, InputSpec
-from inspector.report import Finding
+from inspector.reporting.report import Finding
 
 from . import clean, fault
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
-from inspector.ddp.loop import Batch, Trainer
-from inspector.report import Finding
-from tests.ddp.local import train
+from inspector.distributed.loop import Batch, Trainer
+from inspector.reporting.report import Finding
+from tests.distributed.local import train
 
 from . import clean, fault
 
@@ -183,7 +183,7 @@ def gradients_summed_over_ranks() -> list[Finding]:
 @fault("ddp", check="gradients")
 def gradients_summed_in_bfloat16() -> list[Finding]:
     """The same where rounding hides it from float64: a deep network in BF16."""
-    return findings(SumsOverRanks, model="tests.ddp.nets:Deep", settings={"AMP.ENABLED": True})
+    return findings(SumsOverRanks, model="tests.distributed.nets:Deep", settings={"AMP.ENABLED": True})
 
 
 class NotReduced(Trainer):
@@ -223,7 +223,7 @@ def save_that_is_not_atomic() -> list[Finding]:
 @fault("ddp", check="buffers")
 def buffer_assigned_anew() -> list[Finding]:
     """The forward replaces a buffer by a plain attribute: DDP does not broadcast it any more."""
-    return findings(Plain, model="tests.ddp.nets:Reassigns")
+    return findings(Plain, model="tests.distributed.nets:Reassigns")
 
 
 class NoBroadcast(Trainer):
@@ -348,7 +348,7 @@ def ranks_build_other_weights() -> list[Finding]:
 @fault("ddp", check="unused_parameters")
 def unused_layer() -> list[Finding]:
     """A layer that no forward uses: DDP raises at the second step."""
-    return findings(Plain, model="tests.ddp.nets:Unused")
+    return findings(Plain, model="tests.distributed.nets:Unused")
 
 
 class ForgetsMomentum(Trainer):
@@ -400,7 +400,7 @@ def small_network() -> list[Finding]:
 @clean("ddp")
 def registered_buffer_assigned_anew() -> list[Finding]:
     """A buffer that is assigned anew and stays registered: torch 2 follows it, so that is a note."""
-    return findings(Plain, model="tests.ddp.nets:AssignsRegistered")
+    return findings(Plain, model="tests.distributed.nets:AssignsRegistered")
 
 
 @clean("ddp")
@@ -418,7 +418,7 @@ def four_processes() -> list[Finding]:
 @clean("ddp")
 def layer_norms_only() -> list[Finding]:
     """No batch norm: shards and the big batch have the same gradients."""
-    return findings(Plain, model="tests.ddp.nets:LayerNorms")
+    return findings(Plain, model="tests.distributed.nets:LayerNorms")
 
 
 @clean("ddp")
@@ -436,7 +436,7 @@ def autocast_to_bfloat16() -> list[Finding]:
 @clean("ddp")
 def deep_network_in_bfloat16() -> list[Finding]:
     """Gradients that rounding moves too far from float64 are compared with those of one process."""
-    return findings(Plain, model="tests.ddp.nets:Deep", settings={"AMP.ENABLED": True})
+    return findings(Plain, model="tests.distributed.nets:Deep", settings={"AMP.ENABLED": True})
 
 
 @clean("ddp")
@@ -461,7 +461,7 @@ def adamw_on_synthetic_data() -> list[Finding]:
 @clean("ddp")
 def unused_layer_that_is_allowed() -> list[Finding]:
     """find_unused_parameters is on: said, and no failure."""
-    return findings(Plain, model="tests.ddp.nets:Unused", settings={"DDP.FIND_UNUSED": True})
+    return findings(Plain, model="tests.distributed.nets:Unused", settings={"DDP.FIND_UNUSED": True})
 
 
 class Sleeps(Trainer):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inspector.models.stages import find_stages
-from inspector.report import Finding
-from inspector.trace.capture.isolate import random_state, seed_all
-from inspector.verify.freeze import Plan, apply, plan, verify
-from inspector.verify.freeze.apply import Undo, freeze_parameters
+from inspector.backbones import find_stages
+from inspector.freezing import Plan, apply, plan, verify
+from inspector.freezing.apply import Undo, freeze_parameters
+from inspector.reporting.report import Finding
+from inspector.tracing.capture.isolate import random_state, seed_all
 
 from . import clean, fault
 
@@ -186,7 +186,7 @@ class Tokens(nn.Module):
 
 
 def tokens_claim(model: nn.Module, at: int) -> Plan:
-    from inspector.trace.capture import capture
+    from inspector.tracing.capture import capture
 
     return plan(model, find_stages(model, capture(model, (images().to("meta"),))), at)
 

@@ -10,12 +10,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from inspector.report import Finding
-from inspector.verify.init import determinism
-from inspector.verify.init.apply import apply
-from inspector.verify.init.expect import auto, expect
-from inspector.verify.init.schemes import choose
-from inspector.verify.init.targets import chosen, of_model
+from inspector.initialization import determinism
+from inspector.initialization.apply import apply
+from inspector.initialization.expect import auto, expect
+from inspector.initialization.schemes import choose
+from inspector.initialization.targets import chosen, of_model
+from inspector.reporting.report import Finding
 
 from . import clean, fault
 

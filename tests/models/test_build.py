@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import inspector
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.models import Recipe, resolve
 from inspector.models.build import build, out_of_memory
-from inspector.trace.capture.state import state_entries
+from inspector.tracing.capture.state import state_entries
 
 
 def on_meta(model: nn.Module) -> bool:

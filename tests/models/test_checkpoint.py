@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import inspector
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.models.checkpoint import is_checkpoint, read
 
 STATE = {"a": torch.zeros(3), "b.weight": torch.ones(2, 2, dtype=torch.float16), "n": torch.tensor(7)}

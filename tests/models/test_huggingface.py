@@ -13,7 +13,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 import inspector  # noqa: E402
-from inspector.errors import InspectError  # noqa: E402
+from inspector.core.errors import InspectError  # noqa: E402
 from inspector.models import resolve  # noqa: E402
 
 Save = Callable[..., str]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.models.inputs import (
     Inputs,
     InputSpec,

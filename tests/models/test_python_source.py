@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import inspector
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.models import resolve
 from inspector.models.python import from_module
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
+from inspector.freezing.apply import KeepEval
 from inspector.models.replica import Change, change, replica, untouched
-from inspector.verify.freeze.apply import KeepEval
 
 
 def test_tensors_that_share_memory_still_do() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
+from inspector.core.naming import matches, select
 from inspector.models import resolve
 from inspector.models.inputs import Inputs, InputSpec, as_inputs
-from inspector.models.naming import matches, select
 from inspector.models.python import from_module
 from inspector.models.small import smallest, with_batch
 from inspector.models.subject import Recipe

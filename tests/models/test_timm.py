@@ -9,8 +9,8 @@ import pytest
 timm = pytest.importorskip("timm")
 
 import inspector  # noqa: E402
-import inspector.api.models  # noqa: E402
-from inspector.errors import InspectError  # noqa: E402
+import inspector.models.catalogue  # noqa: E402
+from inspector.core.errors import InspectError  # noqa: E402
 from inspector.models import resolve  # noqa: E402
 
 
@@ -104,6 +104,6 @@ def test_without_timm_the_install_command_is_named(monkeypatch: Any) -> None:
 
 
 def test_the_catalogue_lists_every_timm_model(inspect: Any) -> None:
-    report = inspector.api.models.models(source="timm")
+    report = inspector.models.catalogue.models(source="timm")
     assert report.metrics["models"].value == len(timm.list_models())
     assert "timm:resnet18" in set(report.to_frame()["spec"])

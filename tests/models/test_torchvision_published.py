@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from torchvision.models import get_model_weights, list_models
 
-from inspector.api.profile import trace
-from inspector.views.totals import totals
+from inspector.profiling.run import trace
+from inspector.profiling.views.totals import totals
 
 BOXES: dict[str, dict[str, int]] = {
     "fasterrcnn_mobilenet_v3_large_fpn@COCO_V1": {"rpn_post_nms_top_n_test": 0},

@@ -9,7 +9,7 @@ import torch
 from torchvision.models import get_model_weights, list_models
 
 import inspector
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.models import resolve
 from inspector.models.inputs import InputSpec
 

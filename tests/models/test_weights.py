@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.models.weights import check_save, load_into, load_tensors, manifest_path, save_state
 
 SUFFIXES = [".pth", ".pt", ".bin", ".ckpt", ".safetensors"]

@@ -19,12 +19,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.regress.compare import Comparison, compare
 from inspector.regress.outcome import report
 from inspector.regress.rules import STATES
 from inspector.regress.written import COMMENT_LIMIT, SUMMARY_LIMIT, add_to_summary, markdown, write
-from inspector.report import Report, from_json
+from inspector.reporting.report import Report, from_json
 from tests.regress.hand import eight_states, row, side, table
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import inspector
-import inspector.api.live
-import inspector.render.text
+import inspector.regress.sweep.live
+import inspector.reporting.formats.text
 from inspector.regress.plugin import _ROWS, _SENT, _Gather
 from tests.regress.hand import row, table
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
 from inspector.regress.compare import Change, compare
 from inspector.regress.noise import CHANCE, chance, decide
 from inspector.regress.rules import rules

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from inspector.api import table_sweep
-from inspector.api.measure import peak_memory
-from inspector.api.table import table
-from inspector.api.table_entries import entries
-from inspector.api.table_row import Entry, digest
-from inspector.errors import InspectError
+from inspector.core.errors import InspectError
+from inspector.regress.sweep import pool as table_sweep
+from inspector.regress.sweep.entries import entries
+from inspector.regress.sweep.measure import peak_memory
+from inspector.regress.sweep.row import Entry, digest
+from inspector.regress.sweep.table import table
 
 
 def rows(text: str) -> dict[str, dict[str, Any]]:

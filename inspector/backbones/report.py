@@ -1,0 +1,151 @@
+"""The ordered stages of a model, as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from inspector.backbones import Backbone, find_stages
+from inspector.core.errors import InspectError
+from inspector.core.log import logger
+from inspector.models import Model, Recipe, as_recipe
+from inspector.profiling.run import trace
+from inspector.reporting.report import Finding, Metric, Report, Section, environment
+from inspector.tracing.capture.state import state_entries
+from inspector.tracing.record import Trace
+
+UNITS = {"params": "count", "share": "share"}
+_SHOWN = 6
+"""So many modules of a stage are printed by name, of more the first and the last."""
+
+
+def stages(
+    model: Model,
+    inputs: Any = None,
+    *,
+    given: Sequence[Sequence[str]] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Report:
+    """List the ordered stages of `model`'s backbone, and which rule found them.
+
+    given: your own map, the globs of one stage after another. The rest as in `trace`.
+
+    Raises InspectError where no stages can be found.
+    """
+    recipe = as_recipe(model, model_args)
+    built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta", seed)
+    backbone, found = _found(recipe, built, inputs, given, seed)
+    frame = stage_frame(backbone, built)
+    notes = found.notes if found and found.device != "meta" else ()
+    params = sum(entry.numel for entry in state_entries(built) if entry.kind == "parameter")
+    rest = frame["params"].iloc[-1] if backbone.rest else 0
+    return Report(
+        command="stages",
+        subject={
+            "name": recipe.name,
+            "source": recipe.source,
+            "inputs": list(found.inputs) if found else [],
+            "phase": found.phase if found else None,
+            "device": found.device if found else None,
+        },
+        environment=environment(seed=seed),
+        metrics={
+            "stages": Metric(len(backbone.stages), "stage", direction="none"),
+            "params": Metric(params, "element", label="parameters"),
+            "rest_params": Metric(int(rest), "element", direction="none", label="parameters in no stage"),
+        },
+        tables={"stages": frame},
+        header=[
+            ("model", f"{recipe.name} ({recipe.source}, {type(built).__name__})"),
+            *([("input", " ".join(found.inputs))] if found else []),
+            ("rule", backbone.rule),
+        ],
+        findings=[Finding("provenance", "warn", "", note) for note in notes],
+        sections=[Section("stages", shown(frame), UNITS, _note(built))],
+    )
+
+
+def backbone_of(
+    recipe: Recipe,
+    model: nn.Module,
+    inputs: Any = None,
+    given: Sequence[Sequence[str]] | None = None,
+    seed: int = 0,
+) -> Backbone:
+    """The stages of `model`, which `recipe` built, found with a forward pass that leaves it untouched.
+
+    Where there is nothing to run it with, only the rules that need no forward can hold. A map that is
+    `given` needs none either: then a pass that fails costs no more than the resolutions.
+    """
+    return _found(recipe, model, inputs, given, seed)[0]
+
+
+def _found(
+    recipe: Recipe, model: nn.Module, inputs: Any, given: Sequence[Sequence[str]] | None, seed: int
+) -> tuple[Backbone, Trace | None]:
+    """The stages, and the pass that found them where one could run."""
+    found: Trace | None = None
+    if inputs is None and recipe.defaults(model, "forward") is None:
+        return find_stages(model, None, given), None
+    try:
+        found = trace(recipe, inputs, seed=seed)
+    except InspectError as error:
+        if not given:
+            raise
+        logger.info("no resolutions: %s", error.message)
+    return find_stages(model, found, given), found
+
+
+def stage_frame(backbone: Backbone, model: nn.Module) -> pd.DataFrame:
+    """A row for each stage, then one without index for the parameters in none. A tied tensor counts
+    where its first name is."""
+    numel = {entry.name: entry.numel for entry in state_entries(model) if entry.kind == "parameter"}
+    total = sum(numel.values())
+    rows = [
+        (stage.index, " ".join(stage.members), stage.parameters, _size(stage.resolution))
+        for stage in backbone.stages
+    ]
+    if backbone.rest:
+        rows.append((None, "", backbone.rest, None))  # type: ignore[arg-type]
+    return pd.DataFrame(
+        {
+            "index": pd.Series([row[0] for row in rows], dtype="Int64"),
+            "modules": [row[1] for row in rows],
+            "params": [sum(numel.get(name, 0) for name in row[2]) for row in rows],
+            "share": [sum(numel.get(name, 0) for name in row[2]) / max(total, 1) for row in rows],
+            "resolution": pd.Series([row[3] for row in rows], dtype=object),
+        }
+    )
+
+
+def state(names: Sequence[str], frozen: Sequence[str]) -> str:
+    """What a stage with the parameters `names` does in training, `frozen` being all that rest."""
+    inside = len(set(names) & set(frozen))
+    if not names:
+        return "no parameters"
+    return "frozen" if inside == len(names) else "partly frozen" if inside else "trains"
+
+
+def _size(resolution: tuple[int, ...] | None) -> str | None:
+    return None if resolution is None else "x".join(map(str, resolution))
+
+
+def shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """For people: long lists of modules by their ends."""
+    index = ["rest" if pd.isna(value) else str(value) for value in frame["index"]]
+    return frame.assign(index=index, modules=[_ends(text.split()) for text in frame["modules"]])
+
+
+def _ends(names: list[str]) -> str:
+    if len(names) <= _SHOWN:
+        return " ".join(names)
+    return f"{names[0]} to {names[-1]} ({len(names)} modules)"
+
+
+def _note(model: nn.Module) -> str:
+    tied = any(entry.aliases for entry in state_entries(model) if entry.kind == "parameter")
+    return "(a tied tensor is counted where its first name is)" if tied else ""

@@ -1,0 +1,1 @@
+"""The precision benchmark: what half precision buys, and what it costs in accuracy."""

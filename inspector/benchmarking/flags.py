@@ -1,0 +1,131 @@
+"""What float32 products may round their inputs to: torch's precision flags, set, read back, restored.
+
+Torch 2.9 and newer have one `fp32_precision` for each backend and operator; older ones `allow_tf32`. The
+two must not be mixed: torch raises when one is read after the other was set.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from inspector.core.errors import InspectError
+
+_LEAVES = (
+    "",
+    "cuda.matmul",
+    "cudnn",
+    "cudnn.conv",
+    "cudnn.rnn",
+    "mkldnn",
+    "mkldnn.matmul",
+    "mkldnn.conv",
+    "mkldnn.rnn",
+)
+_OLDER = ("cuda.matmul.allow_tf32", "cudnn.allow_tf32")
+_REDUCTIONS = (
+    "cuda.matmul.allow_fp16_reduced_precision_reduction",
+    "cuda.matmul.allow_bf16_reduced_precision_reduction",
+)
+_MATMUL = "float32_matmul_precision"
+
+
+def _holder(path: str) -> Any:
+    found: Any = torch.backends
+    for name in path.split(".") if path else ():
+        found = getattr(found, name, None)
+    return found
+
+
+def _names() -> list[str]:
+    """The flags that decide, as dotted names below torch.backends."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        return [*_OLDER, _MATMUL]
+    found = []
+    for path in _LEAVES:
+        if hasattr(_holder(path), "fp32_precision"):
+            found.append(f"{path}.fp32_precision".lstrip("."))
+    return found
+
+
+def _get(name: str) -> Any:
+    if name == _MATMUL:
+        return torch.get_float32_matmul_precision()
+    path, _, attribute = name.rpartition(".")
+    return getattr(_holder(path), attribute)
+
+
+def _set(name: str, value: Any) -> None:
+    if name == _MATMUL:
+        torch.set_float32_matmul_precision(value)
+        return
+    path, _, attribute = name.rpartition(".")
+    setattr(_holder(path), attribute, value)
+
+
+def _wanted(name: str, kind: str) -> Any:
+    """TF32 is a format of CUDA: the CPU's library stays exact in every row, and so does the general flag,
+    which torch 2.15 keeps in one place with the library's own."""
+    exact = kind == "ieee" or "mkldnn" in name or name == "fp32_precision"
+    if name == _MATMUL:
+        return "highest" if exact else "high"
+    if name.endswith("allow_tf32"):
+        return not exact
+    return "ieee" if exact else "tf32"
+
+
+def read() -> dict[str, Any]:
+    """Every flag that decides about float32 products, and those of sums in half precision, by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {name: _get(name) for name in (*_names(), *_REDUCTIONS)}
+
+
+@contextmanager
+def precision(kind: str) -> Iterator[None]:
+    """Set every flag to `kind`, "ieee" (round nothing) or "tf32", and read it back; afterwards all are as
+    they were. Raises InspectError when torch did not take it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = _names()
+        before = {name: _get(name) for name in names}
+        try:
+            for name in names:
+                _set(name, _wanted(name, kind))
+            refused = [name for name in names if _get(name) != _wanted(name, kind)]
+            if refused:
+                raise InspectError(
+                    f"torch did not take {kind} for {', '.join(refused)}", "report this with: inspect env"
+                )
+        except BaseException:
+            _restore(before)
+            raise
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _restore(before)
+
+
+def _restore(before: dict[str, Any]) -> None:
+    """The general flags first: setting them sets those below them."""
+    for name, value in before.items():
+        _set(name, value)
+    for name, value in before.items():
+        if _get(name) != value:
+            _set(name, value)
+
+
+def leaked(before: dict[str, Any], wanted: str) -> list[str]:
+    """The flags whose value is no longer that of `before`, or is not `wanted`, each as "name is value"."""
+    now = read()
+    return [
+        f"{name} is {value}"
+        for name, value in now.items()
+        if value != before.get(name) or (name in _names() and value != _wanted(name, wanted))
+    ]

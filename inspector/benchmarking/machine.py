@@ -1,0 +1,161 @@
+"""What this machine has for inspector, and what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pandas as pd
+import torch
+
+from inspector.benchmarking import flags, gpu
+from inspector.core import devices
+from inspector.reporting.report import Finding, Metric, Report, Section, environment
+
+PACKAGES = (
+    "torch", "torchvision", "thop", "fvcore", "pandas", "numpy", "scipy", "scikit-learn", "tabulate",
+    "typer", "rich", "yacs", "plotly", "safetensors", "timm", "transformers", "nvidia-ml-py",
+)  # fmt: skip
+EXTRAS = {
+    "timm": "models of timm (timm:NAME): pip install 'inspector[timm]'",
+    "transformers": "models of transformers (hf:PATH): pip install 'inspector[hf]'",
+    "nvidia-ml-py": "clocks, temperature, power and joules of a GPU: pip install 'inspector[gpu]'",
+}
+
+
+def env() -> Report:
+    """Versions, devices, threads, precision flags, and what is missing with what it would give.
+
+    A finding of status skip is something that is not there; fail, something that does not work.
+    """
+    versions = pd.DataFrame(list(_versions()), columns=["package", "version"])
+    hardware = pd.DataFrame(list(_devices()))
+    threads = pd.DataFrame(list(_threads()), columns=["setting", "value"])
+    known = pd.DataFrame(
+        [{"flag": name, "value": str(value)} for name, value in flags.read().items()],
+        columns=["flag", "value"],
+    )
+    findings = [*_missing(), *_gpu_findings(), *_pair()]
+    return Report(
+        command="env",
+        subject={"name": platform.node() or "this machine", "source": "env"},
+        environment=environment(gpu=_first_gpu()),
+        metrics={"gpus": Metric(torch.cuda.device_count(), "count", direction="none", shown=False)},
+        tables={"versions": versions, "devices": hardware, "threads": threads, "flags": known},
+        findings=findings,
+        verdict="fail" if any(f.status == "fail" for f in findings) else "pass",
+        sections=[
+            Section("versions", versions),
+            Section("devices", hardware, {"memory": "bytes"}),
+            Section("threads", threads),
+            Section("precision of float32 products (flags as they are)", known),
+        ],
+    )
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    from inspector.core.version import __version__
+
+    yield "inspector", __version__
+    yield "python", f"{platform.python_version()} ({sys.executable})"
+    yield "platform", platform.platform()
+    for name in PACKAGES:
+        found = _version(name)
+        if found:
+            yield name, found
+    yield "CUDA of torch", str(torch.version.cuda)
+    cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
+    yield "cuDNN of torch", str(cudnn)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _devices() -> Iterator[dict[str, Any]]:
+    yield {
+        "device": "cpu",
+        "name": _processor(),
+        "memory": _memory(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "driver": "",
+        "peaks": "not in the table",
+    }
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        state, known = gpu.state(index), devices.find(properties.name)
+        yield {
+            "device": f"cuda:{index}",
+            "name": properties.name,
+            "memory": properties.total_memory,
+            "capability": f"{properties.major}.{properties.minor}",
+            "cores": properties.multi_processor_count,
+            "driver": state.driver if state else "",
+            "peaks": known.source if known else "not in the table",
+        }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.processor() or platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _first_gpu() -> str | None:
+    return torch.cuda.get_device_name(0) if torch.cuda.device_count() else None
+
+
+def _threads() -> Iterator[tuple[str, str]]:
+    yield "torch.get_num_threads()", str(torch.get_num_threads())
+    yield "torch.get_num_interop_threads()", str(torch.get_num_interop_threads())
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
+        yield name, os.environ.get(name, "(not set)")
+
+
+def _missing() -> Iterator[Finding]:
+    for name, gives in EXTRAS.items():
+        if not _version(name):
+            yield Finding("package", "skip", name, f"not installed; it gives {gives}")
+
+
+def _gpu_findings() -> Iterator[Finding]:
+    if torch.cuda.is_available():
+        yield Finding("gpu", "pass", "cuda", f"{torch.cuda.device_count()} CUDA device(s)")
+        return
+    why = "this torch was built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
+    message = f"{why}: inspect bench runs on the CPU, its times are report only"
+    yield Finding("gpu", "skip", "cuda", message)
+
+
+def _pair() -> Iterator[Finding]:
+    """A torchvision that was built for another torch fails when an operator of it is used."""
+    try:
+        import torchvision
+        from torchvision.ops import nms
+
+        nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = f"torchvision does not work with torch {torch.__version__}: {first}; install them together"
+        yield Finding("torchvision", "fail", "torchvision", message)
+        return
+    said = f"torchvision {torchvision.__version__} runs its own operators with torch {torch.__version__}"
+    yield Finding("torchvision", "pass", "torchvision", said)

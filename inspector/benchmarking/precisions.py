@@ -1,0 +1,68 @@
+"""The rows of the benchmark: which precisions there are, and which of them a device can run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from inspector.core.errors import InspectError
+from inspector.core.naming import nearest
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One way to compute: dtype of the weights, dtype of autocast (None: off), and what float32 matrix
+    products and convolutions may round their inputs to ("ieee": nothing, "tf32"). `peak` names the
+    column of the device table that bounds it; `scaler`: training scales the loss with GradScaler."""
+
+    name: str
+    label: str
+    weights: torch.dtype = torch.float32
+    autocast: torch.dtype | None = None
+    flags: str = "ieee"
+    peak: str = "fp32"
+    scaler: bool = False
+
+
+PRECISIONS = {
+    precision.name: precision
+    for precision in (
+        Precision("fp32", "FP32 (IEEE)"),
+        Precision("tf32", "TF32", flags="tf32", peak="tf32"),
+        Precision("amp-fp16", "FP16 autocast", autocast=torch.float16, peak="fp16", scaler=True),
+        Precision("fp16", "FP16 .half()", torch.float16, peak="fp16"),
+        Precision("amp-bf16", "BF16 autocast", autocast=torch.bfloat16, peak="bf16"),
+        Precision("bf16", "BF16 cast", torch.bfloat16, peak="bf16"),
+    )
+}
+AMP = ("fp32", "tf32", "amp-fp16", "amp-bf16")
+ON_CPU = ("fp32", "amp-bf16")
+
+
+def choose(names: Sequence[str] | None, amp: bool, device: str) -> list[Precision]:
+    """The rows asked for, in the order of the table; without names, those that make sense on the device
+    (`amp`: only float32 and autocast). Raises InspectError for a name that is none."""
+    if names:
+        for name in names:
+            if name not in PRECISIONS:
+                hint = nearest(name, list(PRECISIONS), f"there are: {', '.join(PRECISIONS)}")
+                raise InspectError(f"no precision is called {name!r}", hint)
+        wanted: Sequence[str] = names
+    elif device == "cpu":
+        wanted = ON_CPU
+    else:
+        wanted = AMP if amp else tuple(PRECISIONS)
+    return [precision for name, precision in PRECISIONS.items() if name in wanted]
+
+
+def unavailable(precision: Precision, device: str) -> str:
+    """Why the device cannot run it, or "" when it can."""
+    if device == "cpu":
+        return "TF32 is a format of CUDA's tensor cores" if precision.flags == "tf32" else ""
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8 and (precision.flags == "tf32" or precision.peak == "bf16"):
+        kind = "TF32" if precision.flags == "tf32" else "BF16"
+        return f"{kind} needs compute capability 8.0; this device has {major}.{minor}"
+    return ""

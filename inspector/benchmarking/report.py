@@ -1,0 +1,240 @@
+"""Compare precisions: what half precision buys, and what it costs in accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from inspector.benchmarking.precisions import Precision, choose
+from inspector.benchmarking.run import Bench, Options
+from inspector.benchmarking.sections import report
+from inspector.core import devices
+from inspector.core.errors import InspectError
+from inspector.core.log import logger
+from inspector.models import Model, Recipe, as_recipe
+from inspector.models.inputs import Inputs, as_inputs, materialise
+from inspector.models.small import with_batch
+from inspector.models.subject import lazy, refuse_scripted, with_values
+from inspector.models.values import batch_size
+from inspector.profiling.run import trace
+from inspector.profiling.views.totals import totals
+from inspector.reporting.report import Report
+
+MODES = ("infer", "train")
+CPU_BATCH, GPU_BATCH = 4, 64
+Tell = Callable[[str, float], None]
+
+
+def bench(
+    model: Model,
+    inputs: Any = None,
+    *,
+    precisions: Sequence[str] | None = None,
+    amp: bool = False,
+    modes: Sequence[str] | None = None,
+    batches: Sequence[int] | None = None,
+    device: str | None = None,
+    channels_last: bool = False,
+    compile: bool = False,
+    cuda_graph: bool = False,
+    threads: int | None = None,
+    seconds: float = 20.0,
+    strict: bool = False,
+    require_gpu: bool = False,
+    model_args: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    seed: int = 0,
+) -> Report:
+    """Time `model` in several precisions, interleaved in this process, and measure their drift.
+
+    model: a spec ("resnet50", "file.py:build"), built on the CPU from `seed`, or an nn.Module, which is
+        copied and stays untouched.
+    inputs: as `inspector.tracing` takes them; a first dimension of 1 becomes the batch.
+    precisions: of fp32, tf32, amp-fp16, fp16, amp-bf16, bf16; the first of them in this order is the base
+        of every speed-up. None: all on a GPU (`amp`: fp32, tf32 and autocast), fp32 and amp-bf16 on a CPU.
+    modes: of "infer" and "train" (one SGD step), both by default. `batches`: 64 on a GPU, 4 on a CPU.
+    device: "cuda", "cuda:1" or "cpu"; None takes the GPU if there is one.
+    threads: of the CPU; None leaves torch's number. `seconds`: time budget of one mode at one batch.
+    strict: overflow fails the report. `require_gpu`: no GPU is an error.
+
+    Raises InspectError for what cannot be done. A row that cannot be measured is absent with its reason.
+    """
+    return Session(
+        model, inputs, precisions=precisions, amp=amp, modes=modes, batches=batches, device=device,
+        channels_last=channels_last, compile=compile, cuda_graph=cuda_graph, threads=threads,
+        seconds=seconds, strict=strict, require_gpu=require_gpu, model_args=model_args, weights=weights,
+        seed=seed,
+    ).run()  # fmt: skip
+
+
+class Session:
+    """One call of `bench` in parts, so that an interrupt can still print what was measured."""
+
+    def __init__(
+        self,
+        model: Model,
+        inputs: Any,
+        *,
+        precisions: Sequence[str] | None,
+        amp: bool,
+        modes: Sequence[str] | None,
+        batches: Sequence[int] | None,
+        device: str | None,
+        channels_last: bool,
+        compile: bool,
+        cuda_graph: bool,
+        threads: int | None,
+        seconds: float,
+        strict: bool,
+        require_gpu: bool,
+        model_args: Mapping[str, Any] | None,
+        weights: str | Path | None,
+        seed: int,
+        tell: Tell = lambda what, share: None,
+    ) -> None:
+        self.device = _device(device, require_gpu)
+        self.modes = _modes(modes)
+        self.precisions: list[Precision] = choose(precisions, amp, self.device)
+        self.strict, self.threads, self.weights = strict, _threads(threads), weights
+        if cuda_graph and self.device == "cpu":
+            raise InspectError("CUDA graphs need a CUDA device", "leave out --cuda-graph")
+        if not seconds > 0:
+            raise InspectError(f"{seconds:g} seconds are no time to measure in", "give --seconds 20")
+        self.recipe = as_recipe(model, model_args)
+        if self.recipe.only_on is not None:
+            raise InspectError(
+                f"{self.recipe.name} is quantized: it has one precision", "name the float model"
+            )
+        given = as_inputs(inputs) if inputs is not None else None
+        self.model = _live(self.recipe, given, seed, weights)
+        self.batches, of = _batches(self.recipe, self.model, given, batches, self.device)
+        self.inputs = of(self.batches[0])
+        options = Options(self.device, channels_last, compile, cuda_graph, seconds, seed)
+        self.bench = Bench(self.model, of, _counter(self.recipe, self.model, of), self._peaks(), options)
+        self.bench.tell = tell
+
+    def _peaks(self) -> dict[str, float]:
+        if self.device == "cpu":
+            return {}
+        known = devices.find(torch.cuda.get_device_name(self.device))
+        return dict(known.peaks) if known is not None else {}
+
+    def run(self) -> Report:
+        """Measure, and make the report."""
+        with _thread_count(self.threads):
+            self.bench.run(self.precisions, self.modes, self.batches)
+            return self.report()
+
+    def report(self, interrupted: bool = False) -> Report:
+        """What is known so far."""
+        return report(
+            self.bench,
+            name=self.recipe.name,
+            source=self.recipe.source,
+            inputs=self.inputs,
+            strict=self.strict,
+            random_weights=self.recipe.rebuilds and self.weights is None,
+            interrupted=interrupted,
+        )
+
+
+def _device(device: str | None, require_gpu: bool) -> str:
+    available = torch.cuda.is_available()
+    chosen = device or ("cuda" if available else "cpu")
+    if require_gpu and not (available and chosen.startswith("cuda")):
+        raise InspectError(
+            "there is no CUDA device here" if not available else f"--require-gpu, and --device {chosen}",
+            "use a machine with an NVIDIA GPU and driver (see: inspect env), or leave out --require-gpu",
+        )
+    if chosen != "cpu" and not chosen.startswith("cuda"):
+        raise InspectError(f"cannot measure on {chosen!r}", "use cuda or cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InspectError(f"no device {chosen!r} here", "use cpu, or see: inspect env") from error
+    return chosen
+
+
+def _modes(modes: Sequence[str] | None) -> list[str]:
+    wanted = [modes] if isinstance(modes, str) else list(modes or MODES)
+    for mode in wanted:
+        if mode not in MODES:
+            raise InspectError(f"no mode is called {mode!r}", "use infer or train")
+    return [mode for mode in MODES if mode in wanted]
+
+
+def _threads(threads: int | None) -> int | None:
+    if threads is not None and threads < 1:
+        raise InspectError(f"{threads} threads cannot compute", "give --threads 1 or more")
+    return threads
+
+
+def _live(recipe: Recipe, given: Inputs | None, seed: int, weights: Any) -> nn.Module:
+    live = with_values(recipe, given, seed, weights)
+    refuse_scripted(live)
+    if lazy(live):
+        raise InspectError("the model has lazy parameters", "run it once before, or give --input")
+    if any(tensor.device.type == "meta" for tensor in live.parameters()):
+        raise InspectError("the model is on meta: it has no values", "give a model with real weights")
+    return live
+
+
+def _batches(
+    recipe: Recipe, model: nn.Module, given: Inputs | None, batches: Sequence[int] | None, device: str
+) -> tuple[list[int], Callable[[int], Inputs]]:
+    """The batches to measure, and the inputs for one of them."""
+    known = given if given is not None else recipe.defaults(model, "forward")
+    if known is None:
+        raise InspectError(
+            f"{recipe.name} has no default input", "give one with --input 1x3x224x224 (a batch of 1)"
+        )
+    own = batch_size(*materialise(known, model, "meta"))
+    for batch in batches or ():
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise InspectError(f"a batch of {batch} cannot be measured", "give --batch 1,8,64")
+    if own == 1:
+        wanted = list(dict.fromkeys(batches or [CPU_BATCH if device == "cpu" else GPU_BATCH]))
+        return wanted, lambda batch: with_batch(known, batch)
+    if own == 0:
+        raise InspectError("the input holds no sample", "give at least one: --input 1x3x224x224")
+    if batches and list(batches) != [own]:
+        raise InspectError(
+            f"the input has {own} samples, and --batch asks for others",
+            "give it with a first dimension of 1, or leave out --batch",
+        )
+    return [own], lambda batch: known
+
+
+def _counter(
+    recipe: Recipe, model: nn.Module, of: Callable[[int], Inputs]
+) -> Callable[[str, int], int | None]:
+    """MACs of one step, from the trace; None where operators are unknown or the trace fails."""
+
+    @cache
+    def macs(mode: str, batch: int) -> int | None:
+        try:
+            found = trace(recipe, of(batch), phase="train" if mode == "train" else "forward", device="meta")
+        except InspectError as error:
+            logger.info("MACs of %s are unknown: %s", recipe.name, error.message)
+            return None
+        sums = totals(found)
+        return None if sums["unknown_ops"] else sums["macs"]
+
+    return macs
+
+
+@contextmanager
+def _thread_count(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,280 @@
+"""The benchmark: prepare every row, measure them in turn, and put the numbers into their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from inspector.benchmarking import flags, gpu, steps
+from inspector.benchmarking.numerics import Numerics
+from inspector.benchmarking.precisions import Precision, unavailable
+from inspector.benchmarking.probe import probe
+from inspector.benchmarking.record import Group, Row
+from inspector.benchmarking.stats import claimed, median, median_interval, percentile, ratio_interval
+from inspector.benchmarking.timing import Clock, EventClock, HostClock, StepError, Visit, interleave, warm_up
+from inspector.benchmarking.watch import watch
+from inspector.core.errors import InspectError
+from inspector.core.log import logger
+from inspector.models.build import out_of_memory
+from inspector.models.determinate import cast
+from inspector.models.inputs import Inputs, first_line, materialise
+from inspector.models.replica import replica
+from inspector.tracing.capture.isolate import random_state, seed_all
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure. `seconds` is the time budget of one group of rows (a mode at a batch)."""
+
+    device: str = "cpu"
+    channels_last: bool = False
+    compile: bool = False
+    cuda_graph: bool = False
+    seconds: float = 20.0
+    seed: int = 0
+    energy: bool = True
+
+
+@dataclass
+class Bench:
+    """The measurement of one model; `groups` holds what is known so far, also after an interrupt.
+
+    `model` is on the CPU and stays untouched; `inputs(batch)` says what it runs on, `macs(mode, batch)`
+    what one step of it computes (None: unknown), `peaks` the TFLOP/s of the device by column.
+    """
+
+    model: nn.Module
+    inputs: Callable[[int], Inputs]
+    macs: Callable[[str, int], int | None]
+    peaks: dict[str, float]
+    options: Options
+    groups: list[Group] = field(default_factory=list)
+    tell: Callable[[str, float], None] = lambda what, share: None
+
+    def run(self, precisions: Sequence[Precision], modes: Sequence[str], batches: Sequence[int]) -> None:
+        """Measure every mode at every batch."""
+        with random_state():
+            for mode in modes:
+                drifts = self._drifts(precisions, mode, min(batches))
+                for batch in batches:
+                    self._group(precisions, mode, batch, drifts)
+
+    def _drifts(self, precisions: Sequence[Precision], mode: str, batch: int) -> dict[str, Any]:
+        self.tell(f"{mode}: float64 reference", 0.0)
+        device = self.options.device
+        args, kwargs = materialise(self.inputs(batch), self.model, device, self.options.seed)
+        try:
+            live = replica(self.model).to(device)
+            truth = Numerics.make(live, args, kwargs, mode)
+        except torch.OutOfMemoryError:
+            return {precision.name: "out of memory" for precision in precisions}
+        found = {}
+        for number, precision in enumerate(precisions):
+            self.tell(f"{mode}: drift of {precision.name}", number / len(precisions))
+            found[precision.name] = unavailable(precision, device) or truth.drift(precision)
+        return found
+
+    def _group(self, precisions: Sequence[Precision], mode: str, batch: int, drifts: dict[str, Any]) -> None:
+        group = Group(mode, batch, [Row(precision, mode, batch) for precision in precisions])
+        self.groups.append(group)
+        ready: dict[str, tuple[Row, steps.Step]] = {}
+        for row in group.rows:
+            drift = drifts[row.precision.name]
+            row.drift, row.no_drift = (None, drift) if isinstance(drift, str) else (drift, "")
+            row.absent = unavailable(row.precision, self.options.device)
+            if not row.absent:
+                self.tell(f"{row.name}: warm-up", 0.0)
+                prepared = self._prepared(row)
+                if prepared is not None:
+                    ready[row.precision.name] = (row, prepared)
+        self._measure(group, ready)
+
+    def _prepared(self, row: Row) -> steps.Step | None:
+        """The row's step, warm, observed, with its memory measured; None and a reason where it fails."""
+        try:
+            with flags.precision(row.precision.flags):
+                return self._prepare(row)
+        except InspectError:
+            raise
+        except Exception as error:
+            logger.info("%s: %r", row.name, error)
+            row.absent = _reason(error)
+            _release()
+            return None
+
+    def _prepare(self, row: Row) -> steps.Step:
+        device, options = self.options.device, self.options
+        with _memory(device, row):
+            step = self.step(row.precision, row.mode, row.batch)
+            row.probe = probe(device, row.precision.weights, row.precision.autocast)
+            seed_all(options.seed)
+            held = flags.read()
+            row.watched = watch(step, row.batch)
+            row.leaked = flags.leaked(held, row.precision.flags)
+            if options.compile:
+                steps.compiled(step)
+            clock = self._clock()
+            if options.cuda_graph:
+                warm_up(step, clock, least=3, limit_s=options.seconds)
+                steps.graphed(step)
+            row.warm = warm_up(step, clock, least=3, limit_s=options.seconds)
+        row.steps = row.warm.calls + 1
+        return step
+
+    def step(self, precision: Precision, mode: str, batch: int) -> steps.Step:
+        """One precision's step on the device: a copy of the model, cast, in its mode."""
+        options = self.options
+        model = replica(self.model).to(options.device)
+        model = model.to(precision.weights) if precision.weights is not torch.float32 else model
+        if options.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        model.train(mode == "train")
+        args, kwargs = materialise(self.inputs(batch), self.model, options.device, options.seed)
+        args, kwargs = cast((args, kwargs), precision.weights) if _lowered(precision) else (args, kwargs)
+        if options.channels_last:
+            args, kwargs = _channels_last((args, kwargs))
+        return steps.make(model, args, kwargs, precision, options.device, mode)
+
+    def _clock(self) -> Clock:
+        on_gpu = self.options.device.startswith("cuda")
+        return EventClock(self.options.device) if on_gpu else HostClock()
+
+    def _measure(self, group: Group, ready: dict[str, tuple[Row, steps.Step]]) -> None:
+        """Time the rows in turn. A row that runs out of memory now is absent, and the rest goes on."""
+        visits: dict[str, list[Visit]] = {}
+        while ready:
+            visits = {}
+            clock = _Around(self._clock(), {id(step): row for row, step in ready.values()})
+            work = {name: step for name, (row, step) in ready.items()}
+            for row, _ in ready.values():
+                row.before = _gpu_state(self.options.device)
+            try:
+                interleave(
+                    work,
+                    clock,
+                    seconds=self.options.seconds,
+                    progress=lambda share: self.tell(f"{group.mode}, batch {group.batch}", share),
+                    into=visits,
+                )
+            except StepError as error:
+                row, _ = ready.pop(error.name)
+                beside = f" beside {len(ready)} other rows" if ready else ""
+                row.absent = _reason(error.cause) + beside
+                _release()
+                continue
+            finally:
+                self._note(group, ready, visits)
+            break
+        for row, step in ready.values():
+            row.after = _gpu_state(self.options.device)
+            row.skipped = step.skipped()
+            if self.options.device.startswith("cuda") and self.options.energy:
+                with flags.precision(row.precision.flags):
+                    found = gpu.joules(step, index=torch.device(self.options.device).index or 0)
+                row.joules = found[0] / found[1] / row.batch if found else None
+
+    def _note(
+        self, group: Group, ready: dict[str, tuple[Row, steps.Step]], visits: dict[str, list[Visit]]
+    ) -> None:
+        """The numbers of the rounds that were completed."""
+        for name, (row, step) in ready.items():
+            row.visits = visits.get(name, [])
+            if not row.visits:
+                continue
+            row.steps += sum(len(visit.samples) + 1 for visit in row.visits)
+            samples = [sample for visit in row.visits for sample in visit.samples]
+            row.latency = median(samples)
+            row.interval = median_interval([visit.samples for visit in row.visits], self.options.seed)
+            row.p95 = percentile(samples, 95) if len(samples) >= 20 else None
+            row.p99 = percentile(samples, 99) if len(samples) >= 100 else None
+            self._rate(row)
+        for row in group.rows[1:]:
+            if row.visits and group.base.visits:
+                base = [median(visit.samples) for visit in group.base.visits]
+                other = [median(visit.samples) for visit in row.visits]
+                row.speedup, row.speedup_interval = ratio_interval(base, other, self.options.seed)
+
+    def _rate(self, row: Row) -> None:
+        row.macs = self.macs(row.mode, row.batch)
+        if row.macs is None or not row.latency:
+            return
+        row.tflops = 2 * row.macs / row.latency / 1e12
+        peak = self.peaks.get(row.precision.peak)
+        fraction = row.tflops / peak if peak else None
+        if fraction is not None and fraction > 1:
+            row.rejected, row.tflops = fraction, None
+        else:
+            row.fraction = fraction
+
+
+def faster(row: Row) -> bool:
+    """Whether a difference from the first row may be claimed."""
+    return row.speedup_interval is not None and claimed(row.speedup_interval)
+
+
+class _Around:
+    """A clock that sets each row's precision flags around its visits, never inside them."""
+
+    def __init__(self, clock: Clock, rows: dict[int, Row]) -> None:
+        self.clock, self.rows = clock, rows
+
+    def visit(self, step: Any, count: int) -> Visit:
+        row = self.rows[id(step)]
+        with flags.precision(row.precision.flags):
+            held = flags.read()
+            visit = self.clock.visit(step, count)
+            row.leaked = row.leaked or flags.leaked(held, row.precision.flags)
+        return visit
+
+
+@contextmanager
+def _memory(device: str, row: Row) -> Iterator[None]:
+    """Peak bytes over what was there before: other rows keep their weights on the device meanwhile."""
+    if not device.startswith("cuda"):
+        yield
+        return
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    yield
+    torch.cuda.synchronize(device)
+    row.allocated = torch.cuda.max_memory_allocated(device) - allocated
+    row.reserved = torch.cuda.max_memory_reserved(device) - reserved
+
+
+def _release() -> None:
+    import gc
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _reason(error: BaseException) -> str:
+    if out_of_memory(error):
+        return "out of memory"
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _gpu_state(device: str) -> Any:
+    return gpu.state(torch.device(device).index or 0) if device.startswith("cuda") else None
+
+
+def _lowered(precision: Precision) -> bool:
+    return precision.weights is not torch.float32
+
+
+def _channels_last(value: Any) -> Any:
+    from torch.utils._pytree import tree_map
+
+    def change(leaf: Any) -> Any:
+        images = isinstance(leaf, torch.Tensor) and leaf.dim() == 4
+        return leaf.to(memory_format=torch.channels_last) if images else leaf
+
+    return tree_map(change, value)

@@ -1,0 +1,331 @@
+"""The report of a benchmark: one row a precision, its checks, and two charts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+
+from inspector.benchmarking import gpu
+from inspector.benchmarking.checks import examine
+from inspector.benchmarking.drift import Drift
+from inspector.benchmarking.record import Group, Row
+from inspector.benchmarking.run import Bench, faster
+from inspector.models.inputs import Inputs, materialise
+from inspector.reporting.report import Chart, Finding, Metric, Report, Section, environment
+from inspector.tracing.capture.recorder import describe
+
+UNITS = {
+    "latency": "seconds", "low": "seconds", "high": "seconds", "p95": "seconds", "p99": "seconds",
+    "samples/s": "rate", "speed-up": "text", "drift": "relative", "gradients": "relative",
+    "TFLOP/s": "tflops", "of peak": "share", "allocated": "bytes", "reserved": "bytes",
+    "joules": "joule", "first call": "seconds",
+}  # fmt: skip
+WORST = 5
+
+
+def report(
+    bench: Bench,
+    *,
+    name: str,
+    source: str,
+    inputs: Inputs,
+    strict: bool,
+    random_weights: bool,
+    interrupted: bool = False,
+) -> Report:
+    """Everything that `bench` knows."""
+    findings = _remarks(bench, random_weights, interrupted)
+    for group in bench.groups:
+        findings += examine(group, strict)
+    rows = [row for group in bench.groups for row in group.rows]
+    table = pd.DataFrame([_record(row, group.base) for group in bench.groups for row in group.rows])
+    failed = any(finding.status == "fail" for finding in findings)
+    measured = any(row.latency is not None for row in rows)
+    tables = {"rows": table, "drift": _drift_frame(rows), "rounds": _rounds(rows)}
+    return Report(
+        command="bench",
+        subject={
+            "name": name,
+            "source": source,
+            "inputs": _described(bench, inputs),
+            "phase": ", ".join(dict.fromkeys(group.mode for group in bench.groups)),
+            "device": bench.options.device,
+        },
+        environment=_environment(bench),
+        metrics=_metrics(rows),
+        tables={key: frame for key, frame in tables.items() if len(frame)},
+        findings=findings,
+        verdict="fail" if failed else "pass" if measured and not interrupted else "none",
+        header=_header(bench, name, source, inputs),
+        sections=[_section(group, bench.options.compile) for group in bench.groups] + _worst(rows),
+        charts=charts(table) if len(table) else [],
+    )
+
+
+def _described(bench: Bench, inputs: Inputs) -> list[str]:
+    args, kwargs = materialise(inputs, bench.model, "meta")
+    return [describe(value) for value in args] + [f"{key}={describe(value)}" for key, value in kwargs.items()]
+
+
+def _environment(bench: Bench) -> dict[str, Any]:
+    device, options = bench.options.device, bench.options
+    known: dict[str, Any] = {"gpu": None, "threads": torch.get_num_threads(), "seed": options.seed}
+    if device != "cpu":
+        state = gpu.state(torch.device(device).index or 0)
+        known["gpu"] = torch.cuda.get_device_name(device)
+        known["driver"] = getattr(state, "driver", None)
+        known["cuda"], known["cudnn"] = torch.version.cuda, torch.backends.cudnn.version()
+    known |= {
+        "channels_last": options.channels_last,
+        "compile": options.compile,
+        "cuda_graph": options.cuda_graph,
+    }
+    return environment(**known)
+
+
+def _header(bench: Bench, name: str, source: str, inputs: Inputs) -> list[tuple[str, str]]:
+    device = bench.options.device
+    if device == "cpu":
+        place = f"cpu, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
+    else:
+        place = f"{torch.cuda.get_device_name(device)} ({device})"
+    lines = [
+        ("model", f"{name} ({source}, {type(bench.model).__name__})"),
+        ("input", ", ".join(_described(bench, inputs))),
+        ("device", place),
+    ]
+    chosen = [k for k in ("channels_last", "compile", "cuda_graph") if getattr(bench.options, k)]
+    if chosen:
+        lines.append(("with", ", ".join(chosen)))
+    if device == "cpu":
+        lines.append(("times", "report only: there is no GPU; nothing here says how a GPU would do"))
+    probes = {r.precision.label: r.probe for g in bench.groups for r in g.rows if r.probe is not None}
+    lines += [("ran as", f"{label}: {probe.described()}") for label, probe in probes.items()]
+    return lines
+
+
+def _remarks(bench: Bench, random_weights: bool, interrupted: bool) -> list[Finding]:
+    said = []
+    if interrupted:
+        message = "interrupted: only what was measured until then is shown"
+        said.append(Finding("interrupted", "warn", "", message))
+    if random_weights:
+        message = "weights are random (seeded): drift is that of an untrained model; see --weights"
+        said.append(Finding("weights", "warn", "", message))
+    if bench.options.device != "cpu" and not bench.peaks:
+        message = "the device's peak is not in the table: no fraction of it is given"
+        said.append(Finding("peak", "skip", bench.options.device, message))
+    return said
+
+
+def _record(row: Row, base: Row) -> dict[str, Any]:
+    """One machine-readable row: seconds, bytes, plain ratios; None is not measured."""
+    drift, warm, interval, ratio = row.drift, row.warm, row.interval, row.speedup_interval
+    return {
+        "mode": row.mode,
+        "batch": row.batch,
+        "precision": row.precision.name,
+        "status": "absent" if row.absent else "measured" if row.latency is not None else "not reached",
+        "reason": row.absent,
+        "latency": row.latency,
+        "latency_low": interval.low if interval else None,
+        "latency_high": interval.high if interval else None,
+        "p95": row.p95,
+        "p99": row.p99,
+        "samples_per_second": row.rate,
+        "rounds": len(row.visits),
+        "against": base.precision.name if row.speedup is not None else None,
+        "speedup": row.speedup,
+        "speedup_low": ratio.low if ratio else None,
+        "speedup_high": ratio.high if ratio else None,
+        "difference_claimed": faster(row) if row.speedup is not None else None,
+        "warm_up_calls": warm.calls if warm else None,
+        "warm_up_seconds": warm.seconds if warm else None,
+        "first_call_seconds": warm.first if warm else None,
+        "peak_allocated": row.allocated,
+        "peak_reserved": row.reserved,
+        "macs": row.macs,
+        "tflops": row.tflops,
+        "fraction_of_peak": row.fraction,
+        "matmul_error": row.probe.matmul if row.probe else None,
+        "conv_error": row.probe.conv if row.probe else None,
+        "drift": drift.rel_l2 if drift else None,
+        "gradient_drift": drift.grad_rel_l2 if drift else None,
+        "nans": drift.nans if drift else None,
+        "infs": drift.infs if drift else None,
+        "first_bad_module": drift.first_bad if drift else None,
+        "top1_agreeing": drift.top1[0] if drift and drift.top1 else None,
+        "top1_samples": drift.top1[1] if drift and drift.top1 else None,
+        "steps": row.steps,
+        "skipped_steps": row.skipped if row.precision.scaler and row.mode == "train" else None,
+        "joules_per_sample": row.joules,
+        **_gpu("start", row.before),
+        **_gpu("end", row.after),
+    }
+
+
+def _gpu(when: str, state: Any) -> dict[str, Any]:
+    if state is None:
+        return {}
+    return {
+        f"sm_clock_mhz_{when}": state.sm_clock_mhz,
+        f"temperature_c_{when}": state.temperature_c,
+        f"power_w_{when}": state.power_w,
+        f"throttle_{when}": ", ".join(state.throttle),
+    }
+
+
+def _section(group: Group, compiled: bool) -> Section:
+    """The rows of one mode and batch as people read them."""
+    shown = pd.DataFrame([_shown(row, compiled) for row in group.rows])
+    for column in (
+        "allocated",
+        "reserved",
+        "TFLOP/s",
+        "of peak",
+        "joules",
+        "gradients",
+        "top-1",
+        "p99",
+        "first call",
+    ):
+        if shown[column].isna().all():
+            shown = shown.drop(columns=column)
+    note = (
+        f"speed-up against {group.base.precision.label}, by rounds in turn; latency is the median of a step"
+    )
+    return Section(f"{group.mode}, batch {group.batch}", shown, UNITS, f"({note})")
+
+
+def _shown(row: Row, compiled: bool) -> dict[str, Any]:
+    drift = row.drift
+    return {
+        "precision": row.precision.label,
+        "latency": row.latency,
+        "low": row.interval.low if row.interval else None,
+        "high": row.interval.high if row.interval else None,
+        "p99": row.p99,
+        "samples/s": row.rate,
+        "speed-up": "absent" if row.absent else _speedup(row),
+        "allocated": row.allocated,
+        "reserved": row.reserved,
+        "first call": row.warm.first if compiled and row.warm else None,
+        "TFLOP/s": row.tflops,
+        "of peak": row.fraction,
+        "joules": row.joules,
+        "drift": drift.rel_l2 if drift else None,
+        "gradients": drift.grad_rel_l2 if drift else None,
+        "top-1": f"{drift.top1[0]} of {drift.top1[1]}" if drift and drift.top1 else None,
+    }
+
+
+def _speedup(row: Row) -> str:
+    """1.83x (1.80 to 1.86), or that no difference may be claimed."""
+    if row.speedup is None or row.speedup_interval is None:
+        return ""
+    low, high = row.speedup_interval.low, row.speedup_interval.high
+    if not faster(row):
+        return f"no difference ({low:.2f} to {high:.2f})"
+    return f"{row.speedup:.2f}x ({low:.2f} to {high:.2f})"
+
+
+def _drift_frame(rows: list[Row]) -> pd.DataFrame:
+    """Drift by module, once for each mode and precision."""
+    records, seen = [], set()
+    for row in rows:
+        key = (row.mode, row.precision.name)
+        if row.drift is None or key in seen:
+            continue
+        seen.add(key)
+        for kind, parts in (("output", row.drift.modules), ("gradient", row.drift.grads)):
+            records += [
+                {"mode": row.mode, "precision": row.precision.name, "kind": kind, **vars(part)}
+                for part in parts
+            ]
+    return pd.DataFrame(records)
+
+
+def _rounds(rows: list[Row]) -> pd.DataFrame:
+    """The raw times: each sample of each round, in seconds."""
+    return pd.DataFrame(
+        [
+            {"mode": r.mode, "batch": r.batch, "precision": r.precision.name, "round": number, "seconds": s}
+            for r in rows
+            for number, visit in enumerate(r.visits)
+            for s in visit.samples
+        ]
+    )
+
+
+def _worst(rows: list[Row]) -> list[Section]:
+    records, seen = [], set()
+    for row in rows:
+        drift, key = row.drift, (row.mode, row.precision.name)
+        if not isinstance(drift, Drift) or key in seen or row.precision.name == "fp32":
+            continue
+        seen.add(key)
+        for part in drift.worst[:WORST]:
+            records.append(
+                {
+                    "mode": row.mode,
+                    "precision": row.precision.label,
+                    "module": part.module,
+                    "type": part.type,
+                    "drift": part.rel_l2,
+                }
+            )
+    note = "(relative L2 distance of the module's output from float64, what it was given included)"
+    return [Section("layers that drift most", pd.DataFrame(records), UNITS, note)] if records else []
+
+
+def _metrics(rows: list[Row]) -> dict[str, Metric]:
+    """One of each kind for each row, for comparison by other commands; the tables show them."""
+    found: dict[str, Metric] = {}
+    for row in rows:
+        if row.absent:
+            continue
+        found[f"{row.name}/latency"] = Metric(row.latency, "s", "noisy", "lower", shown=False)
+        found[f"{row.name}/samples_per_second"] = Metric(row.rate, "1/s", "noisy", "higher", shown=False)
+        drift = row.drift.rel_l2 if row.drift else None
+        found[f"{row.name}/drift"] = Metric(drift, "relative L2", "toleranced", "lower", shown=False)
+        if row.allocated is not None:
+            found[f"{row.name}/peak_allocated"] = Metric(
+                row.allocated, "byte", "toleranced", "lower", shown=False
+            )
+        found[f"{row.name}/macs"] = Metric(row.macs, "MAC", "exact", "lower", shown=False)
+    return found
+
+
+def charts(table: pd.DataFrame) -> list[Chart]:
+    """Throughput by precision, and what a speed-up costs in drift."""
+    frame = table.assign(
+        where=[f"{mode}, batch {batch}" for mode, batch in zip(table["mode"], table["batch"])],
+        rate_low=table["batch"] / table["latency_high"].astype(float),
+        rate_high=table["batch"] / table["latency_low"].astype(float),
+    )
+    return [
+        Chart(
+            "bar",
+            "throughput (samples/s, 95% interval)",
+            "precision",
+            "samples_per_second",
+            frame,
+            group="where",
+            low="rate_low",
+            high="rate_high",
+        ),
+        Chart(
+            "scatter",
+            "speed-up against drift from float64",
+            "drift",
+            "speedup",
+            frame,
+            group="where",
+            low="speedup_low",
+            high="speedup_high",
+            label="precision",
+            log_x=True,
+        ),
+    ]

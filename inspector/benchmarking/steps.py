@@ -1,0 +1,116 @@
+"""What is timed: one inference, or one training step, of one precision. Nothing else is inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inspector.benchmarking.precisions import Precision
+from inspector.models.loss import loss_of
+
+LEARNING_RATE = 1e-4
+GROWTH_INTERVAL = 10**9
+"""The loss scale never grows while it is timed, so that its fall counts the skipped steps exactly."""
+
+
+@dataclass
+class Step:
+    """A callable step of `model` on fixed inputs; `around()` is what must hold while it runs.
+
+    `scale` is how often GradScaler has skipped an optimizer step so far, see `skipped`.
+    """
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    precision: Precision
+    device: str
+    mode: str
+    call: Callable[..., Any]
+    loss: Callable[[Any], Tensor] = loss_of
+    optimizer: torch.optim.Optimizer | None = None
+    scaler: torch.amp.GradScaler | None = None
+    last: list[Any] = field(default_factory=list)
+    replay: Callable[[], Any] | None = None
+    started_at: float = 0.0
+
+    def __call__(self) -> Any:
+        if self.replay is not None:
+            return self.replay()
+        return self.infer() if self.mode == "infer" else self.train()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.precision.autocast is None:
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, self.precision.autocast)
+
+    def infer(self) -> Any:
+        with torch.inference_mode(), self.autocast():
+            return self.call(*self.args, **self.kwargs)
+
+    def train(self) -> Tensor:
+        assert self.optimizer is not None
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            loss = self.loss(self.call(*self.args, **self.kwargs))
+        if self.scaler is None:
+            loss.backward()
+            self.optimizer.step()
+        else:
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return loss.detach()
+
+    def skipped(self) -> int:
+        """How many optimizer steps GradScaler has skipped: it halves its scale at each."""
+        if self.scaler is None:
+            return 0
+        now = self.scaler.get_scale()
+        return round(torch.tensor(self.started_at / now).log2().item()) if now > 0 else 0
+
+
+def make(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    precision: Precision,
+    device: str,
+    mode: str,
+) -> Step:
+    """The step of a model that is on its device, in its dtype. Training takes SGD with momentum."""
+    step = Step(model, args, kwargs, precision, device, mode, model)
+    if mode == "train":
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        step.optimizer = torch.optim.SGD(trainable, lr=LEARNING_RATE, momentum=0.9)
+        if precision.scaler:
+            kind = torch.device(device).type
+            step.scaler = torch.amp.GradScaler(kind, growth_interval=GROWTH_INTERVAL)
+            step.started_at = step.scaler.get_scale()
+    return step
+
+
+def compiled(step: Step) -> None:
+    """Put torch.compile in front of the model; the first call of the step then compiles."""
+    step.call = torch.compile(step.model)
+
+
+def graphed(step: Step) -> None:
+    """Record the step's work on the GPU once as a CUDA graph: inference whole, training its forward and
+    backward (the optimizer and GradScaler run as they do without). Run the step a few times before."""
+    if step.mode == "train":
+        with torch.autocast(
+            "cuda", step.precision.autocast, enabled=step.precision.autocast is not None, cache_enabled=False
+        ):
+            step.call = torch.cuda.make_graphed_callables(step.model, step.args)
+        return
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        step.last = [step.infer()]  # the outputs live in the graph's memory
+    step.replay = graph.replay

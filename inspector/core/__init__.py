@@ -1,0 +1,1 @@
+"""What every room stands on: errors, the log, files, settings, names. No torch."""

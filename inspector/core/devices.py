@@ -1,0 +1,118 @@
+"""What devices can do at most: dense peaks and memory bandwidth, each from its maker's own document.
+
+Peaks bound what torch can reach: tensor cores without sparsity, float16 and bfloat16 summed in float32. A
+device that is not here has no peak, and no fraction of one is given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inspector.core.errors import InspectError
+
+
+@dataclass(frozen=True)
+class Device:
+    """`peaks` in TFLOP/s by precision (fp64, fp32, tf32, fp16, bf16), `bandwidth` in GB/s; `match` is what
+    torch.cuda.get_device_name() must be, a regular expression."""
+
+    name: str
+    match: str
+    peaks: Mapping[str, float]
+    bandwidth: float
+    source: str
+
+
+PRECISIONS = ("fp64", "fp32", "tf32", "fp16", "bf16")
+
+
+def _peaks(
+    fp64: float, fp32: float, tf32: float = 0.0, fp16: float = 0.0, bf16: float = 0.0
+) -> dict[str, float]:
+    named = {"fp64": fp64, "fp32": fp32, "tf32": tf32, "fp16": fp16, "bf16": bf16}
+    return {name: value for name, value in named.items() if value}
+
+
+_HOPPER = _peaks(67.0, 67.0, 494.7, 989.4, 989.4)
+_AMPERE = _peaks(19.5, 19.5, 156.0, 312.0, 312.0)
+_H100 = "NVIDIA H100 Tensor Core GPU Architecture white paper, table 2"
+_A100 = "NVIDIA A100 Tensor Core GPU datasheet"
+
+DEVICES = (
+    Device("H200 SXM", r"NVIDIA H200", _HOPPER, 4800, "NVIDIA H200 Tensor Core GPU datasheet"),
+    Device("H100 SXM", r"NVIDIA H100 80GB HBM3", _HOPPER, 3350, _H100),
+    Device("H100 PCIe", r"NVIDIA H100 PCIe", _peaks(51.2, 51.2, 378.0, 756.5, 756.5), 2000, _H100),
+    Device("A100 SXM 80GB", r"NVIDIA A100-SXM\d?-80GB", _AMPERE, 2039, _A100),
+    Device("A100 PCIe 80GB", r"NVIDIA A100 80GB PCIe", _AMPERE, 1935, _A100),
+    Device("A100 40GB", r"(NVIDIA )?A100-(SXM\d?|PCIE)-40GB", _AMPERE, 1555, _A100),
+    Device("V100 SXM2", r"Tesla V100-SXM2-\d+GB.*", _peaks(7.8, 15.7, fp16=125.0), 900,
+           "NVIDIA Tesla V100 GPU architecture white paper"),
+    Device("T4", r"(Tesla|NVIDIA) T4", _peaks(0.253, 8.1, fp16=65.0), 320,
+           "NVIDIA T4 Tensor Core GPU datasheet"),
+    Device("L4", r"NVIDIA L4", _peaks(0.49, 30.3, 60.0, 121.0, 121.0), 300,
+           "NVIDIA L4 Tensor Core GPU datasheet (its figures are with sparsity: halved)"),
+    Device("RTX 4090", r"NVIDIA GeForce RTX 4090", _peaks(1.29, 82.6, 82.6, 165.2, 165.2), 1008,
+           "NVIDIA Ada GPU Architecture white paper, appendix A"),
+    Device("RTX 3090", r"NVIDIA GeForce RTX 3090", _peaks(0.556, 35.6, 35.6, 71.2, 71.2), 936,
+           "NVIDIA Ampere GA102 GPU Architecture white paper, appendix A"),
+    Device("CPU (EPYC 7763)", r"AMD EPYC 7763.*", _peaks(2.51, 5.02), 204.8,
+           "AMD EPYC 7763 product page: 64 cores at 2.45 GHz, 8 channels of DDR4-3200; Zen 3 runs two"
+           " 256-bit multiply-adds a cycle (AMD Software Optimization Guide, family 19h)"),
+)  # fmt: skip
+
+
+def named(text: str, devices: tuple[Device, ...] = DEVICES) -> Device:
+    """The device whose name begins so, letters and digits alone: h100, a100pcie, rtx4090; the first of
+    several. Raises InspectError with the names that there are."""
+    wanted = _letters(text)
+    found = next((device for device in devices if wanted and _letters(device.name).startswith(wanted)), None)
+    if found is None:
+        known = ", ".join(device.name for device in devices)
+        raise InspectError(f"no device is called {text!r}", f"there are: {known}")
+    return found
+
+
+def read(file: str | Path) -> tuple[Device, ...]:
+    """Devices from a YAML file: one mapping, or a list of them, of name, peaks (TFLOP/s by precision),
+    bandwidth (GB/s) and, if wanted, source. Raises InspectError that says what is wrong."""
+    import yaml
+
+    hint = "write name: my card, bandwidth: 1000 and peaks: {fp32: 30, bf16: 120}"
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InspectError(f"cannot read {file}: {error}", "name a YAML file") from error
+    except yaml.YAMLError as error:
+        raise InspectError(f"{file} is not YAML: {error}", hint) from error
+    entries = content if isinstance(content, list) else [content]
+    if not entries:
+        raise InspectError(f"{file} holds no device", hint)
+    return tuple(_device(entry, str(file), hint) for entry in entries)
+
+
+def _device(entry: Any, file: str, hint: str) -> Device:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise InspectError(f"{file}: a device is a mapping with a name", hint)
+    peaks, name = entry.get("peaks"), entry["name"]
+    unknown = set(entry) - {"name", "peaks", "bandwidth", "source"}
+    if unknown:
+        raise InspectError(f"{file}: {name} has the unknown key {min(map(str, unknown))!r}", hint)
+    if not isinstance(peaks, dict) or not peaks or not set(peaks) <= set(PRECISIONS):
+        raise InspectError(f"{file}: {name} needs peaks by precision", f"of {', '.join(PRECISIONS)}")
+    numbers = [*peaks.values(), entry.get("bandwidth")]
+    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and 0 < n < 1e9 for n in numbers):
+        raise InspectError(f"{file}: peaks and bandwidth of {name} are positive numbers", hint)
+    return Device(name, re.escape(name), peaks, float(entry["bandwidth"]), str(entry.get("source", file)))
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def find(device_name: str) -> Device | None:
+    """The device that torch calls so; None for one that is not known, and for a slice of one (MIG)."""
+    return next((device for device in DEVICES if re.fullmatch(device.match, device_name.strip())), None)

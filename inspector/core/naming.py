@@ -1,0 +1,55 @@
+"""Names of models, layers and tensors: globs that select them, hints at what the user may have meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from inspector.core.errors import InspectError
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str = "see: inspect models") -> str:
+    """`did you mean ...` with up to three of the nearest names, else `otherwise`."""
+    names = list(dict.fromkeys(known))
+    found = get_close_matches(name, names, n=3, cutoff=0.6)
+    found += [n for n in names if name and name in n and n not in found][: 3 - len(found)]
+    return f"did you mean {', '.join(found)}?" if found else otherwise
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether a glob selects a dotted path: the whole path (`layer1.*`, `*` crosses dots), or, for a
+    pattern without a dot, also the last part alone at any depth (`conv*` selects `layer1.0.conv1`)."""
+    return fnmatchcase(path, pattern) or (
+        "." not in pattern and fnmatchcase(path.rpartition(".")[2], pattern)
+    )
+
+
+def texts(values: object, name: str) -> list[str]:
+    """A list of strings, as an option, a settings file or Python gives it; one string is a list of one.
+    Raises InspectError that calls it `name`."""
+    known = list(values) if isinstance(values, (list, tuple)) else [values]
+    if not all(isinstance(value, str) and value for value in known):
+        raise InspectError(
+            f"{name} is a list of names or globs, not {values!r}", "e.g. ['conv1', 'layer1.*']"
+        )
+    return [str(value) for value in known]
+
+
+def select(paths: Iterable[str], patterns: Sequence[str], what: str, option: str) -> list[str]:
+    """The paths that some pattern selects, in their own order; a pattern that is one of them means it
+    alone (`conv1` is not `layer1.0.conv1`). A pattern that selects none is an InspectError that names
+    the `option` and the nearest of the paths; `what` is e.g. "parameter"."""
+    known = list(dict.fromkeys(paths))
+    exact = set(known).intersection(patterns)
+    globs = [pattern for pattern in patterns if pattern not in exact]
+    for pattern in globs:
+        if not any(matches(path, pattern) for path in known):
+            shown = ", ".join(known[:3]) + (", ..." if len(known) > 3 else "")
+            raise InspectError(
+                f"{option} {pattern!r} matches no {what}",
+                nearest(
+                    pattern.strip("*."), known, f"there are: {shown}" if known else f"there is no {what}"
+                ),
+            )
+    return [path for path in known if path in exact or any(matches(path, glob) for glob in globs)]

@@ -1,0 +1,298 @@
+"""A short DistributedDataParallel training that says whether this model trains right."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inspector.core.config import completed, dump, load, summary
+from inspector.core.errors import InspectError
+from inspector.core.files import write_whole
+from inspector.distributed.job import Job, Place, adopt_slurm
+from inspector.distributed.launch import Group, Outcome, Tell, launch
+from inspector.distributed.sections import report
+from inspector.models import Recipe, resolve
+from inspector.models.inputs import InputSpec, as_inputs
+from inspector.models.small import smallest, with_batch
+from inspector.profiling.run import trace
+from inspector.reporting.report import Report
+
+WORKER = "inspector.distributed.rank"
+BACKENDS = ("auto", "gloo", "nccl")
+""""auto" is nccl on GPUs and gloo on a CPU."""
+
+
+def ddp(
+    model: str = "resnet50",
+    inputs: Any = None,
+    *,
+    nproc: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    config: str | Path | None = None,
+    device: str | None = None,
+    resume: bool = False,
+    kill: bool = True,
+    nnodes: int = 1,
+    node_rank: int = 0,
+    rdzv_endpoint: str = "",
+    model_args: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    trainer: str = "inspector.distributed.loop:Trainer",
+    verbose: bool = False,
+    tell: Tell = lambda beat: None,
+) -> Report | None:
+    """Train `model` for some steps in `nproc` processes under DDP, and check what people get wrong.
+
+    model: a spec ("resnet50", "timm:...", "file.py:build"): every process builds it from `seed`.
+    inputs: strings of the input grammar; the first is the tensor of samples, its batch DATA.BATCH. Without
+        it, the smallest images that the model accepts.
+    settings: of `inspector.core.config`, by dotted name ({"SOLVER.STEPS": 20}), over the YAML file `config`.
+    device: "cuda" (nccl) or "cpu" (gloo); None takes the GPUs if there are any. `nproc`: one for each GPU,
+        or two on a CPU.
+    resume: go on from the checkpoint in OUTPUT_DIR. `kill`: also kill a worker, which must be started
+        again and go on from its checkpoint (on one machine).
+    nnodes, node_rank, rdzv_endpoint: of several machines, as torchrun takes them.
+    trainer: "module:Class", a subclass of `inspector.distributed.loop.Trainer` with parts of your own.
+
+    In a process that torchrun or SLURM started (RANK, WORLD_SIZE) no further one is started, and only rank 0
+    gets a report. Raises InspectError for input that cannot be trained on; what goes wrong while training
+    is a finding that fails.
+    """
+    if not isinstance(model, str):
+        raise InspectError(
+            "every process builds the model anew: an nn.Module cannot be sent to it",
+            "give a spec: resnet50, or path/to/file.py:build",
+        )
+    node = load(
+        Path(config) if config else None, [f"{key}={value}" for key, value in (settings or {}).items()]
+    )
+    _check(node)
+    recipe = resolve(model, dict(model_args or {}))
+    if recipe.only_on is not None:
+        raise InspectError(f"{recipe.name} does not train: {recipe.only_on[1]}", "name the float model")
+    kind = _device(device)
+    if kind == "cpu" and node.DDP.BACKEND == "nccl":
+        raise InspectError("nccl connects GPUs only", "leave DDP.BACKEND out, or use --device cuda")
+    adopt_slurm(os.environ)
+    inside = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    count = _processes(nproc if nproc is not None else node.DDP.NPROC, kind)
+    with _folder(node.OUTPUT_DIR, inside) as (folder, output):
+        texts = _inputs(recipe, inputs, node.DATA.BATCH)
+        said = {"MODEL.NAME": model, "MODEL.ARGS": dict(model_args or {}), "INPUT": texts, "SEED": seed}
+        job = Job(
+            model,
+            dump(completed(node, {**said, "DDP.NPROC": count})),
+            texts,
+            str(output),
+            dict(model_args or {}),
+            str(weights) if weights is not None else None,
+            seed,
+            kind,
+            trainer,
+            resume,
+            kill and not inside and nnodes == 1 and not resume and node.DDP.MAX_RESTARTS > 0,
+            time.time() + float(node.DDP.DEADLINE),
+            verbose,
+            not inside,
+        )
+        _checkpoint(job, output)
+        write_whole(output / "config.yaml", job.config)
+        if not inside or os.environ["RANK"] == "0":
+            tell({"phase": "starting", "settings": summary(job.settings)})
+        if inside:
+            return _inside(job, folder)
+        job.write(folder)
+        group = Group(
+            count,
+            nnodes,
+            node_rank,
+            rdzv_endpoint,
+            node.DDP.MAX_RESTARTS,
+            float(node.DDP.STALL),
+            float(node.DDP.DEADLINE),
+        )
+        if nnodes > 1 and not rdzv_endpoint:
+            raise InspectError("several nodes need a place to meet", "give --rdzv-endpoint HOST:PORT")
+        outcome = launch(group, folder, WORKER, _following(output / "log.txt", tell) if verbose else tell)
+        return _concluded(job, folder, group, outcome)
+
+
+def _following(log: Path, tell: Tell) -> Tell:
+    """`tell`, which also shows on standard error what rank 0 logs: its own is a file of the launcher's."""
+    shown = log.stat().st_size if log.exists() else 0
+
+    def both(beat: dict[str, Any]) -> None:
+        nonlocal shown
+        if log.exists():
+            with log.open(encoding="utf-8") as stream:
+                stream.seek(shown)
+                sys.stderr.write(stream.read())
+                shown = stream.tell()
+        tell(beat)
+
+    return both
+
+
+def _check(node: Any) -> None:
+    """Refuse numbers that no training can have."""
+    solver, data, group = node.SOLVER, node.DATA, node.DDP
+    for key, value, least in (
+        ("DATA.BATCH", data.BATCH, 1),
+        ("DATA.SAMPLES", data.SAMPLES, 1),
+        ("DATA.WORKERS", data.WORKERS, 0),
+        ("SOLVER.STEPS", solver.STEPS, 1),
+        ("SOLVER.ACCUMULATE", solver.ACCUMULATE, 1),
+        ("SOLVER.VALIDATE_EVERY", solver.VALIDATE_EVERY, 1),
+        ("SOLVER.SCHEDULER.PATIENCE", solver.SCHEDULER.PATIENCE, 0),
+        ("DDP.MAX_RESTARTS", group.MAX_RESTARTS, 0),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InspectError(f"{key} is {value!r}", f"give {least} or more: --set {key} {least}")
+    for key, value in (
+        ("SOLVER.BASE_LR", solver.BASE_LR),
+        ("SOLVER.BIAS_LR_FACTOR", solver.BIAS_LR_FACTOR),
+        ("SOLVER.WEIGHT_DECAY", solver.WEIGHT_DECAY),
+        ("SOLVER.WEIGHT_DECAY_BIAS", solver.WEIGHT_DECAY_BIAS),
+        ("SOLVER.MOMENTUM", solver.MOMENTUM),
+    ):
+        if not 0 <= value < float("inf"):
+            raise InspectError(f"{key} is {value!r}", f"give 0 or more: --set {key} 0.1")
+    if not 0 < solver.SCHEDULER.FACTOR < 1:
+        key = "SOLVER.SCHEDULER.FACTOR"
+        raise InspectError(
+            f"{key} is {solver.SCHEDULER.FACTOR!r}", f"give a number between 0 and 1: --set {key} 0.1"
+        )
+    if group.BACKEND not in BACKENDS:
+        raise InspectError(f"DDP.BACKEND is {group.BACKEND!r}", f"use one of: {', '.join(BACKENDS)}")
+    for key, value in (("DDP.STALL", group.STALL), ("DDP.DEADLINE", group.DEADLINE)):
+        if not 0 < value < float("inf"):
+            raise InspectError(f"{key} is {value!r}", f"give seconds: --set {key} 60")
+
+
+def _device(device: str | None) -> str:
+    available = torch.cuda.is_available()
+    kind = device or ("cuda" if available else "cpu")
+    if kind not in ("cpu", "cuda"):
+        raise InspectError(f"cannot train on {kind!r}", "use cpu or cuda")
+    if kind == "cuda" and not available:
+        raise InspectError("there is no CUDA device here", "use --device cpu, or see: inspect env")
+    return kind
+
+
+def _processes(nproc: int | None, kind: str) -> int:
+    cards = torch.cuda.device_count()
+    count = nproc if nproc is not None else (cards if kind == "cuda" else 2)
+    if count < 1:
+        raise InspectError(f"{count} processes cannot train", "give --nproc 1 or more")
+    if kind == "cuda" and count > cards:
+        raise InspectError(
+            f"{count} processes, and there are {cards} GPUs here", f"give --nproc {cards}, or --device cpu"
+        )
+    return count
+
+
+def _inputs(recipe: Recipe, inputs: Any, batch: int) -> list[str]:
+    """What each process trains on, as strings, the batch in front."""
+    if inputs is not None:
+        given = with_batch(as_inputs(inputs), batch)
+    else:
+        found = smallest(recipe, recipe.build("meta") if recipe.rebuilds else recipe.build("cpu"), batch)
+        if found is None:
+            raise InspectError(f"{recipe.name} has no default input", "give one with --input 1x3x32x32")
+        given = found
+    texts = [_text(value) for value in given.args]
+    texts += [f"{key}={_text(value)}" for key, value in given.kwargs.items()]
+    first = next(iter((*given.args, *given.kwargs.values())), None)
+    if not isinstance(first, InputSpec) or not first.shape:
+        raise InspectError(
+            f"{recipe.name} takes no tensor of samples: it cannot be trained here",
+            "give --input 1x3x32x32, or wrap it in a model that takes one",
+        )
+    if inputs is not None:
+        trace(recipe, given, phase="train")  # refuses what the model does not take, before processes start
+    return texts
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, InputSpec):
+        raise InspectError(
+            "the model takes more than tensors of samples: it cannot be trained here",
+            "give --input 1x3x32x32, or wrap it in a model that takes one",
+        )
+    return f"{str(value.dtype).removeprefix('torch.')}[{','.join(map(str, value.shape))}]"
+
+
+def _checkpoint(job: Job, output: Path) -> None:
+    if job.resume and not (output / "checkpoint.pt").exists():
+        raise InspectError(
+            f"no checkpoint in {output}", "name the folder of an earlier run: --set OUTPUT_DIR runs/one"
+        )
+
+
+@contextmanager
+def _folder(wanted: str | None, inside: bool) -> Iterator[tuple[Path, Path]]:
+    """(files of this run, where checkpoints and logs go); what nobody asked for is removed afterwards."""
+    if inside and wanted is None:
+        run = os.environ.get("TORCHELASTIC_RUN_ID", os.getppid())
+        name = f"inspector-ddp-{os.environ.get('MASTER_PORT')}-{run}"
+        shared = Path(tempfile.gettempdir()) / name
+        shared.mkdir(exist_ok=True)
+        yield shared, shared
+        if os.environ["RANK"] == "0":
+            shutil.rmtree(shared, ignore_errors=True)
+        return
+    temporary = Path(tempfile.mkdtemp(prefix="inspector-ddp-"))
+    output = Path(wanted).expanduser() if wanted else temporary
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (temporary / "agents").mkdir()
+        yield temporary, output.resolve()
+    except OSError as error:
+        raise InspectError(
+            f"cannot write to {output}: {error.strerror or error}", "choose another OUTPUT_DIR"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _inside(job: Job, folder: Path) -> Report | None:
+    """This process is a worker already."""
+    from inspector.distributed import rank as ddp_worker
+
+    place = Place.of(os.environ, job.device)
+    job.write(folder)
+    ddp_worker.run(folder)
+    if place.rank:
+        return None
+    ranks = json.loads((folder / "evidence.json").read_text())
+    return report(job, ranks, None, Group(place.world))
+
+
+def _concluded(job: Job, folder: Path, group: Group, outcome: Outcome) -> Report | None:
+    """The report of a run that ended, or InspectError when there was nothing to run."""
+    if outcome.refused is not None:
+        raise InspectError(outcome.refused["message"], outcome.refused["hint"])
+    file = folder / "evidence.json"
+    ranks = json.loads(file.read_text()) if file.exists() else []
+    if not ranks and not outcome.errors and outcome.stalled is None:
+        tail = (folder / "agent.log").read_text(errors="replace").strip().splitlines()
+        if group.nnodes > 1 and outcome.code == 0:
+            return None  # the machine with rank 0 has the report
+        where = f" at {group.endpoint}" if group.endpoint else ""
+        last = tail[-1].strip() if tail else "no word from the launcher"
+        raise InspectError(
+            f"the processes did not come together{where}: {last}",
+            "check --rdzv-endpoint, --nnodes and --node-rank, and that the machines reach each other",
+        )
+    return report(job, ranks, outcome, group)

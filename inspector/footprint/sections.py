@@ -1,0 +1,245 @@
+"""The report of a simulated step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from inspector.footprint import CATEGORIES, Memory, Plan
+from inspector.footprint.shard import estimate
+from inspector.footprint.tables import (
+    bars_frame,
+    composition_frame,
+    makers_frame,
+    modules_frame,
+    moment,
+    timeline_frame,
+)
+from inspector.reporting.report import Chart, Finding, Metric, Report, Section
+from inspector.tracing.capture.setting import PORTABLE, Setting
+from inspector.tracing.record import Trace
+
+CUDA_CONTEXT = (200 * 2**20, 800 * 2**20)
+"""What CUDA itself takes outside torch's allocator: a range, by device, driver and loaded kernels."""
+UNITS = {
+    "blocks": "count",
+    "bytes": "bytes",
+    "share": "share",
+    "needed": "bytes",
+    "batch": "plain",
+    "predicted": "bytes",
+    "measured": "bytes",
+    "ratio": "rate",
+}
+_TOP = 12
+"""Rows that people see of the peak by operator and by module."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A simulated step, and what was asked of it. `limit` and `room` in bytes, `tried` the batches that the
+    search for the largest looked at."""
+
+    trace: Trace
+    plan: Plan
+    memory: Memory
+    setting: Setting = PORTABLE
+    depth: int = 1
+    limit: int | None = None
+    room: int | None = None
+    batch: int | None = None
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    world_size: int | None = None
+    shard: str = "ddp"
+    measured: Any = None
+
+
+def needed(memory: Memory) -> int:
+    """What a device must have: what torch reserves, and the upper end of the CUDA context."""
+    return memory.reserved + CUDA_CONTEXT[1]
+
+
+def report(asked: Asked) -> Report:
+    """The report: a pure function of what was asked and simulated."""
+    trace, memory = asked.trace, asked.memory
+    timeline = timeline_frame(trace, memory)
+    composition = composition_frame(memory)
+    findings = [*_fits(asked, composition), *_remarks(asked)]
+    tables = {
+        "composition": composition,
+        "modules": modules_frame(memory, asked.depth),
+        "operators": makers_frame(memory),
+        "timeline": timeline,
+    }
+    modules = tables["modules"]
+    named = modules.assign(module=modules["module"].replace("", f"({trace.model} itself)"))
+    sections = [
+        Section("composition of the peak", composition, UNITS),
+        Section(f"the peak by module (depth {asked.depth})", _top(named), UNITS),
+        Section("the peak by the operator that made it", _top(tables["operators"]), UNITS),
+        Section("timeline", bars_frame(timeline), UNITS, "each row is the highest moment of its stretch"),
+    ]
+    if asked.tried:
+        tables["batches"] = pd.DataFrame(asked.tried)
+        sections.append(Section("batches tried", tables["batches"], UNITS))
+    if asked.world_size is not None:
+        terms = estimate(trace, memory, asked.world_size, asked.shard)
+        tables["processes"] = pd.DataFrame([{"part": k, "bytes": v} for k, v in terms.items()])
+        total = pd.DataFrame([{"part": "sum", "bytes": sum(terms.values())}])
+        shown = pd.concat([tables["processes"], total], ignore_index=True)
+        title = f"estimate for each of {asked.world_size} processes, {asked.shard}"
+        sections.append(Section(title, shown, UNITS))
+    if asked.measured is not None:
+        tables["measured"] = asked.measured.frame
+        sections.append(Section("predicted against measured", asked.measured.frame, UNITS))
+    return Report(
+        command="memory",
+        subject={
+            "name": trace.model,
+            "source": trace.source,
+            "inputs": list(trace.inputs),
+            "phase": trace.phase,
+            "device": trace.device,
+        },
+        environment=dict(trace.environment),
+        metrics=_metrics(asked),
+        tables=tables,
+        findings=findings,
+        verdict=_verdict(asked, findings),
+        header=_header(asked),
+        sections=sections,
+        charts=[_chart(timeline)],
+    )
+
+
+def _verdict(asked: Asked, findings: list[Finding]) -> str:
+    if any(finding.status == "fail" for finding in findings):
+        return "fail"
+    return "pass" if asked.limit is not None else "none"
+
+
+def _metrics(asked: Asked) -> dict[str, Metric]:
+    memory = asked.memory
+    sums: Counter[str] = Counter(dict.fromkeys(CATEGORIES, 0))
+    for block, nbytes in memory.peak:
+        sums[block.category] += nbytes
+    metrics = {
+        "peak_allocated": Metric(memory.allocated, "byte"),
+        "peak_reserved": Metric(memory.reserved, "byte"),
+        "convolution_workspace": Metric(
+            memory.convolution_extra, "byte", label="cuDNN's workspaces (a guess)"
+        ),
+    }
+    if asked.room is not None:
+        found = asked.batch if any(row["fits"] for row in asked.tried) else 0
+        metrics["max_batch"] = Metric(found, "plain", direction="higher", label="largest batch")
+    for name in CATEGORIES:
+        metrics[f"peak_{name.replace(' ', '_')}"] = Metric(sums[name], "byte", shown=False)
+    if asked.world_size is not None:
+        terms = estimate(asked.trace, memory, asked.world_size, asked.shard)
+        metrics["peak_per_process"] = Metric(
+            sum(terms.values()), "byte", "toleranced", label="estimate for each process"
+        )
+    return metrics
+
+
+def _header(asked: Asked) -> list[tuple[str, str]]:
+    trace, setting, plan = asked.trace, asked.setting, asked.plan
+    kind = trace.modules[0].type if trace.modules else ""
+    phase = "inference (eval mode, no gradients)"
+    if plan.optimizer is not None:
+        phase = f"training step, {plan.optimizer.name}" + (", master weights" if plan.master_weights else "")
+    lines = [
+        ("model", f"{trace.model} ({trace.source}, {kind})"),
+        ("input", " ".join(trace.inputs)),
+        ("phase", phase),
+        ("precision", _precision(setting)),
+    ]
+    if setting.kernels is not None and trace.device == "meta":
+        lines.append(("attention", setting.kernels.attention))
+    if setting.checkpoints:
+        lines.append(("checkpointed", ", ".join(setting.checkpoints)))
+    spot = moment(trace, asked.memory.peak_at)
+    where = spot["module"] or "the model"
+    lines.append(("peak at", f"{spot['phase']}: {spot['operator']} of {where}"))
+    return lines
+
+
+def _precision(setting: Setting) -> str:
+    weights = setting.dtype or "as the model is"
+    lowered = setting.kernels.autocast if setting.kernels else None
+    return f"{weights}, autocast to {lowered}" if lowered else weights
+
+
+def _fits(asked: Asked, composition: pd.DataFrame) -> list[Finding]:
+    if asked.limit is None:
+        return []
+    need, parts = needed(asked.memory), composition.set_index("category")["bytes"]
+    largest = ", ".join(f"{name} {_gib(nbytes)}" for name, nbytes in parts.nlargest(4).items())
+    evidence = {"needed": need, "limit": asked.limit, **{str(k): int(v) for k, v in parts.items()}}
+    context = f"reserved, and {_gib(CUDA_CONTEXT[1])} for CUDA itself"
+    said = f"needs {_gib(need)} of {_gib(asked.limit)} ({context}): {largest}"
+    if need > asked.limit:
+        return [Finding("fits", "fail", asked.trace.model, f"does not fit: {said}", evidence)]
+    close = need + asked.memory.convolution_extra > asked.limit
+    tight = "; cuDNN will not have the workspaces that it likes" if close else ""
+    return [Finding("fits", "pass", asked.trace.model, f"fits: {said}{tight}", evidence)]
+
+
+def _gib(nbytes: float) -> str:
+    return f"{nbytes / 2**30:.2f} GiB"
+
+
+def _remarks(asked: Asked) -> list[Finding]:
+    trace, plan = asked.trace, asked.plan
+    said = [*trace.notes]
+    low, high = (f"{bound / 2**30:.1f}" for bound in CUDA_CONTEXT)
+    said.append(
+        "simulated; this version was compared with torch on a CPU, not yet on a GPU; cuDNN's workspaces are"
+        " guessed at a copy of a convolution's inputs and outputs, and its chosen algorithms may take more"
+    )
+    said.append(
+        f"not in these numbers: CUDA's own context ({low} to {high} GiB, by device and driver), what"
+        " libraries take past torch (NCCL), and fragmentation beyond one step"
+    )
+    if any(op.group in ("lstm", "gru", "rnn_tanh", "rnn_relu") for op in trace.ops):
+        said.append("recurrent layers are recorded step by step; cuDNN keeps one reserve of its own instead")
+    fused = {"MultiheadAttention", "TransformerEncoderLayer"}.intersection(m.type for m in trace.modules)
+    if fused and trace.phase == "forward":
+        said.append(
+            "torch may take a fused path of its own for nn.MultiheadAttention in eval mode: not this one"
+        )
+    if trace.device != "meta":
+        said.append("attention and dropout are in the form that the CPU runs")
+    if plan.optimizer is not None and plan.optimizer.note:
+        said.append(plan.optimizer.note)
+    if asked.measured is not None:
+        said.append(asked.measured.note)
+    place = trace.device.partition(":")[0]
+    elsewhere = sum(storage.nbytes for storage in trace.storages if storage.device != place)
+    if elsewhere > 2**20:
+        said.append(f"left out: {_gib(elsewhere)} of tensors that the model makes on another device")
+    return [Finding("provenance", "warn", "", text) for text in said]
+
+
+def _top(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.head(_TOP)
+
+
+def _chart(timeline: pd.DataFrame) -> Chart:
+    used = [name for name in CATEGORIES if timeline[name].any()]
+    long = timeline.melt("at", ["bytes", *used], "part", "nbytes")
+    long["GiB"] = long.pop("nbytes") / 2**30
+    long["part"] = long["part"].replace("bytes", "all")
+    return Chart(
+        "line",
+        "What lives when",
+        "operator",
+        "GiB",
+        long.rename(columns={"at": "operator"}),
+        group="part",
+        note="x is the index of the operator in the step; each point is the highest moment of its stretch",
+    )

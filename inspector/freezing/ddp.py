@@ -1,0 +1,157 @@
+"""A frozen model under DistributedDataParallel: two processes (gloo, CPU) take two training steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from inspector.freezing.plan import Plan
+from inspector.models.inputs import first_line
+from inspector.reporting.report import Finding
+
+RANKS = 2
+DEADLINE = 180.0
+"""Seconds after which the processes are taken for deadlocked."""
+
+
+class TwoProcesses:
+    """Starts at once, so that the processes import torch while this one works; `findings()` waits.
+
+    `prepare` names a function ("module:function") that each process calls on the wrapped model
+    before the first step: what a training script does after the wrap. Use as a context manager.
+    """
+
+    def __init__(
+        self, model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int, prepare: str = ""
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="inspector-ddp-"))
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.plan = plan
+        self.why_not = self._obstacle(model)
+        if self.why_not:
+            return
+        payload = {
+            "model": model,
+            "trainable": plan.trainable,
+            "frozen": plan.parameters,
+            "inputs": (args, kwargs),
+            "seed": seed,
+            "prepare": prepare,
+        }
+        try:
+            torch.save(payload, self.folder / "payload.pt")
+        except Exception as error:
+            self.why_not = f"the model cannot be pickled: {first_line(error)}"
+            return
+        except BaseException:  # interrupted while writing: no __exit__ will come
+            self._clean()
+            raise
+        try:
+            for rank in range(RANKS):
+                self.processes.append(self._start(rank, model))
+        except BaseException:
+            self._clean()
+            raise
+
+    def _obstacle(self, model: nn.Module) -> str:
+        if not self.plan.trainable:
+            return "nothing trains"
+        if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+            return "this torch has no gloo"
+        classes = {type(module).__module__ for module in model.modules()}
+        return "its classes are defined in __main__" if "__main__" in classes else ""
+
+    def _start(self, rank: int, model: nn.Module) -> subprocess.Popen[bytes]:
+        """Files of a user's model were imported under a name of our own: the process does so too."""
+        modules = {type(module).__module__ for module in model.modules()}
+        files = [sys.modules[m].__file__ or "" for m in sorted(modules) if m.startswith("inspected_")]
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        if sys.platform.startswith("linux"):
+            environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        words = [
+            sys.executable,
+            "-m",
+            "inspector.freezing.ddp_worker",
+            str(self.folder),
+            str(rank),
+            *files,
+        ]
+        log = (self.folder / f"log{rank}").open("wb")
+        with log:
+            return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+    def findings(self) -> list[Finding]:
+        """Wait for both processes and judge what they saw."""
+        if self.why_not:
+            return [Finding("ddp", "skip", "", f"no DDP step: {self.why_not}")]
+        try:
+            for process in self.processes:
+                process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            return [Finding("ddp", "fail", "", f"a DDP step did not end within {DEADLINE:.0f} s: deadlock")]
+        return judge([self._result(rank) for rank in range(RANKS)], self.plan)
+
+    def _result(self, rank: int) -> dict[str, Any]:
+        file = self.folder / f"result{rank}.json"
+        if file.exists():
+            return json.loads(file.read_text())
+        log = (self.folder / f"log{rank}").read_text(errors="replace").strip().splitlines()
+        return {"stage": "start", "error": log[-1] if log else "the process died"}
+
+    def __enter__(self) -> TwoProcesses:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clean()
+
+    def _clean(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def judge(results: list[dict[str, Any]], plan: Plan) -> list[Finding]:
+    """The findings of what the ranks reported."""
+    for rank, result in enumerate(results):
+        if result["error"] and result["stage"] == "start":
+            return [
+                Finding("ddp", "skip", "", f"no DDP step: rank {rank} could not start: {result['error']}")
+            ]
+    for rank, result in enumerate(results):
+        if result["error"]:
+            message = f"a DDP training step raises on rank {rank}: {result['error'][:300]}"
+            return [
+                Finding("ddp", "fail", "", f"{message}; {_CAUSES}", {"rank": rank, "error": result["error"]})
+            ]
+    first = results[0]
+    found = [
+        Finding("ddp", "fail", names[0], f"{what} ({len(names)} tensors); {_CAUSES}", {"names": names})
+        for what, names in (
+            ("its gradient differs between the ranks after a DDP backward", first["unsynchronised"]),
+            ("differs between the ranks after a DDP step", first["diverged"]),
+            ("is frozen, but moved in a DDP step", first["frozen_moved"]),
+        )
+        if names
+    ]
+    if found:
+        return found
+    message = f"two processes train under DDP: {len(plan.trainable)} gradients agree on both"
+    return [Finding("ddp", "pass", "", message)]
+
+
+_CAUSES = "freeze and unfreeze before the DDP wrap, and leave no trainable parameter unused"

@@ -1,0 +1,182 @@
+"""What is to be frozen: parameters by stage or by pattern, and the modules whose state must rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.spectral_norm import SpectralNorm
+
+from inspector.backbones import Backbone
+from inspector.core.errors import InspectError
+from inspector.core.naming import nearest, select
+from inspector.freezing.schemes import frozen_stages
+from inspector.models.modes import reads_training
+
+NORMS = ("freeze", "eval", "train")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is claimed about a model.
+
+    `parameters` are the names that must not move, `trainable` those that must; `buffers` rest too. (A
+    name in neither required no gradient before, or is another name of a frozen parameter.)
+    `modules` are all modules of the frozen part, `norms` those among them that normalise by batch
+    statistics or update a state of their own in train mode, unless kept in eval mode. `prefix` holds
+    the outermost modules of the frozen stages, in the order in which they run (empty without --at).
+    `found` says that nothing was asked for: the claim is what the model itself shows.
+    """
+
+    parameters: tuple[str, ...]
+    trainable: tuple[str, ...]
+    buffers: tuple[str, ...]
+    modules: tuple[str, ...]
+    norms: tuple[str, ...]
+    norm: str = "freeze"
+    prefix: tuple[str, ...] = ()
+    stages: int | None = None
+    scheme: str = "maskrcnn"
+    found: bool = False
+    backbone: Backbone | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the prefix rests: with --norm eval the affine parameters still train."""
+        frozen = set(self.parameters)
+        stages = self.backbone.stages[: self.stages] if self.backbone else ()
+        return all(name in frozen for stage in stages for name in stage.parameters)
+
+
+def plan(
+    model: nn.Module,
+    backbone: Backbone | None = None,
+    at: int | None = None,
+    scheme: str = "maskrcnn",
+    patterns: Sequence[str] = (),
+    norm: str = "freeze",
+) -> Plan:
+    """Read the options. Without `at` and `patterns` the claim is what the model shows already:
+    whatever has requires_grad=False is frozen. Raises InspectError for an N outside the stages, a
+    pattern that matches nothing, and a model in which nothing is frozen."""
+    if not isinstance(norm, str) or norm not in NORMS:
+        raise InspectError(
+            f"--norm {norm!r} is not known", nearest(str(norm), NORMS, f"use one of: {', '.join(NORMS)}")
+        )
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    buffers = [name for name, _ in model.named_buffers(remove_duplicate=False)]
+    chosen = set(select([*names, *buffers], patterns, "parameter", "--pattern")) if patterns else set()
+    prefix: tuple[str, ...] = ()
+    count = None
+    if at is not None:
+        assert backbone is not None
+        count = frozen_stages(at, scheme, len(backbone.stages), swin(model))
+        stages = backbone.stages[:count]
+        chosen |= {name for stage in stages for name in stage.parameters}
+        prefix = tuple(path for stage in stages for path in stage.modules)
+    found = at is None and not patterns
+    if found:
+        _refuse_options(norm)
+        chosen = _as_found(model)
+    made = _complete(model, chosen, prefix, names, buffers)
+    made = replace(
+        made, norm=norm, prefix=prefix, stages=count, scheme=scheme, backbone=backbone, found=found
+    )
+    return _with_trainable_affine(model, made) if norm == "eval" else made
+
+
+def _refuse_options(norm: str) -> None:
+    if norm != "freeze":
+        raise InspectError(
+            f"--norm {norm} says how to freeze, and nothing is to be frozen", "give --at N or --pattern"
+        )
+
+
+def _as_found(model: nn.Module) -> set[str]:
+    named = model.named_parameters(remove_duplicate=False)
+    found = {name for name, parameter in named if not parameter.requires_grad}
+    if not found:
+        raise InspectError(
+            "nothing is frozen in this model", "say what to freeze: --at N, or --pattern 'layer1.*'"
+        )
+    return found
+
+
+def _complete(
+    model: nn.Module, chosen: set[str], prefix: Sequence[str], names: list[str], buffers: list[str]
+) -> Plan:
+    modules = _frozen_modules(model, chosen, prefix)
+    inside = set(modules)
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    frozen = {id(tensors[name]) for name in names if name in chosen}  # whatever other names they have
+    return Plan(
+        parameters=tuple(name for name in names if name in chosen),
+        trainable=tuple(n for n in names if id(tensors[n]) not in frozen and tensors[n].requires_grad),
+        buffers=tuple(name for name in buffers if name in chosen or name.rpartition(".")[0] in inside),
+        modules=modules,
+        norms=_norms(model, modules, chosen.intersection(buffers)),
+    )
+
+
+def _norms(model: nn.Module, modules: Sequence[str], buffers: set[str]) -> tuple[str, ...]:
+    """Each module once that would move by itself: in the frozen part, or the owner of a frozen buffer."""
+    owners = {name.rpartition(".")[0] for name in buffers}
+    found: dict[int, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if (path in modules or path in owners) and moves_by_itself(module):
+            found.setdefault(id(module), path)
+    return tuple(found.values())
+
+
+def _frozen_modules(model: nn.Module, chosen: set[str], prefix: Sequence[str]) -> tuple[str, ...]:
+    """Modules inside the frozen stages, and those with all of their parameters chosen, whole; those
+    without parameters by their buffers."""
+    found: list[str] = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        held = list(module.named_parameters(remove_duplicate=False)) or list(module.named_buffers())
+        own = [f"{path}.{name}".lstrip(".") for name, _ in held]
+        if (own and chosen.issuperset(own)) or inside(path, prefix) or inside(path, found):
+            found.append(path)
+    return tuple(found)
+
+
+def inside(path: str, places: Iterable[str]) -> bool:
+    """Whether a module is one of `places`, or lies in one of them ("" is the whole model)."""
+    return any(path == place or path.startswith(f"{place}.") or place == "" for place in places)
+
+
+def outermost(paths: Sequence[str]) -> tuple[str, ...]:
+    """The paths that lie in no other of them."""
+    return tuple(path for path in paths if not inside(path, (other for other in paths if other != path)))
+
+
+def moves_by_itself(module: nn.Module) -> bool:
+    """Whether train mode changes the module's state, or what it computes, by the batch: batch norms
+    and the like, and the power iteration of spectral_norm in both of its forms."""
+    if isinstance(module, _NormBase):
+        return True
+    if type(module).__name__ == "_SpectralNorm":
+        return True
+    if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
+        return True
+    return module._buffers.get("running_mean") is not None and reads_training(type(module))
+
+
+def _with_trainable_affine(model: nn.Module, made: Plan) -> Plan:
+    """--norm eval: the statistics rest, weight and bias of the normalisation train."""
+    norms = [path for path in made.norms if isinstance(model.get_submodule(path), _NormBase)]
+    free = {name for name in made.parameters if name.rpartition(".")[0] in norms}
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    trainable = {*made.trainable, *(name for name in free if tensors[name].requires_grad)}
+    return replace(
+        made,
+        parameters=tuple(name for name in made.parameters if name not in free),
+        trainable=tuple(name for name in tensors if name in trainable),
+    )
+
+
+def swin(model: nn.Module) -> bool:
+    """Whether detectron2 would count this model's stages as it does for its Swin."""
+    return any("swintransformer" in type(module).__name__.lower() for module in model.modules())

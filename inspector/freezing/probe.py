@@ -1,0 +1,319 @@
+"""What the frozen part computes: for one sample alone and in a batch, before training and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from inspector.freezing.batch import batch_size, copied, distance, first_sample, floats, narrowed
+from inspector.freezing.plan import Plan, inside, outermost
+from inspector.tracing.capture.isolate import preserved, seed_all
+
+DROPPING = ("StochasticDepth", "DropPath", "DropBlock2d", "PatchDropout")
+ROUNDING = 1e-4
+"""Inputs that differ by less between two runs are the same inputs."""
+
+
+@dataclass
+class Seen:
+    """One call of a module: what it was given (tensors copied before it could change them) and its
+    float outputs."""
+
+    args: Any
+    kwargs: Any
+    output: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class Probe:
+    """One frozen module observed in train mode (dropout off, as are the batch norms that train).
+
+    `whole`: all of its parameters are frozen. `through_model`: nothing that trains feeds it, so that it
+    is run through the model; else it is run by itself on what it was given before.
+    `apart` is the largest difference between a sample's output alone and inside the batch, relative to
+    the largest output; `drift` that between before and after training. None where nothing could be
+    compared: `why` says it. `error` is what a batch norm raised on one sample.
+    """
+
+    path: str
+    whole: bool
+    through_model: bool
+    seen: Seen
+    apart: float | None = None
+    drift: float | None = None
+    error: str = ""
+    why: str = ""
+
+
+@dataclass
+class Probes:
+    """All probes of one model. `requires_grad` holds the last module of the frozen stages when its output
+    requires grad, `feeding` the trainable parameters that this comes from."""
+
+    plan: Plan
+    args: Any
+    kwargs: Any
+    seed: int
+    found: list[Probe] = field(default_factory=list)
+    requires_grad: str = ""
+    feeding: list[str] = field(default_factory=list)
+
+    def observe(
+        self, model: nn.Module, paths: Sequence[str], args: Any, kwargs: Any, seed: int
+    ) -> dict[str, Seen]:
+        """The first call of each module in one forward, in the order in which they end."""
+        with _observed(model, self.plan, paths, seed) as seen, torch.no_grad():
+            args, kwargs = copied((args, kwargs))
+            model(*args, **kwargs)
+        return seen
+
+    def again(self, model: nn.Module) -> None:
+        """After training steps: what was given before must give the same output."""
+        through = [probe.path for probe in self.found if probe.through_model]
+        seen = self.observe(model, through, self.args, self.kwargs, self.seed) if through else {}
+        for probe in self.found:
+            if probe.drift is None:
+                continue
+            given = probe.seen.args, probe.seen.kwargs
+            after = seen[probe.path].output if probe.path in seen else self.called(model, probe.path, *given)
+            gap = distance(probe.seen.output, after)
+            probe.drift = float("inf") if gap is None else max(gap, probe.drift)
+
+    def called(self, model: nn.Module, path: str, args: Any, kwargs: Any) -> list[Tensor]:
+        """What a module gives when it is called by itself."""
+        with preserved(model), torch.no_grad(), _WithoutDropout():
+            calm(model, self.plan)
+            seed_all(self.seed)
+            args, kwargs = copied((args, kwargs))
+            return _clones(model.get_submodule(path)(*args, **kwargs))
+
+    def repeats(self, model: nn.Module, probe: Probe) -> bool:
+        """Whether the module gives what it gave in the model when it is called again by itself."""
+        try:
+            gap = distance(
+                probe.seen.output, self.called(model, probe.path, probe.seen.args, probe.seen.kwargs)
+            )
+        except Exception:  # a cache that has grown, a mask of another size: no evidence, no fault
+            return False
+        return gap is not None and gap < ROUNDING
+
+
+def probe(model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int) -> Probes:
+    """Observe the last module of the frozen stages, and each outermost module frozen by pattern."""
+    probes = Probes(plan, args, kwargs, seed)
+    prefix = [path for path in plan.prefix if path and (plan.parameters or plan.buffers)]
+    units = [path for path in outermost(plan.modules) if path and not inside(path, prefix)]
+    whole = probes.observe(model, [*prefix, *units], args, kwargs, seed)
+    last = next((path for path in reversed(whole) if path in prefix), None)
+    if last is not None:
+        _trace_back(probes, model, last)
+        probes.found.append(Probe(last, plan.whole, not probes.feeding, whole[last]))
+    frozen = set(plan.parameters)
+    for path in units:
+        if path in whole and whole[path].output:
+            own = [name for name, _ in model.get_submodule(path).named_parameters()]
+            rests = all(f"{path}.{name}" in frozen for name in own)
+            probes.found.append(Probe(path, rests, False, whole[path]))
+    _repeat(probes, model)
+    _alone(probes, model)
+    return probes
+
+
+def _trace_back(probes: Probes, model: nn.Module, last: str) -> None:
+    """Which trainable parameters the output of the frozen stages depends on."""
+    trainable = dict(model.named_parameters())
+    names = [name for name in probes.plan.trainable if name in trainable and trainable[name].requires_grad]
+    held: list[Tensor] = []
+
+    def leave(module: nn.Module, given: Any, output: Any) -> None:
+        held.extend(leaf for leaf in floats(output) if leaf.requires_grad)
+        raise _Reached
+
+    with preserved(model), torch.enable_grad():
+        calm(model, probes.plan)
+        hook = model.get_submodule(last).register_forward_hook(leave)
+        args, kwargs = copied((probes.args, probes.kwargs))
+        try:
+            model(*args, **kwargs)
+        except _Reached:
+            pass
+        finally:
+            hook.remove()
+        if held:
+            probes.requires_grad = last
+            roots = [leaf.sum() for leaf in held]
+            grads = torch.autograd.grad(roots, [trainable[n] for n in names], allow_unused=True)
+            probes.feeding = [name for name, grad in zip(names, grads) if grad is not None]
+
+
+class _Reached(Exception):
+    """Leaves the forward at the module that is observed."""
+
+
+def _repeat(probes: Probes, model: nn.Module) -> None:
+    """Compare a second run with another seed: what is random cannot be compared between samples. Then
+    see whether the module can be observed again after training."""
+    paths = [entry.path for entry in probes.found]
+    other = probes.observe(model, paths, probes.args, probes.kwargs, probes.seed + 1) if paths else {}
+    for entry in probes.found:
+        if entry.path not in other or distance(entry.seen.output, other[entry.path].output) != 0.0:
+            entry.why = "its output is random in train mode, dropout switched off"
+        if entry.through_model or probes.repeats(model, entry):
+            entry.drift = 0.0
+
+
+def _alone(probes: Probes, model: nn.Module) -> None:
+    """Compare one sample's output alone with its part of the batch's output."""
+    batch = batch_size(probes.args, probes.kwargs)
+    open_ = [entry for entry in probes.found if not entry.why]
+    why = _no_batch(model, probes, batch)
+    if why or not open_:
+        for entry in open_:
+            entry.why = why
+        return
+    args, kwargs = first_sample(probes.args, batch), first_sample(probes.kwargs, batch)
+    try:
+        alone = probes.observe(model, [entry.path for entry in open_], args, kwargs, probes.seed)
+    except Exception as error:
+        for entry in open_:
+            entry.why = f"the model does not run on one sample: {type(error).__name__}"
+            if "more than 1 value per channel" in str(error):
+                entry.error = str(error)
+        return
+    for entry in open_:
+        _compare(probes, model, entry, alone.get(entry.path))
+
+
+def _no_batch(model: nn.Module, probes: Probes, batch: int) -> str:
+    if batch < 2:
+        return "one sample is no batch"
+    leaf = next(
+        (leaf for leaf in tree_leaves((probes.args, probes.kwargs)) if isinstance(leaf, Tensor)), None
+    )
+    sequences = any(getattr(module, "batch_first", True) is False for module in model.modules())
+    if sequences and leaf is not None and leaf.dim() == (3 if leaf.is_floating_point() else 2):
+        return "nothing tells the batch from the sequence (batch_first=False)"
+    return ""
+
+
+def _compare(probes: Probes, model: nn.Module, entry: Probe, alone: Seen | None) -> None:
+    """A prefix is compared as it ran. What is in the middle of a model may be given something that
+    depends on the batch already: then it is called again on its own input's first sample."""
+    if alone is None:
+        entry.why = "it does not run on one sample alone"
+        return
+    given = _apart(floats((entry.seen.args, entry.seen.kwargs)), floats((alone.args, alone.kwargs)))
+    output = alone.output
+    if not entry.through_model and (given is None or given > ROUNDING):
+        small = _cut((entry.seen.args, entry.seen.kwargs), (alone.args, alone.kwargs))
+        if small is None or entry.drift is None:
+            entry.why = "what it is given depends on the batch already"
+            return
+        try:
+            output = probes.called(model, entry.path, *small)
+        except Exception as error:  # a cache or a mask of the whole batch among its arguments
+            entry.why = f"it cannot be called on one sample by itself: {type(error).__name__}"
+            return
+    entry.apart = _apart(entry.seen.output, output)
+    entry.why = "" if entry.apart is not None else "its output has another shape for one sample"
+
+
+def _cut(whole: Any, alone: Any) -> Any:
+    """The batch's arguments with tensors cut to the shapes that they have for one sample; None where
+    the two are not of one form."""
+    (large, form), (small, other) = tree_flatten(whole), tree_flatten(alone)
+    if form != other:
+        return None
+    pairs = zip(large, small)
+    leaves = [narrowed(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a for a, b in pairs]
+    missing = any(cut is None and isinstance(leaf, Tensor) for cut, leaf in zip(leaves, large))
+    return None if missing else tree_unflatten(leaves, form)
+
+
+def _apart(whole: list[Tensor], alone: list[Tensor]) -> float | None:
+    parts = [narrowed(large, small) for large, small in zip(whole, alone)]
+    if len(whole) != len(alone) or any(part is None for part in parts):
+        return None
+    return distance([part for part in parts if part is not None], alone)
+
+
+@contextmanager
+def _observed(model: nn.Module, plan: Plan, paths: Sequence[str], seed: int) -> Iterator[dict[str, Seen]]:
+    """Fill the dict with the first call of each module while the body runs the model in train mode."""
+    begun: dict[str, Seen] = {}
+    ended: dict[str, Seen] = {}
+
+    def before(path: str, given: Any, named: Any) -> None:
+        if path not in begun:
+            begun[path] = Seen(*copied((given, named)))
+
+    def after(path: str, output: Any) -> None:
+        if path in begun and path not in ended:
+            ended[path] = begun[path]
+            ended[path].output = _clones(output)
+
+    with preserved(model), ExitStack() as stack, _WithoutDropout():
+        for path in dict.fromkeys(paths):
+            module = model.get_submodule(path)
+            hooks = (
+                module.register_forward_pre_hook(
+                    lambda m, given, named, path=path: before(path, given, named), with_kwargs=True
+                ),
+                module.register_forward_hook(lambda m, given, output, path=path: after(path, output)),
+            )
+            for hook in hooks:
+                stack.callback(hook.remove)
+        calm(model, plan)
+        seed_all(seed)
+        yield ended
+
+
+def _clones(output: Any) -> list[Tensor]:
+    return [leaf.detach().clone() for leaf in floats(output)]
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Dropout that no module stands for: `F.dropout(x, self.p, self.training)`, and inside attention."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if "dropout" in name and args and isinstance(args[0], Tensor):
+            return args[0]
+        if name == "scaled_dot_product_attention":
+            kwargs.pop("dropout_p", None)
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+        return func(*args, **kwargs)
+
+
+def calm(model: nn.Module, plan: Plan) -> None:
+    """Switch off what is random in train mode by design, and the batch norms that train, so that only
+    what the frozen part does to a batch is compared."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and paths[id(m)] not in plan.modules]
+    for module in (*random_modules(model), *norms):
+        module.training = False
+    for module in model.modules():
+        if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
+            module.dropout = 0.0
+
+
+def random_modules(model: nn.Module) -> list[nn.Module]:
+    """Dropout, stochastic depth and the like, with a rate above zero."""
+    return [
+        module
+        for module in model.modules()
+        if (isinstance(module, (_DropoutNd, nn.RReLU)) or type(module).__name__ in DROPPING)
+        and (getattr(module, "p", None) or getattr(module, "drop_prob", None) or isinstance(module, nn.RReLU))
+    ]

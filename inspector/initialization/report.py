@@ -1,0 +1,354 @@
+"""Initialise a model by a scheme, or verify which initialisation it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from inspector.core.errors import InspectError
+from inspector.core.naming import texts
+from inspector.initialization import determinism, targets
+from inspector.initialization.apply import Applied, apply
+from inspector.initialization.examine import STATUSES
+from inspector.initialization.expect import Outcome, Row, auto, expect
+from inspector.initialization.schemes import Choice, choose
+from inspector.models import Recipe, as_recipe
+from inspector.models.checkpoint import is_checkpoint
+from inspector.models.inputs import as_inputs, first_line, materialise
+from inspector.models.small import smallest
+from inspector.models.subject import refuse_scripted, with_values
+from inspector.reporting.report import Finding, Metric, Report, Section, environment
+from inspector.tracing.capture.recorder import describe
+
+SHOWN = 20
+"""Tensors that the text report lists; the table holds them all."""
+BATCH = 8
+"""Samples that are propagated: a batch norm over fewer values makes the gradients noise."""
+PLOTTED = 60
+"""Modules in the propagation plot for people."""
+FEW = 3
+"""So many tensors that fail one check are told one by one."""
+GOOD = ("matches", "ambiguous", "inconclusive")
+
+
+@dataclass
+class _Job:
+    """What one call works on: a live model, or the tensors of a file."""
+
+    name: str
+    source: str
+    seed: int
+    model: nn.Module | None = None
+    recipe: Recipe | None = None
+    inputs: Any = None
+    tensors: dict[str, Any] = field(default_factory=dict)
+    loaded: bool = False
+
+
+def init(
+    model: str | Path | nn.Module | Recipe,
+    scheme: str | None = None,
+    *,
+    expect: str | None = None,
+    a: float | None = None,
+    mode: str | None = None,
+    gain: float | None = None,
+    std: float | None = None,
+    value: float | None = None,
+    layers: Sequence[str] | None = None,
+    bias: str | float = "auto",
+    seed: int = 0,
+    weights: str | Path | None = None,
+    inputs: Any = None,
+    model_args: Mapping[str, Any] | None = None,
+    save: str | Path | None = None,
+    propagation: bool = True,
+) -> Report:
+    """Initialise `model` in place with `scheme` and verify it, or with `expect` verify alone.
+
+    model: a spec ("resnet50", "timm:...", "file.py:build"), an nn.Module, or with `expect` a checkpoint
+        file. A spec is built on the CPU from `seed`.
+    scheme: a name of verify.init.schemes (default kaiming_uniform with a = 1); `a`, `mode`, `gain`,
+        `std` and `value` are its options.
+    expect: a scheme's name, or "auto": name the known law that each tensor has. Changes nothing.
+    layers: globs over layer paths ("conv*", "layer1.*"). Default: every layer with a weight of two or
+        more dimensions but embeddings, recurrent and norm layers (`expect="default"`: all layers).
+    bias: "auto" (zeros for c2_*, torch's default for `default`, else keep, as torch.nn.init does),
+        "keep", "zeros", "default" or a number.
+    weights: a checkpoint to load first. save: write the state_dict there, with a manifest beside it.
+    propagation: also run the model and report the spread of activations and gradients.
+
+    The verdict is fail when a tensor contradicts its law; under "auto" only when one is uninitialised.
+    Raises InspectError for unknown names, and for options that the scheme does not use.
+    """
+    options = {"a": a, "mode": mode, "gain": gain, "std": std, "value": value}
+    _check(scheme, expect, options, bias, save)
+    choice = None if expect == "auto" else choose(expect or scheme or "kaiming_uniform", bias, **options)
+    job = _job(model, model_args, seed, inputs, weights, expect)
+    wanted = texts(layers, "layers") if layers else None
+    if expect is not None:
+        outcome, selected, of = _verify(job, choice, wanted)
+        outcome.findings += _construction(job)
+        report = _report(job, outcome, choice, selected, of, applied=False)
+    else:
+        assert job.model is not None
+        assert choice is not None
+        applied, outcome = _applied(job, choice, wanted)
+        report = _report(job, outcome, choice, len(applied.layers), applied.of, applied=True)
+    if propagation and job.model is not None:
+        _propagate(job, report)
+    report.findings = _gathered(report.findings)
+    report.verdict = "fail" if any(f.status == "fail" for f in report.findings) else "pass"
+    if save is not None:
+        _save(job, report, choice, save)
+    return report
+
+
+def _check(
+    scheme: str | None, expected: str | None, options: Mapping[str, Any], bias: Any, save: Any
+) -> None:
+    if scheme is not None and expected is not None:
+        raise InspectError(
+            "--scheme applies and --expect verifies: give one of them", "an applied scheme is verified too"
+        )
+    if expected is not None and save is not None:
+        raise InspectError("--expect changes nothing that --save could write", "leave --save out")
+    given = [name for name, option in options.items() if option is not None]
+    if expected == "auto" and (given or bias != "auto"):
+        raise InspectError(
+            f"--expect auto tries every known law and does not use --{(given or ['bias'])[0]}",
+            "leave it out, or name a scheme",
+        )
+    if save is not None:
+        from inspector.models.weights import check_save
+
+        check_save(save)
+
+
+def _job(
+    model: Any, model_args: Mapping[str, Any] | None, seed: int, inputs: Any, weights: Any, expected: Any
+) -> _Job:
+    if isinstance(model, Path) or (isinstance(model, str) and is_checkpoint(model)):
+        return _file(Path(model), expected, {"input": inputs, "weights": weights, "model-arg": model_args})
+    if isinstance(model, nn.Module) and model_args:
+        raise InspectError("a finished model takes no model_args", "leave them out")
+    recipe = as_recipe(model, model_args)
+    given = as_inputs(inputs) if inputs is not None else None
+    live = with_values(recipe, given, seed, weights)
+    refuse_scripted(live)
+    return _Job(recipe.name, recipe.source, seed, live, recipe, given, loaded=weights is not None)
+
+
+def _file(path: Path, expected: str | None, given: Mapping[str, Any]) -> _Job:
+    from inspector.models.weights import load_tensors
+
+    if expected is None:
+        raise InspectError(f"{path} is a file: nothing can be applied to it", "verify it with --expect auto")
+    for option, content in given.items():
+        if content:
+            raise InspectError(f"a checkpoint takes no --{option}", "leave it out")
+    return _Job(path.name, "checkpoint", 0, tensors=load_tensors(path))
+
+
+def _verify(job: _Job, choice: Choice | None, layers: list[str] | None) -> tuple[Outcome, int, int]:
+    """The outcome, and how many layers were judged of how many."""
+    live = job.model
+    found = targets.of_model(live) if live is not None else targets.of_tensors(job.tensors)
+    everything = choice is None or choice.scheme.name == "default"
+    selected = targets.chosen(found, layers, everything)
+    outcome = auto(selected) if choice is None else expect(selected, choice)
+    if not outcome.rows:
+        raise InspectError(
+            "no tensor of the selected layers has a law under this scheme", "name other layers, or --bias"
+        )
+    if live is None:
+        said = "a file does not tell groups, transposition and embeddings: fans are those of plain layers"
+        outcome.findings.append(Finding("checkpoint", "warn", "", said))
+    return outcome, len({t.layer for t in selected}), len({t.layer for t in found})
+
+
+def _construction(job: _Job) -> list[Finding]:
+    """Whether the seed decides the weights with which the model is built, and none is drawn twice."""
+    recipe = job.recipe
+    if recipe is None or not recipe.rebuilds or job.loaded:
+        return []
+    record = determinism.written(lambda: recipe.build("cpu", job.seed))
+    assert isinstance(record.result, nn.Module)
+    twice = determinism.written_twice(record.result, record)
+    return [*twice, *determinism.reproducible(lambda seed: recipe.build("cpu", seed), job.seed)]
+
+
+def _applied(job: _Job, choice: Choice, layers: list[str] | None) -> tuple[Applied, Outcome]:
+    """Apply, prove that the seed decides the bytes, and verify what was applied."""
+    model = job.model
+    assert model is not None
+    applied: list[Applied] = []
+
+    def run(seed: int) -> nn.Module:
+        applied.append(apply(model, choice, layers, seed))
+        return _written(applied[-1])
+
+    record = determinism.written(lambda: run(job.seed))
+    twice = determinism.written_twice(model, record, explicit_only=False)
+    repeated = determinism.reproducible(run, job.seed)
+    run(job.seed)
+    outcome = expect(applied[0].targets, choice)
+    outcome.findings += [*twice, *repeated, *applied[0].findings]
+    return applied[0], outcome
+
+
+def _written(applied: Applied) -> nn.Module:
+    """The parameters that were written, as a module of their own, under the names of their tensors."""
+    from inspector.initialization import parametrized
+
+    holder = nn.Module()
+    for target in applied.targets:
+        assert target.module is not None
+        for number, tensor in enumerate(parametrized.written(target.module, target.attribute)):
+            name = target.name if not number else f"{target.name} ({number + 1})"
+            holder._parameters[name] = tensor  # type: ignore[assignment]  # names hold dots
+    return holder
+
+
+def _gathered(findings: list[Finding]) -> list[Finding]:
+    """Many tensors that fail one check are one finding: the first, and all of them as its evidence."""
+    kept: dict[str, list[Finding]] = {}
+    for number, finding in enumerate(findings):
+        alone = finding.status != "fail"
+        kept.setdefault(f"{number}" if alone else finding.check, []).append(finding)
+    gathered: list[Finding] = []
+    for group in kept.values():
+        gathered += [_together(group)] if len(group) > FEW else group
+    return gathered
+
+
+def _together(group: list[Finding]) -> Finding:
+    first = group[0]
+    message = f"{first.message} (and so {len(group) - 1} more tensors)"
+    return replace(first, message=message, evidence={f.subject: f.evidence for f in group})
+
+
+def _propagate(job: _Job, report: Report) -> None:
+    """Add the propagation table, plot and findings; without inputs say so."""
+    from inspector.initialization.propagation import propagate
+
+    assert job.model is not None
+    assert job.recipe is not None
+    try:
+        given = job.inputs if job.inputs is not None else smallest(job.recipe, job.model, BATCH)
+        if given is None:
+            raise InspectError("no input is known: give --input")
+        args, kwargs = materialise(given, job.model, _device(job.model), job.seed)
+        found = propagate(job.model, args, kwargs, job.seed)
+    except InspectError as error:
+        said = f"not measured: {first_line(error)}"
+        report.findings.append(Finding("propagation", "skip", "", said))
+        return
+    described = [describe(v) for v in args] + [f"{k}={describe(v)}" for k, v in kwargs.items()]
+    report.subject["inputs"] = described
+    report.header.append(("propagated", ", ".join(described)))
+    frame = pd.DataFrame(found.rows)
+    report.tables["propagation"] = frame
+    report.findings += found.findings
+    if len(frame):
+        note = f"(the first {PLOTTED} of {len(frame)} modules)" if len(frame) > PLOTTED else ""
+        report.sections.append(Section("propagation", _written_out(frame[:PLOTTED]), note=note))
+
+
+def _device(model: nn.Module) -> str:
+    return str(next((p.device for p in model.parameters()), "cpu"))
+
+
+def _save(job: _Job, report: Report, choice: Choice | None, path: str | Path) -> None:
+    from inspector.models.weights import save_state
+
+    assert job.model is not None
+    assert choice is not None
+    laws = {row["tensor"]: row["law"] for row in report.tables["tensors"].to_dict("records")}
+    manifest = {
+        "model": job.name,
+        "scheme": choice.scheme.name,
+        "options": choice.options,
+        "bias": choice.bias,
+        "seed": job.seed,
+        "environment": report.environment,
+        "verdict": report.verdict,
+        "tensors": laws,
+    }
+    files = save_state(job.model, path, manifest)
+    report.header.append(("saved", ", ".join(str(file) for file in files)))
+
+
+def _report(
+    job: _Job, outcome: Outcome, choice: Choice | None, layers: int, of: int, applied: bool
+) -> Report:
+    done = "applied" if applied else "expected"
+    worst, note = _worst(outcome.rows)
+    return Report(
+        command="init",
+        subject={"name": job.name, "source": job.source, "inputs": [], "phase": None, "device": "cpu"},
+        environment=environment(),
+        metrics=_metrics(outcome, layers),
+        tables={"tensors": pd.DataFrame([row.cells() for row in outcome.rows], dtype=object)},
+        findings=outcome.findings,
+        header=[
+            ("model", f"{job.name} ({job.source})"),
+            (done, choice.text if choice is not None else "auto: any known law"),
+            ("layers", f"{layers} of {of}"),
+            ("seed", str(job.seed) if job.model is not None else "none: a file"),
+        ],
+        sections=[
+            Section("tensors by law", _summary(outcome.rows), {"tensors": "count", "numel": "count"}),
+            Section("evidence (p of each tensor by itself, before Holm)", worst, note=note),
+        ],
+    )
+
+
+def _metrics(outcome: Outcome, layers: int) -> dict[str, Metric]:
+    counts = {"layers": layers, "tensors": len(outcome.rows)}
+    metrics = {name: Metric(count, "count", direction="none") for name, count in counts.items()}
+    for status in STATUSES:
+        direction = "higher" if status == "matches" else "none" if status in GOOD else "lower"
+        metrics[status] = Metric(outcome.count(status), "count", direction=direction)
+    return metrics
+
+
+def _summary(rows: list[Row]) -> pd.DataFrame:
+    """How many tensors of each role have each status and law."""
+    cells = [
+        {
+            "role": row.target.role,
+            "law": " or ".join(row.labels) or row.looks_like or (row.law.label if row.law else "none known"),
+            "status": row.status,
+            "tensors": 1,
+            "numel": row.evidence.sample.numel if row.evidence.sample else 0,
+        }
+        for row in rows
+    ]
+    grouped = pd.DataFrame(cells).groupby(["role", "status", "law"], sort=False).sum().reset_index()
+    return grouped.sort_values(["role", "tensors"], ascending=[False, False], kind="stable")
+
+
+def _worst(rows: list[Row]) -> tuple[pd.DataFrame, str]:
+    """The tensors that differ, then those nearest to it: what a reader looks at first."""
+    order = sorted(rows, key=lambda row: (row.status in GOOD, row.fit.p if row.fit else 1.0))
+    shown = order[:SHOWN]
+    columns = ["tensor", "status", "law", "max", "expected_std", "std", "ks", "p", "looks_like"]
+    note = f"(the {SHOWN} most doubtful of {len(rows)})" if len(rows) > SHOWN else ""
+    return _written_out(pd.DataFrame([row.cells() for row in shown])[columns]), note
+
+
+def _written_out(frame: pd.DataFrame) -> pd.DataFrame:
+    """Numbers with four digits, what was not measured empty."""
+
+    def text(cell: Any) -> str:
+        if cell is None or cell != cell:
+            return ""
+        return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+    return frame.astype(object).map(text)

@@ -1,0 +1,241 @@
+"""The parts of a page about a model, each a pure function of views of its trace."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from inspector.backbones.report import UNITS as STAGE_UNITS
+from inspector.backbones.report import shown
+from inspector.pages.timeline import ROLES, peak
+from inspector.profiling import params as ledger
+from inspector.profiling.module_times import ModuleTimes
+from inspector.profiling.report import UNITS
+from inspector.profiling.views.modules import named
+from inspector.reporting.numbers import MISSING, duration, size, written
+from inspector.reporting.report import Chart, Report, Section
+from inspector.tracing.record import Trace
+
+MODULES, OPERATORS, CALLS, MEMORY = "modules", "operators", "operator calls", "memory"
+CALL_UNITS = {
+    "index": "number", "macs": "MAC", "flops": "FLOP", "bytes": "bytes", "intensity": "rate",
+}  # fmt: skip
+MOST_CALLS = 5000
+"""So many rows of the table of calls are shown."""
+_SCALES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
+SERIES = 7
+"""So many operators have a colour of their own in the roofline."""
+_LABELS = {"params": "parameters", "bytes": "bytes moved", "seconds": "time"}
+
+
+def sections(found: Trace, tables: dict[str, pd.DataFrame]) -> list[Section]:
+    """The tables as people read them."""
+    modules = named(tables["modules"], found.model, indent=False)
+    made = [
+        Section(MODULES, _without_zeros(modules, "unknown_ops"), UNITS, _tied(found)),
+        Section(OPERATORS, _without_zeros(tables["ops"], "unknown"), UNITS),
+        _calls(found, tables["calls"]),
+        _memory(found, tables["timeline"]),
+        Section("parameters and buffers", tables["kinds"], ledger.UNITS),
+        Section("ledger", tables["state"], ledger.UNITS, "Each storage once; tied are its other names."),
+    ]
+    if len(tables["unknown"]):
+        made.append(Section("operators without a formula", tables["unknown"], UNITS))
+    return made
+
+
+def _without_zeros(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    return frame if frame[column].any() else frame.drop(columns=column)
+
+
+def _tied(found: Trace) -> str:
+    if not any(entry.aliases for entry in found.state if entry.kind == "parameter"):
+        return ""
+    return "A tied parameter counts in every module that holds one of its names, and once in the model."
+
+
+def _calls(found: Trace, frame: pd.DataFrame) -> Section:
+    note = ""
+    if len(frame) > MOST_CALLS:
+        note = (
+            f"The {MOST_CALLS:,} calls with the most FLOPs of {len(frame):,}; the JSON in this page has all."
+        )
+        frame = frame.loc[frame["flops"].fillna(-1).nlargest(MOST_CALLS).index].sort_index()
+    if found.phase == "forward":
+        frame = frame.drop(columns="phase")
+    shapes = ["inputs", "outputs"]
+    frame = frame.assign(module=frame["module"].replace("", found.model))
+    return Section(CALLS, frame[[*frame.columns.drop(shapes), *shapes]], CALL_UNITS, note)
+
+
+def _memory(found: Trace, frame: pd.DataFrame) -> Section:
+    """What lives at the peak, by role."""
+    top = peak(frame)
+    if top is None:
+        return Section(MEMORY, pd.DataFrame(columns=["role", "bytes"]), note="No operator ran.")
+    roles = [role for role in ROLES if frame[role].any()]
+    rows = pd.DataFrame(
+        {
+            "role": [*roles, "total"],
+            "at the peak": [top[role] for role in [*roles, "total"]],
+            "share": [top[role] / max(top["total"], 1) for role in [*roles, "total"]],
+            "largest": [frame[role].max() for role in [*roles, "total"]],
+        }
+    )
+    note = (
+        f"The peak is {size(top['total'])} at operator {top['index']} ({_place(found, top['index'])}),"
+        " from the lifetimes of storages as recorded on"
+        f" {found.device}: no rounding by an allocator, no workspace inside kernels."
+    )
+    if any(op.group == "scaled_dot_product_attention" for op in found.ops):
+        note += " Attention is recorded unfused: a fused kernel never writes its S x S scores."
+    return Section(MEMORY, rows, {"at the peak": "bytes", "share": "share", "largest": "bytes"}, note)
+
+
+def _place(found: Trace, index: int) -> str:
+    op = found.ops[index]
+    return f"{op.name} in {op.module or found.model}"
+
+
+def memory(frame: pd.DataFrame, found: Trace) -> Chart | None:
+    """Live bytes by role over the operators, on top of each other."""
+    if not len(frame):
+        return None
+    roles = [role for role in ROLES if frame[role].any()]
+    named = frame.assign(running=[_place(found, index) for index in frame["index"]])
+    long = named.melt(["index", "running", "total"], roles, "role", "bytes")
+    scale, unit = next((s, u) for s, u in _SCALES if frame["total"].max() >= s or s == 1)
+    return Chart(
+        "area",
+        "live bytes by role",
+        "operator",
+        unit,
+        long.assign(**{unit: (long["bytes"] / scale).round(3)}).rename(columns={"index": "operator"}),
+        group="role",
+        hover=("running", "total"),
+        units={"total": "bytes"},
+        section=MEMORY,
+    )
+
+
+def roofline(frame: pd.DataFrame, found: Trace) -> Chart | None:
+    """FLOPs of each call against its arithmetic intensity; no ceilings, because no device is known."""
+    drawn = frame[(frame["flops"] > 0).fillna(False) & frame["intensity"].notna()]
+    if not len(drawn):
+        return None
+    largest = list(drawn.groupby("op")["flops"].sum().nlargest(SERIES).index)
+    unknown, still = int(frame["flops"].isna().sum()), len(frame) - len(drawn)
+    note = (
+        "Arithmetic intensity, FLOPs per byte moved, against the work of each operator call. Peaks and"
+        f" bandwidth of a device are not drawn: none is chosen here. {still - unknown} of {len(frame)} calls"
+        " compute nothing or move nothing and are not drawn"
+    )
+    note += f"; {unknown} have no formula: their work is unknown." if unknown else "."
+    drawn = drawn.assign(
+        operator=drawn["op"].where(drawn["op"].isin(largest), "other"),
+        module=drawn["module"].replace("", found.model),
+    ).sort_values("operator", key=lambda names: names.map({n: i for i, n in enumerate(largest)}))
+    return Chart(
+        "scatter",
+        "arithmetic intensity (roofline without ceilings)",
+        "FLOPs per byte moved",
+        "FLOPs",
+        drawn.rename(columns={"intensity": "FLOPs per byte moved", "flops": "FLOPs"}),
+        group="operator",
+        hover=("op", "module", "inputs", "FLOPs", "bytes", "FLOPs per byte moved"),
+        units={"FLOPs": "FLOP", "bytes": "bytes", "FLOPs per byte moved": "rate"},
+        log_x=True,
+        log_y=True,
+        note=note,
+        section=CALLS,
+    )
+
+
+def icicle(frame: pd.DataFrame, found: Trace, time: str | None) -> Chart:
+    """The module tree, switchable between what has a total; what has none says why in the note."""
+    partial = found.failure is not None or any(not op.known for op in found.ops)
+    macs = "MACs, at least" if partial else "MACs"
+    frame = frame.rename(columns={"macs": macs, **_LABELS}).astype({"parent": object})
+    frame["module"] = frame["path"].where(frame["path"] != "", found.model)
+    frame["label"] = [path.rpartition(".")[2] for path in frame["module"]]
+    frame.loc[frame["path"] == "", "label"] = found.model
+    frame["worker"] = frame["type"].where(_does_most_itself(frame))
+    frame["MACs inside"] = [_bounded(*row) for row in zip(frame[macs], frame["unknown_ops"])]
+    columns = [label for label in (macs, *_LABELS.values()) if label in frame]
+    choices = tuple(label for label in columns if len(frame) and frame[label].iloc[0] > 0)
+    return Chart(
+        "icicle",
+        "where it goes",
+        "path",
+        choices[0] if choices else "",
+        frame,
+        group="parent",
+        label="label",
+        color="worker",
+        choices=choices,
+        hover=("module", "type", "MACs inside", *(c for c in choices if c != macs)),
+        units={macs: "MAC", "parameters": "count", "bytes moved": "bytes", "time": "seconds"},
+        note=_icicle_note(found, [c for c in columns if c not in choices], time, "time" in frame),
+        section=MODULES,
+    )
+
+
+def _bounded(macs: int, unknown: int) -> str:
+    """What is known of the MACs of a module that holds so many operators without a formula."""
+    if not unknown:
+        return written(macs, "MAC")
+    return f"at least {written(macs, 'MAC')}" if macs else MISSING
+
+
+def _does_most_itself(frame: pd.DataFrame) -> pd.Series:
+    """Whether a module moves more bytes than its children do."""
+    inside = frame.groupby("parent")["bytes moved"].sum()
+    children = frame["path"].map(inside).fillna(0)
+    return frame["bytes moved"] > 2 * children
+
+
+def _icicle_note(found: Trace, empty: list[str], time: str | None, timed: bool) -> str:
+    notes = [
+        "Each module with everything inside; a part that no child fills is the module's own work. Coloured by"
+        " type are the modules that move most of their bytes themselves. A click opens a part."
+    ]
+    if _tied(found):
+        notes.append("A tied parameter is drawn once, where its first name is.")
+    unknown = sorted({op.module or found.model for op in found.ops if not op.known})
+    if unknown:
+        names = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        notes.append(f"MACs are a lower bound: operators without a formula ran in {names}.")
+    if found.failure is not None:
+        notes.append("The pass stopped early: what would have come after is missing.")
+    for label in empty:
+        why = "they are unknown" if label.endswith("at least") else "there are none"
+        notes.append(f"No button for {label.partition(',')[0]}: {why}.")
+    if not timed:
+        why = f"could not be measured on {time}" if time else "was not measured (--time cpu measures it here)"
+        notes.append(f"No button for time: it {why}.")
+    return " ".join(notes)
+
+
+def stages(frame: pd.DataFrame) -> Section:
+    """The stages for people."""
+    note = (
+        "frozen: parameters that require no gradient. What really rests in training, statistics of batch"
+        " norms among it, is what `inspect freeze` proves."
+    )
+    return Section("stages", shown(frame), {**STAGE_UNITS, "frozen": "count"}, note)
+
+
+def timing(times: ModuleTimes, place: str) -> str:
+    """How the times came about."""
+    return (
+        f"measured on {place}: eval mode, no gradients, {times.runs} forwards;"
+        f" median {duration(times.bare)}, {duration(times.total)} with the marks that tell modules apart"
+    )
+
+
+def with_times(report: Report, times: pd.DataFrame) -> None:
+    """Add the time to the section of modules."""
+    for number, section in enumerate(report.sections):
+        if section.title == MODULES:
+            frame = section.frame.assign(time=list(times["seconds"]))
+            units = {**section.units, "time": "seconds"}
+            report.sections[number] = Section(section.title, frame, units, section.note)

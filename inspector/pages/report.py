@@ -1,0 +1,158 @@
+"""One page about a model: everything that one pass tells, and the reports of other commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from inspector.backbones import find_stages
+from inspector.backbones.report import stage_frame, state
+from inspector.core.errors import InspectError
+from inspector.models import Model, Recipe, as_recipe
+from inspector.models.inputs import as_inputs
+from inspector.models.subject import lazy
+from inspector.pages import parts
+from inspector.pages.added import foreign, presentable
+from inspector.pages.icicle import icicle_frame
+from inspector.pages.timeline import timeline_frame
+from inspector.profiling.report import report as profiled
+from inspector.profiling.run import trace
+from inspector.profiling.timed import measure, refuse
+from inspector.profiling.views.calls import calls_frame
+from inspector.profiling.views.state import kinds_frame, ledger_frame
+from inspector.reporting.report import Finding, Metric, Report
+from inspector.tracing.capture import ForwardError
+from inspector.tracing.capture.state import state_entries
+from inspector.tracing.record import Trace
+
+
+def page(
+    model: Model | Trace,
+    inputs: Any = None,
+    *,
+    phase: str = "forward",
+    device: str | None = None,
+    seed: int = 0,
+    model_args: Mapping[str, Any] | None = None,
+    stages: Sequence[Sequence[str]] | None = None,
+    time: str | None = None,
+    added: Sequence[Report | str | Path] = (),
+) -> Report:
+    """Everything that one pass over `model` tells, as a report whose HTML form is a page to look at:
+    `inspector.page("resnet50").save("report.html")`.
+
+    model, inputs, phase, device, seed, model_args: as in `inspector.trace`; a finished Trace, too (which
+        holds no model, so that the page has no stages).
+    stages: your own stages, each a list of globs (see `inspector.stages`).
+    time: "cpu" or "cuda" also measures each module's time in a forward there. `model` stays untouched.
+    added: reports of other commands, or their JSON files, which become parts of the page.
+
+    Raises what `trace` raises, and InspectError for a file that is no report. What cannot be found (stages)
+    or measured (time) is absent with its reason.
+    """
+    reports = [entry if isinstance(entry, Report) else Report.read(entry) for entry in added]
+    if time is not None:
+        refuse(time, phase, isinstance(model, Trace))
+    if isinstance(model, Trace):
+        found, recipe = model, None
+    else:
+        recipe = as_recipe(model, model_args)
+        try:
+            found = trace(recipe, inputs, phase=phase, device=device, seed=seed)
+        except ForwardError as error:
+            error.report = page(error.trace, added=reports)
+            raise
+    result = _report(found)
+    _add_stages(result, found, recipe, stages, seed)
+    seconds = None
+    if time is not None and recipe is not None:
+        seconds = _add_times(result, found, recipe, inputs, time, seed)
+    result.charts.insert(0, parts.icicle(icicle_frame(found, seconds), found, time))
+    result.added = [presentable(entry) for entry in reports]
+    result.findings += [finding for entry in reports for finding in foreign(entry, found.model)]
+    return result
+
+
+def _report(found: Trace) -> Report:
+    """What the trace alone tells."""
+    base = profiled(found)
+    calls, timeline = calls_frame(found), timeline_frame(found)
+    tables = {
+        **base.tables,
+        "calls": calls,
+        "timeline": timeline,
+        "state": ledger_frame(found.state),
+        "kinds": kinds_frame(found.state),
+    }
+    return replace(
+        base,
+        command="report",
+        tables=tables,
+        sections=parts.sections(found, tables),
+        charts=[chart for chart in (parts.roofline(calls, found), parts.memory(timeline, found)) if chart],
+    )
+
+
+def _add_stages(
+    result: Report,
+    found: Trace,
+    recipe: Recipe | None,
+    given: Sequence[Sequence[str]] | None,
+    seed: int,
+) -> None:
+    """The table of stages with what is frozen in each, or the reason why there is none."""
+    try:
+        frame = _stages(found, recipe, given, seed)
+    except InspectError as error:
+        if given:
+            raise
+        result.findings.append(Finding("stages", "skip", "", f"no stages: {error.message}"))
+        return
+    result.tables["stages"] = frame
+    result.sections.append(parts.stages(frame))
+
+
+def _stages(
+    found: Trace, recipe: Recipe | None, given: Sequence[Sequence[str]] | None, seed: int
+) -> pd.DataFrame:
+    if recipe is None:
+        raise InspectError("a trace alone does not hold the model", "give the model")
+    if any(entry.kind == "packed" for entry in found.state):
+        raise InspectError("quantized weights are packed and never train", "name the float model")
+    model = recipe.build(recipe.only_on[0] if recipe.only_on else "meta", seed)
+    if lazy(model):
+        raise InspectError("the parameters of the model are lazy", "run it once before")
+    forward = replace(found, ops=tuple(op for op in found.ops if op.phase == "forward"))
+    backbone = find_stages(model, forward, given)
+    entries = [entry for entry in state_entries(model) if entry.kind == "parameter"]
+    resting = [entry for entry in entries if not entry.trainable]
+    frozen = [name for entry in resting for name in (entry.name, *entry.aliases)]
+    numel = {entry.name: entry.numel for entry in resting}
+    groups = [stage.parameters for stage in backbone.stages]
+    groups += [backbone.rest] if backbone.rest else []
+    return stage_frame(backbone, model).assign(
+        frozen=[sum(numel.get(name, 0) for name in names) for names in groups],
+        state=[state(names, frozen) for names in groups],
+    )
+
+
+def _add_times(
+    result: Report, found: Trace, recipe: Recipe, inputs: Any, device: str, seed: int
+) -> Mapping[str, float] | None:
+    """Each module's own seconds, also as a table, or the reason why they could not be measured."""
+    given = as_inputs(inputs) if inputs is not None else None
+    try:
+        times, place = measure(recipe, given, device, seed)
+    except InspectError as error:
+        result.findings.append(Finding("time", "skip", "", f"not measured on {device}: {error.message}"))
+        return None
+    result.metrics["forward_seconds"] = Metric(times.bare, "seconds", "noisy", label="forward time")
+    result.header.append(("time", parts.timing(times, place)))
+    frame = icicle_frame(found, times.own)[["path", "type", "seconds"]]
+    result.tables["times"] = frame.assign(own_seconds=[times.own.get(p, 0.0) for p in frame["path"]])
+    parts.with_times(result, result.tables["times"])
+    return times.own

@@ -1,0 +1,46 @@
+"""What lives while each operator runs, from the lifetimes of the storages."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import pandas as pd
+
+from inspector.tracing.record import Storage, Trace
+
+ROLES = ("parameter", "buffer", "input", "constant", "gradient", "intermediate")
+
+
+def timeline_frame(trace: Trace) -> pd.DataFrame:
+    """A row for each operator: its index in `Trace.ops`, the bytes of the storages of each role that live
+    while it runs, and their total. A storage counts whole from the operator that made it to the last one
+    that ran before its release; no allocator rounds here."""
+    count = len(trace.ops)
+    steps = {role: [0] * (count + 1) for role in ROLES}
+    for storage in trace.storages:
+        first, last = _span(storage, count)
+        if first <= last:
+            steps[storage.role][first] += storage.nbytes
+            steps[storage.role][last + 1] -= storage.nbytes
+    live = {role: list(accumulate(changes))[:count] for role, changes in steps.items()}
+    return pd.DataFrame(
+        {
+            "index": range(count),
+            **live,
+            "total": [sum(row) for row in zip(*live.values())],
+        }
+    )
+
+
+def _span(storage: Storage, count: int) -> tuple[int, int]:
+    """The first and the last operator during which it lives; none when the last comes before the first."""
+    last = count - 1 if storage.death is None else storage.death
+    return storage.birth or 0, min(last, count - 1)
+
+
+def peak(frame: pd.DataFrame) -> dict[str, int] | None:
+    """The row with the largest total, the first of equals; None where nothing ran."""
+    if not len(frame):
+        return None
+    row = frame.iloc[int(frame["total"].argmax())]
+    return {str(name): int(value) for name, value in row.items()}

@@ -1,0 +1,1 @@
+"""Counting: a model becomes a trace, a trace becomes a report."""

@@ -1,0 +1,98 @@
+"""Traces that cannot change, kept between runs.
+
+Shapes alone decide what a registry model (torchvision, timm) does on meta: its trace depends on names,
+arguments and versions, all of which are in the key of its file. Models of users' own files are never kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from inspector.core.cache import folder, prune
+from inspector.core.errors import InspectError
+from inspector.core.files import write_whole
+from inspector.core.log import logger
+from inspector.core.version import __version__
+from inspector.tracing.record import Trace
+
+SOURCES = ("torchvision", "timm")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The place of one trace: a file that may not be there."""
+
+    file: Path
+
+    @staticmethod
+    def of(
+        spec: Any,
+        model_args: Mapping[str, Any] | None,
+        inputs: Any,
+        phase: str,
+        seed: int = 0,
+    ) -> Entry | None:
+        """The entry of a registry model whose inputs are written as shapes; None for any other."""
+        lines = [inputs] if isinstance(inputs, str) else list(inputs or [])
+        if not isinstance(spec, str) or not all(isinstance(line, str) for line in lines):
+            return None
+        source, colon, _ = spec.partition(":")
+        if (colon and source not in SOURCES) or spec.endswith(".py") or not spec:
+            return None
+        parts = [
+            spec,
+            dict(model_args or {}),
+            lines or None,
+            phase,
+            seed,
+            _versions(),
+            _code(),
+        ]
+        text = json.dumps(parts, sort_keys=True, default=repr)
+        return Entry(folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.json")
+
+    def load(self) -> Trace | None:
+        """The trace; None where there is none. A file that is damaged is removed."""
+        if not self.file.is_file():
+            return None
+        try:
+            return Trace.load(self.file)
+        except InspectError as error:
+            logger.info("cache: %s", error.message)
+            self.file.unlink(missing_ok=True)
+            return None
+
+    def store(self, found: Trace) -> None:
+        """Keep a trace that depends on nothing but the key. Nothing is lost where that cannot be written."""
+        if found.device != "meta" or found.source not in SOURCES or found.failure is not None:
+            return
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.file, found.to_json())
+            prune()
+        except (OSError, InspectError) as error:
+            logger.info("cache: %s", error)
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"inspector": __version__, "python": platform.python_version()}
+    for package in ("torch", "torchvision", "timm"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _code() -> list[tuple[str, int, int]]:
+    """This package's own files: a formula that was changed is another version of it."""
+    root = Path(__file__).parents[1]
+    files = sorted(root.rglob("*.py"))
+    return [(str(f.relative_to(root)), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]

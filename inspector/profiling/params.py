@@ -1,0 +1,207 @@
+"""The state ledger: every parameter and buffer of a model or a checkpoint, and where it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor, nn
+from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
+
+from inspector.core.errors import InspectError
+from inspector.models import Recipe, as_recipe
+from inspector.models.checkpoint import is_checkpoint, read
+from inspector.models.inputs import first_line
+from inspector.models.modes import mode_sensitive
+from inspector.models.subject import lazy
+from inspector.profiling.views.state import kinds_frame, ledger_frame
+from inspector.reporting.report import Finding, Metric, Report, Section, environment
+from inspector.tracing.capture.state import state_entries
+from inspector.tracing.record import StateEntry
+
+UNITS = {"numel": "count", "bytes": "bytes", "tensors": "count", "share": "share"}
+
+
+def params(
+    model: str | Path | nn.Module | Recipe,
+    *,
+    model_args: Mapping[str, Any] | None = None,
+    top: int | None = None,
+) -> Report:
+    """Count and list the parameters and buffers of `model`: a spec, an nn.Module, or a checkpoint
+    file (.pth, .pt, .bin, .ckpt, .safetensors). Nothing runs, and no values are loaded.
+
+    `top` limits the printed ledger; the table is whole.
+    """
+    if isinstance(model, Path) or (isinstance(model, str) and is_checkpoint(model)):
+        if model_args:
+            raise InspectError("a checkpoint takes no --model-arg", "leave it out")
+        return _checkpoint(Path(model), top)
+    recipe = as_recipe(model, model_args)
+    built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta")
+    entries = state_entries(built)
+    modes = pd.DataFrame(list(mode_sensitive(built)), columns=["module", "type", "mode", "train", "eval"])
+    result = _report(recipe.name, recipe.source, entries, top)
+    result.tables["modes"] = modes
+    if len(modes):
+        result.sections.append(
+            Section("modules that train() and eval() change", _summarised(modes), {"modules": "count"})
+        )
+    result.findings += reconcile(built, entries)
+    if lazy(built):
+        result.findings.append(
+            Finding("lazy", "warn", "", "lazy parameters have no shape yet and count as 0 here")
+        )
+    if any(entry.kind == "packed" for entry in entries):
+        note = "quantized modules pack their weights, which no optimizer updates: they are no parameters"
+        result.findings.append(Finding("packed", "warn", "", note))
+    if any(f.status == "fail" for f in result.findings):
+        result.verdict = "fail"
+    result.header.insert(1, ("class", type(built).__name__))
+    return result
+
+
+def _checkpoint(path: Path, top: int | None) -> Report:
+    entries = read(path)
+    result = _report(path.name, "checkpoint", entries, top)
+    result.findings.append(
+        Finding(
+            "kind",
+            "warn",
+            "",
+            "a checkpoint does not say which tensors are parameters: all are listed",
+        )
+    )
+    return result
+
+
+def _report(name: str, source: str, entries: tuple[StateEntry, ...], top: int | None) -> Report:
+    ledger, kinds = ledger_frame(entries), kinds_frame(entries)
+    shown, note = _without_constants(ledger), ""
+    if top is not None and len(shown) > top:
+        shown = shown.nlargest(top, "bytes")
+        note = f"(the largest {top} of {len(ledger)})"
+    return Report(
+        command="params",
+        subject={"name": name, "source": source, "inputs": [], "phase": None, "device": None},
+        environment=environment(),
+        metrics=_metrics(entries),
+        tables={"state": ledger, "kinds": kinds},
+        header=[("model", f"{name} ({source})")],
+        sections=[
+            Section("state, tied tensors once", shown, UNITS, note),
+            Section("totals", kinds, UNITS),
+        ],
+    )
+
+
+def _without_constants(ledger: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the tied column when nothing is tied."""
+    return ledger if ledger["tied"].any() else ledger.drop(columns="tied")
+
+
+def _metrics(entries: tuple[StateEntry, ...]) -> dict[str, Metric]:
+    def total(kind: str, what: str = "numel", **where: bool) -> int:
+        return sum(
+            getattr(e, what)
+            for e in entries
+            if e.kind == kind and all(getattr(e, k) == v for k, v in where.items())
+        )
+
+    if any(entry.kind == "tensor" for entry in entries):
+        return {
+            "tensors": Metric(len(entries), "count", direction="none"),
+            "elements": Metric(total("tensor"), "element"),
+            "bytes": Metric(total("tensor", "nbytes"), "byte"),
+        }
+    metrics = {
+        "params": Metric(total("parameter"), "element", label="parameters"),
+        "trainable_params": Metric(
+            total("parameter", trainable=True), "element", label="trainable parameters"
+        ),
+        "buffers": Metric(total("buffer"), "element"),
+        "persistent_buffers": Metric(total("buffer", persistent=True), "element"),
+        "param_bytes": Metric(total("parameter", "nbytes"), "byte", label="parameter bytes"),
+        "buffer_bytes": Metric(total("buffer", "nbytes"), "byte"),
+    }
+    if any(entry.kind == "packed" for entry in entries):
+        metrics["packed_params"] = Metric(total("packed"), "element", label="packed parameters")
+    return metrics
+
+
+def _summarised(modes: pd.DataFrame) -> pd.DataFrame:
+    """One row for each class and behaviour, with the number of modules and the first one's path."""
+    grouped = modes.groupby(["type", "mode", "train", "eval"], sort=False)["module"]
+    rows = grouped.agg(modules="size", first="first").reset_index()
+    return rows[["type", "modules", "mode", "train", "eval", "first"]]
+
+
+def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding]:
+    """Compare the ledger with `model.state_dict()`, key by key and in bytes.
+
+    Tied names appear in state_dict once each, buffers that are not persistent do not appear, modules
+    may add an extra state; every other difference (a hook that renames, a key that the model makes
+    up, another shape or dtype) fails.
+    """
+    try:
+        saved = dict(model.state_dict(keep_vars=True))
+    except Exception as error:  # a hook or an override of the user's own
+        return [Finding("state_dict", "fail", "", f"state_dict() fails: {first_line(error)}")]
+    tensors = {
+        name: value
+        for name, value in saved.items()
+        if isinstance(value, Tensor) and not name.endswith(_EXTRA_STATE_KEY_SUFFIX)
+    }
+    extra = sorted(name for name in saved if name not in tensors)
+    known = {name: e for e in entries if e.kind != "packed" for name in (e.name, *e.aliases)}
+    held = dict(_held(model))
+    hidden = {name for name, (_, persistent) in held.items() if not persistent}
+    missing = sorted(name for name in known if name not in tensors and name not in hidden)
+    packed = {e.name for e in entries if e.kind == "packed"}
+    added = sorted(name for name in tensors if name not in known and name not in packed)
+    unequal = sorted(
+        name
+        for name in tensors
+        if name in held and not _lazy(tensors[name]) and _form(tensors[name]) != _form(held[name][0])
+    )
+    ties = sum(len(entry.aliases) for entry in entries)
+    parts = [f"{len(tensors)} tensors"]
+    if ties:
+        parts.append(f"{ties} tied names repeat a storage")
+    if hidden:
+        parts.append(f"{len(hidden)} buffers are not persistent")
+    if extra:
+        parts.append(f"{len(extra)} entries are not tensors ({', '.join(extra[:3])})")
+    wrong = [
+        ("are missing from state_dict", missing),
+        ("are in state_dict only", [] if packed else added),
+        ("have another shape or dtype in state_dict", unequal),
+    ]
+    faults = [
+        Finding("state_dict", "fail", names[0], f"{len(names)} tensors {what}", {"names": names})
+        for what, names in wrong
+        if names
+    ]
+    if faults:
+        return faults
+    return [Finding("state_dict", "pass", "", f"agrees with state_dict(): {'; '.join(parts)}")]
+
+
+def _lazy(tensor: Tensor) -> bool:
+    return isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer))
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.dtype
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, bool]]]:
+    """Every name in the registries: its tensor (tied names may differ in shape), and persistent or
+    not."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                persistent = name not in module._non_persistent_buffers_set
+                yield f"{path}.{name}" if path else name, (tensor, persistent)

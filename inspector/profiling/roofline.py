@@ -1,0 +1,182 @@
+"""Add the roofline of a device to the report of a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from inspector.core import devices
+from inspector.core.devices import Device
+from inspector.core.errors import InspectError
+from inspector.models import Model, as_recipe
+from inspector.profiling.views.bounds import PRECISIONS, Roof, modules_frame, operators_frame, whole
+from inspector.profiling.views.modules import tree
+from inspector.reporting.report import Chart, Finding, Metric, Report, Section
+from inspector.tracing.capture.kernels import Kernels
+from inspector.tracing.capture.setting import PORTABLE, Setting
+from inspector.tracing.record import Trace
+
+UNITS = {
+    "calls": "count", "flops": "FLOP", "bytes": "bytes", "intensity": "rate", "seconds": "seconds",
+    "share": "share", "unknown": "count", "measured": "seconds", "achieved": "share",
+}  # fmt: skip
+_TOP = 15
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """What is asked for beside the counts: nothing where `device` is None. `amp` and `dtype` say how the
+    model runs there, `tf32` that float32 products run in TF32, `measure` to time it here as well."""
+
+    device: Device | None = None
+    tf32: bool = False
+    amp: bool = False
+    dtype: str | None = None
+    measure: bool = False
+
+    @staticmethod
+    def of(name: str | None, file: str | Path | None, **more: Any) -> Roofline:
+        """The device called `name`, from the file if there is one; without a name the first of the file."""
+        if name is None and file is None:
+            asked = next((option for option, value in more.items() if value), None)
+            if asked is not None:
+                raise InspectError(f"--{asked} belongs to a roofline", "add --roofline h100")
+            return Roofline()
+        if more["dtype"] is not None and more["dtype"] not in PRECISIONS:
+            raise InspectError(f"unknown dtype {more['dtype']!r}", f"use one of: {', '.join(PRECISIONS)}")
+        known = devices.read(file) if file is not None else devices.DEVICES
+        device = devices.named(name, known) if name is not None else known[0]
+        if more["tf32"] and "tf32" not in device.peaks:
+            raise InspectError(f"{device.name} has no TF32", "leave out --tf32")
+        return Roofline(device, **more)
+
+    @property
+    def setting(self) -> Setting:
+        """How a pass runs on the device: its kernels, with attention fused."""
+        if self.device is None:
+            return PORTABLE
+        kind = "cpu" if self.device.name.startswith("CPU") else "cuda"
+        return Setting(self.dtype, Kernels(kind, "fused", "bfloat16" if self.amp else None))
+
+    def add(
+        self,
+        report: Report,
+        trace: Trace,
+        model: Model | Trace,
+        inputs: Any,
+        model_args: Mapping[str, Any] | None,
+        seed: int,
+        depth: int = 2,
+    ) -> Report:
+        """The report with the roofline added; as it was where none is asked for."""
+        if self.device is None:
+            return report
+        measured, place = None, ""
+        if self.measure:
+            from inspector.profiling.roofline_measure import module_seconds
+
+            if isinstance(model, Trace):
+                raise InspectError("a trace alone cannot be timed", "give the model")
+            if trace.phase != "forward":
+                raise InspectError(
+                    "modules are timed in the forward", "leave out --phase train, or --measure"
+                )
+            measured, place = module_seconds(as_recipe(model, model_args), inputs, self.setting, seed)
+        return with_roofline(
+            report, trace, self.device, tf32=self.tf32, depth=depth, measured=measured, place=place
+        )
+
+
+def roof(device: Device, tf32: bool = False) -> Roof:
+    """The device's limits in FLOP/s and bytes/s."""
+    return Roof({name: 1e12 * peak for name, peak in device.peaks.items()}, 1e9 * device.bandwidth, tf32)
+
+
+def with_roofline(
+    report: Report,
+    trace: Trace,
+    device: Device,
+    *,
+    tf32: bool = False,
+    depth: int = 2,
+    measured: pd.DataFrame | None = None,
+    place: str = "",
+) -> Report:
+    """The report with the roofline of `device` added. `measured` has the columns path and measured (seconds
+    of the forward at `place`)."""
+    limit = roof(device, tf32)
+    modules, operators, sums = modules_frame(trace, limit), operators_frame(trace, limit), whole(trace, limit)
+    tables = {"roofline_modules": modules, "roofline_operators": operators}
+    if measured is not None:
+        modules = modules.merge(measured, on="path", how="left")
+        modules["achieved"] = modules["seconds"] / modules["measured"]
+        tables["roofline_modules"] = modules
+    metrics = {
+        "roofline_seconds": Metric(
+            sums["seconds"], "seconds", label="at least (roofline)", lower_bound=bool(sums["unknown"])
+        ),
+        "roofline_memory_bound": Metric(
+            sums["memory_bound"], "share", direction="none", label="of it bound by memory"
+        ),
+    }
+    return replace(
+        report,
+        metrics={**report.metrics, **metrics},
+        tables={**report.tables, **tables},
+        header=[*report.header, ("roofline", _described(device, tf32, sums["ridge"]))],
+        sections=[*report.sections, *_sections(trace, modules, operators, depth, device)],
+        findings=[*report.findings, *_findings(device, sums, measured, place)],
+        charts=[*report.charts, *_charts(operators, device)],
+    )
+
+
+def _described(device: Device, tf32: bool, ridge: float) -> str:
+    peaks = ", ".join(f"{name} {peak:g}" for name, peak in device.peaks.items())
+    float32 = "float32 products in TF32" if tf32 else "float32 products in IEEE float32"
+    text = f"{device.name}: {peaks} TFLOP/s; {device.bandwidth:g} GB/s; ridge {ridge:.0f} FLOPs a byte"
+    return f"{text}; {float32} ({device.source})"
+
+
+def _sections(
+    trace: Trace, modules: pd.DataFrame, operators: pd.DataFrame, depth: int, device: Device
+) -> list[Section]:
+    shown = tree(modules, trace.model, depth).drop(columns=["unknown", "type"])
+    if not operators["unknown"].any():
+        operators = operators.drop(columns="unknown")
+    note = "seconds: the least that the device needs; operators run one after another"
+    return [
+        Section(f"roofline by module (depth {depth}, children included)", shown, UNITS, note),
+        Section(f"roofline by operator on {device.name}", operators.head(_TOP), UNITS),
+    ]
+
+
+def _findings(
+    device: Device, sums: dict[str, float], measured: pd.DataFrame | None, place: str
+) -> list[Finding]:
+    said = []
+    if sums["unknown"]:
+        said.append(
+            f"{int(sums['unknown'])} operator calls have no known arithmetic or no peak on {device.name}:"
+            " bound by their bytes alone"
+        )
+    if measured is not None:
+        said.append(f"measured on {place}; achieved is the least time over the measured one")
+        if devices.find(place) != device:
+            said.append(f"{place} is not known to be {device.name}: achieved compares two machines")
+    return [Finding("roofline", "warn", "", text) for text in said]
+
+
+def _charts(operators: pd.DataFrame, device: Device) -> list[Chart]:
+    drawn = operators[(operators["flops"] > 0) & (operators["bytes"] > 0)].copy()
+    drawn["TFLOP/s at most"] = drawn["flops"] / drawn["seconds"] / 1e12
+    drawn = drawn.rename(columns={"intensity": "FLOPs a byte", "bound": "bound by"})
+    return [
+        Chart(
+            "scatter", f"Roofline of {device.name}", "FLOPs a byte", "TFLOP/s at most", drawn,
+            group="bound by", label="op", log_x=True, log_y=True,
+        )
+    ]  # fmt: skip

@@ -1,0 +1,199 @@
+"""A spec or a live module becomes a Trace: on meta, on the CPU where meta cannot, with two samples where one
+is too few. Every command that counts comes through here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from inspector.core.errors import InspectError
+from inspector.core.log import logger
+from inspector.reporting.report import environment
+from inspector.tracing.record import Trace
+
+if TYPE_CHECKING:  # the report of a trace needs no torch: a cached one is shown without
+    from inspector.models import Model, Recipe
+    from inspector.models.inputs import Inputs
+    from inspector.tracing.capture import ForwardError
+    from inspector.tracing.capture.setting import Setting
+
+_SHAPE_ERROR = re.compile(
+    r"size|shape|channels|dimension|mat1 and mat2|must match|expected input|argument", re.IGNORECASE
+)
+_META_ERROR = re.compile(r"meta|data-dependent|dynamic|aten::|fake tensor|storage", re.IGNORECASE)
+
+
+def trace(
+    model: Model,
+    inputs: Any = None,
+    *,
+    phase: str = "forward",
+    device: str | None = None,
+    seed: int = 0,
+    model_args: Mapping[str, Any] | None = None,
+    setting: Setting | None = None,
+) -> Trace:
+    """Run one pass over `model` and record every operator.
+
+    model: a spec ("resnet50", "timm:...", "file.py:build") or an nn.Module, which stays untouched.
+    inputs: tensors (meta too), a tuple of them, a dict of keyword inputs, or grammar strings
+        ("1x3x224x224"); None takes the source's default.
+    phase: "forward" (eval mode, no gradients) or "train" (train mode, forward and backward).
+    device: None counts on meta, and falls back to the CPU where meta cannot run the model.
+    setting: dtype, kernels and checkpointing of the pass; kernels are chosen on meta only.
+
+    Raises ForwardError when the model raises, InspectError for everything else that is wrong.
+    """
+    from inspector.models import as_recipe
+    from inspector.models.inputs import as_inputs
+    from inspector.tracing.capture import ForwardError
+    from inspector.tracing.capture.setting import PORTABLE
+
+    recipe = as_recipe(model, model_args)
+    given = as_inputs(inputs) if inputs is not None else None
+    attempt = _Attempt(recipe, given, phase, seed, setting or PORTABLE)
+    if recipe.only_on is not None and device in (None, recipe.only_on[0]):
+        place, reason = recipe.only_on
+        return attempt.run(place, f"counted on {place}: {reason}")
+    if device is not None:
+        _check_device(device)
+        return attempt.run(device)
+    try:
+        return attempt.run("meta")
+    except ForwardError as error:
+        fault = _why_not_meta(error)
+        if fault is None:
+            raise
+        logger.info("meta cannot run %s: %s", recipe.name, fault)
+        _check_memory(recipe, fault)
+        why = f"counted on cpu, because meta cannot run it: {fault}"
+        return attempt.run("cpu", why, _IRREPRODUCIBLE)
+
+
+_IRREPRODUCIBLE = (
+    "work that depends on values is counted as it happened with seeded inputs (and random weights,"
+    " unless the model is yours): another seed may give other numbers"
+)
+
+
+BATCH_OF_TWO = "a batch of 2, because BatchNorm cannot train on one value per channel"
+
+
+def needs_two(error: ForwardError) -> bool:
+    """Whether one sample was too few for a batch norm."""
+    return "more than 1 value per channel" in str(error)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One question, to be run on one device or another."""
+
+    recipe: Recipe
+    inputs: Inputs | None
+    phase: str
+    seed: int
+    setting: Setting
+
+    def run(self, device: str, *notes: str) -> Trace:
+        from inspector.tracing.capture import ForwardError
+
+        try:
+            return self._run(device, notes, 1)
+        except ForwardError as error:
+            if self.inputs is not None or not needs_two(error):
+                raise
+        return self._run(device, (*notes, BATCH_OF_TWO), 2)
+
+    def _run(self, device: str, notes: tuple[str, ...], batch: int) -> Trace:
+        from inspector.models import Subject
+        from inspector.tracing.capture import ForwardError, capture
+
+        recipe = self.recipe
+        logger.info("running %s (%s) on %s", recipe.name, self.phase, device)
+        setting = self.setting if device == "meta" else self.setting.on_a_device(recipe.name, notes)
+        subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch)
+        notes += recipe.assumed(subject.model) if device == "meta" else ()
+        try:
+            found = capture(
+                subject.model,
+                subject.args,
+                subject.kwargs,
+                phase=self.phase,
+                device=device,
+                name=recipe.name,
+                source=recipe.source,
+                seed=self.seed,
+                rules=recipe.rules if device == "meta" else {},
+                context=recipe.context,
+                notes=notes,
+                uncounted=recipe.uncounted(subject.model) if device == "meta" else (),
+                setting=setting,
+            )
+        except ForwardError as error:
+            raise ForwardError(self._completed(error.trace, device)) from error.__cause__
+        return self._completed(found, device)
+
+    def _completed(self, found: Trace, device: str) -> Trace:
+        if self.recipe.reference is not None:
+            found = _with_reference(found, self.recipe)
+        return replace(found, environment=environment(gpu=_gpu(device), seed=self.seed))
+
+
+def _with_reference(found: Trace, recipe: Recipe) -> Trace:
+    """A quantized model has no parameters: count those of the float model that it was made of."""
+    from inspector.models import Recipe
+    from inspector.tracing.capture.state import state_entries
+
+    assert recipe.reference is not None
+    twin = Recipe(recipe.name, recipe.source, recipe.reference).build("meta")
+    state = tuple(e for e in state_entries(twin) if e.kind == "parameter")
+    packed = tuple(entry for entry in found.state if entry.kind != "parameter")
+    note = "parameters are those of the float model before fusion and quantization"
+    return replace(found, state=state + packed, notes=(*found.notes, note))
+
+
+def _why_not_meta(error: ForwardError) -> str | None:
+    """Why the meta device is to blame for an error, or None when the model or the input is."""
+    failure = error.trace.failure
+    assert failure is not None
+    text = failure.message.strip()
+    shape = _SHAPE_ERROR.search(text) and not _META_ERROR.search(text)
+    if shape and failure.error in ("RuntimeError", "AssertionError", "ValueError", "IndexError"):
+        return None
+    first = text.splitlines()[0] if text else failure.error
+    where = f" in {failure.module} ({failure.type})" if failure.module else ""
+    return f"{first}{where}"
+
+
+def _check_memory(recipe: Recipe, reason: str) -> None:
+    """Refuse to build on the CPU what does not fit there."""
+    from inspector.models.build import available_bytes
+    from inspector.tracing.capture.state import state_entries
+
+    needed = sum(entry.nbytes for entry in state_entries(recipe.build("meta")))
+    available = available_bytes()
+    if available is not None and needed > available:
+        raise InspectError(
+            f"meta cannot run {recipe.name} ({reason}), and its {needed / 2**30:.1f} GiB of weights"
+            " do not fit into memory",
+            "give a smaller configuration with --model-arg",
+        )
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InspectError(
+            f"no device {device!r} here", "use meta, cpu or cuda; leave --device out to choose"
+        ) from error
+
+
+def _gpu(device: str) -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None

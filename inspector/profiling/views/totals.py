@@ -1,0 +1,48 @@
+"""The sums of a trace."""
+
+from __future__ import annotations
+
+from inspector.tracing.record import Op, Trace
+
+
+def totals(trace: Trace) -> dict[str, int]:
+    """params, buffers, MACs, FLOPs, activations, bytes and operator counts, all integers.
+
+    `causal_macs` is there where a mask is known to be causal: the MACs that it leaves.
+
+    Operators without a formula add nothing here: `unknown_ops` says how many there are, and with
+    any the MACs, FLOPs and activations are lower bounds.
+    """
+    parameters = [entry for entry in trace.state if entry.kind == "parameter"]
+    buffers = [entry for entry in trace.state if entry.kind == "buffer"]
+    packed = [entry for entry in trace.state if entry.kind == "packed"]
+    macs = sum(op.macs or 0 for op in trace.ops)
+    pointwise = sum(op.pointwise_flops or 0 for op in trace.ops)
+    sums = {
+        "params": sum(entry.numel for entry in parameters),
+        "trainable_params": sum(entry.numel for entry in parameters if entry.trainable),
+        "buffers": sum(entry.numel for entry in buffers),
+        "param_bytes": sum(entry.nbytes for entry in parameters),
+        "buffer_bytes": sum(entry.nbytes for entry in buffers),
+        "macs": macs,
+        "pointwise_flops": pointwise,
+        "flops": 2 * macs + pointwise,
+        "activations": sum(op.activations for op in trace.ops),
+        "bytes_moved": sum(op.bytes_read + op.bytes_written for op in trace.ops),
+        "ops": len(trace.ops),
+        "unknown_ops": sum(1 for op in trace.ops if not op.known),
+    }
+    if packed:
+        sums["packed_params"] = sum(entry.numel for entry in packed)
+    effective = sum(round((op.macs or 0) * op.density) for op in trace.ops)
+    if effective != macs:
+        sums["causal_macs"] = effective
+    if trace.phase == "train":
+        sums["forward_macs"] = sum(op.macs or 0 for op in trace.ops if op.phase == "forward")
+        sums["backward_macs"] = sum(op.macs or 0 for op in trace.ops if op.phase == "backward")
+    return sums
+
+
+def flops(op: Op) -> int:
+    """2 x MACs + pointwise FLOPs; 0 for an unknown operator (which `known` tells)."""
+    return 2 * (op.macs or 0) + (op.pointwise_flops or 0)

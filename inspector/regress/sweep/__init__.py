@@ -1,0 +1,1 @@
+"""Counting many models for a regression table."""

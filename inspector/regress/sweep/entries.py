@@ -1,0 +1,131 @@
+"""What `inspect table` was asked for: names, globs, YAML lists and whole sources become entries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from inspector.core.errors import InspectError
+from inspector.core.naming import nearest
+from inspector.models import timm, torchvision
+from inspector.regress.sweep.row import Entry
+
+SOURCES = {"torchvision": torchvision, "timm": timm}
+_KEYS = ("model", "name", "input", "model_args", "phase")
+
+
+def entries(
+    models: Sequence[str],
+    *,
+    every: str | None = None,
+    inputs: Sequence[str] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    phase: str = "forward",
+) -> list[Entry]:
+    """One entry for each model, in the order asked for; a model that two globs name comes once.
+
+    models: specs, globs of torchvision's names (`resnet*`) or timm's (`timm:resnet*`), and YAML files
+        with a list of specs or of mappings with `model` and any of `name`, `input`, `model_args`, `phase`.
+    every: all models of a source. `inputs`, `model_args` and `phase` hold where a list says nothing.
+    """
+    common = Entry("", "", tuple(inputs) if inputs else None, dict(model_args or {}), phase)
+    found: list[Entry] = []
+    if every is not None:
+        found += [_entry(spec, common) for spec in _all(every)]
+    for text in models:
+        if text.endswith((".yaml", ".yml")):
+            found += _listed(Path(text), common)
+        else:
+            found += [_entry(spec, common) for spec in _specs(text)]
+    if not found:
+        raise InspectError("no model is named", "name some, e.g. 'resnet*', or say --all torchvision")
+    return _once(found)
+
+
+def _entry(spec: str, common: Entry, **own: Any) -> Entry:
+    values = {"inputs": common.inputs, "model_args": common.model_args, "phase": common.phase, **own}
+    if values["phase"] not in ("forward", "train"):
+        raise InspectError(f"no phase is called {values['phase']!r}", "use forward or train")
+    name = values.pop("name", None) or _name(spec, common, values)
+    return Entry(name=name, spec=spec, **values)
+
+
+def _name(spec: str, common: Entry, values: dict[str, Any]) -> str:
+    """The spec, and the arguments that a list gave it alone."""
+    own = values["model_args"] if values["model_args"] is not common.model_args else {}
+    return f"{spec}({', '.join(f'{key}={value}' for key, value in own.items())})" if own else spec
+
+
+def _all(source: str) -> list[str]:
+    if source not in SOURCES:
+        raise InspectError(f"no source is called {source!r}", f"use --all {' or --all '.join(SOURCES)}")
+    names = SOURCES[source].names()
+    return names if source == "torchvision" else [f"{source}:{name}" for name in names]
+
+
+def _specs(text: str) -> list[str]:
+    source, colon, glob = text.partition(":")
+    if not any(character in text for character in "*?[") or (colon and source not in SOURCES):
+        return [text]
+    glob = glob if colon else text
+    known = SOURCES[source if colon else "torchvision"].names()
+    found = [name for name in known if fnmatchcase(name, glob)]
+    if not found:
+        raise InspectError(f"no model matches {text!r}", nearest(glob.strip("*"), known))
+    return [f"timm:{name}" for name in found] if colon and source == "timm" else found
+
+
+def _listed(file: Path, common: Entry) -> list[Entry]:
+    try:
+        lines = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InspectError(f"no file {file}", "name a YAML file with a list of models") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InspectError(f"cannot read {file}: {' '.join(str(error).split())}", "it is not YAML") from error
+    if not isinstance(lines, list) or not lines:
+        raise InspectError(f"{file} holds no list", "write '- resnet50' or '- model: net.py:build'")
+    return [entry for line in lines for entry in _line(line, file, common)]
+
+
+def _line(line: Any, file: Path, common: Entry) -> list[Entry]:
+    if isinstance(line, str):
+        return [_entry(spec, common) for spec in _specs(line)]
+    if not isinstance(line, dict) or not isinstance(line.get("model"), str):
+        raise InspectError(f"{file}: {line!r} names no model", "write a spec, or a mapping with model: SPEC")
+    unknown = [key for key in line if key not in _KEYS]
+    if unknown:
+        raise InspectError(f"{file}: unknown key {unknown[0]!r}", f"known are: {', '.join(_KEYS)}")
+    own: dict[str, Any] = {}
+    if "input" in line:
+        texts = line["input"] if isinstance(line["input"], list) else [line["input"]]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise InspectError(f"{file}: {line['input']!r} is no input", "write 1x3x224x224, or a list")
+        own["inputs"] = tuple(texts)
+    if "model_args" in line:
+        if not isinstance(line["model_args"], dict):
+            raise InspectError(f"{file}: {line['model_args']!r} are no arguments", "write {width: 2}")
+        own["model_args"] = {str(key): value for key, value in line["model_args"].items()}
+    if "phase" in line:
+        own["phase"] = line["phase"]
+    specs = _specs(line["model"])
+    if "name" in line:
+        if not isinstance(line["name"], str) or len(specs) > 1:
+            raise InspectError(f"{file}: {line['name']!r} cannot name it", "a name is a text, for one model")
+        own["name"] = line["name"]
+    return [_entry(spec, common, **own) for spec in specs]
+
+
+def _once(found: list[Entry]) -> list[Entry]:
+    """Without repetitions; two different entries of one name are an error."""
+    kept: dict[str, Entry] = {}
+    for entry in found:
+        other = kept.setdefault(entry.name, entry)
+        if other != entry:
+            raise InspectError(
+                f"two different rows would be called {entry.name!r}", "give one of them a name: in the list"
+            )
+    return list(kept.values())

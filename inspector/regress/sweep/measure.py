@@ -1,0 +1,111 @@
+"""Latency and peak memory of one forward pass, for the rows of a regression table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from inspector.benchmarking.stats import median
+from inspector.benchmarking.timing import Clock, EventClock, HostClock, warm_up
+from inspector.models import Subject, resolve
+from inspector.models.inputs import Inputs, as_inputs
+from inspector.regress.sweep.row import Entry
+
+VISIT_SECONDS = 0.2
+"""A visit repeats the step for about so long."""
+MOST_CALLS = 200
+LEAST_CALLS = 3
+WARM_UP_SECONDS = 2.0
+
+
+@dataclass
+class Live:
+    """A model that is being measured: `calls` of its step make a visit."""
+
+    name: str
+    step: Callable[[], Any]
+    clock: Clock
+    calls: int = LEAST_CALLS
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+
+def live(entry: Entry, device: str, seed: int) -> Live:
+    """Build the entry's model on `device`, warm it up, and fit the calls of a visit."""
+    inputs: Inputs | None = None if entry.inputs is None else as_inputs(list(entry.inputs))
+    subject = Subject.make(resolve(entry.spec, entry.model_args), device, inputs, "forward", seed)
+    model = subject.model.eval()
+
+    def step() -> Any:
+        with torch.inference_mode():
+            return model(*subject.args, **subject.kwargs)
+
+    clock: Clock = HostClock() if device == "cpu" else EventClock(device)
+    warm_up(step, clock, limit_s=WARM_UP_SECONDS)
+    each = min(clock.once(step) for _ in range(LEAST_CALLS))
+    calls = min(max(round(VISIT_SECONDS / each), LEAST_CALLS), MOST_CALLS) if each > 0 else MOST_CALLS
+    return Live(entry.name, step, clock, calls)
+
+
+def rounds(models: Sequence[Live], count: int, tell: Callable[[int], None] = lambda number: None) -> None:
+    """Visit every model once in each of `count` rounds, in turn."""
+    job = job_id()
+    for number in range(count):
+        for model in models if number % 2 == 0 else models[::-1]:
+            start, cpu = time.time(), time.process_time()
+            visit = model.clock.visit(model.step, model.calls)
+            cpu = (time.process_time() - cpu) / visit.calls
+            model.rounds.append(
+                {
+                    "model": model.name,
+                    "start": start,
+                    "seconds": median(visit.samples),
+                    "cpu_seconds": cpu if visit.device is None else None,
+                    "samples": len(visit.samples),
+                    "job": job,
+                }
+            )
+        tell(number + 1)
+
+
+def peak_memory(step: Callable[[], Any], device: str) -> int:
+    """Bytes that one step holds at its peak over what was held before: torch's own allocators' figures."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json"
+        recorded.export_chrome_trace(str(file))
+        events = json.loads(file.read_text())["traceEvents"]
+    held = peak = 0
+    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: float(e["ts"])):
+        held += int(event["args"]["Bytes"])
+        peak = max(peak, held)
+    return peak
+
+
+def job_id() -> str:
+    """Names this job on this machine since its start, without naming the machine."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    run = [os.environ.get(name, "") for name in ("GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT", "GITHUB_JOB")]
+    text = "\n".join([platform.node(), boot, *run, os.environ.get("CI_JOB_ID", "")])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,161 @@
+"""Counting many models: in turn or in several processes, and again from where it stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, redirect_stdout
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from inspector.core.errors import InspectError
+from inspector.core.log import logger
+from inspector.core.version import __version__
+from inspector.regress.sweep.row import Counted, Entry, count, failed
+
+Tell = Callable[[str, float], None]
+
+
+def sweep(
+    entries: Sequence[Entry],
+    *,
+    device: str | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    journal: Path | None = None,
+    resume: bool = False,
+    tell: Tell = lambda what, share: None,
+) -> list[Counted]:
+    """A row for each entry, in their order; a model that fails, or kills its process, is a row with its
+    error. Every row is added to `journal` when it is known; with `resume` those that are there already,
+    and did not fail, are taken from it. Once all are known the journal is removed."""
+    key = _key(entries, device, seed)
+    known = _resumed(journal, key) if journal is not None and resume else {}
+    if journal is not None:
+        _begin(journal, key, known)
+    left = [entry for entry in entries if entry.name not in known]
+    for name, found in _counted(left, device, seed, min(jobs, max(len(left), 1))):
+        known[name] = found
+        tell(name, len(known) / len(entries))
+        if journal is not None:
+            with journal.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_plain(found), allow_nan=False) + "\n")
+    if journal is not None:
+        journal.unlink()
+    return [known[entry.name] for entry in entries]
+
+
+def _counted(
+    entries: Sequence[Entry], device: str | None, seed: int, jobs: int
+) -> Iterator[tuple[str, Counted]]:
+    if jobs <= 1:
+        for entry in entries:
+            yield entry.name, count(entry, device, seed)
+        return
+    done: set[str] = set()
+    try:
+        for name, found in _pooled(entries, device, seed, jobs):
+            done.add(name)
+            yield name, found
+    except BrokenProcessPool:
+        logger.warning("a process died: each of the models left gets a process of its own")
+        for entry in entries:
+            if entry.name not in done:
+                yield entry.name, _alone(entry, device, seed)
+
+
+def _pooled(
+    entries: Sequence[Entry], device: str | None, seed: int, jobs: int
+) -> Iterator[tuple[str, Counted]]:
+    threads = max(torch.get_num_threads() // jobs, 1)
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_quiet, initargs=(threads, list(sys.path))
+    )
+    try:
+        with _deaf():
+            waiting = {pool.submit(count, entry, device, seed): entry.name for entry in entries}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started here do not hear Ctrl-C: the one that starts them ends them, in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _quiet(threads: int, path: list[str]) -> None:
+    """What models print goes to standard error, and the processes share the cores."""
+    sys.path[:] = path
+    redirect_stdout(sys.stderr).__enter__()
+    torch.set_num_threads(threads)
+
+
+def _alone(entry: Entry, device: str | None, seed: int) -> Counted:
+    try:
+        return next(found for _, found in _pooled([entry], device, seed, 1))
+    except BrokenProcessPool:
+        return failed(entry, "its process died (out of memory, or a crash in native code)")
+
+
+def _key(entries: Sequence[Entry], device: str | None, seed: int) -> dict[str, Any]:
+    """What the rows of a journal depend on, but for the code of the models."""
+    return {
+        "entries": [entry.as_dict() for entry in entries],
+        "device": device,
+        "seed": seed,
+        "versions": [__version__, torch.__version__, torchvision.__version__],
+    }
+
+
+def _resumed(journal: Path, key: dict[str, Any]) -> dict[str, Counted]:
+    """The rows of a journal of the same question; a last line that was cut off is left out."""
+    try:
+        lines = journal.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InspectError(f"cannot read {journal}: {error}", f"remove {journal}") from error
+    rows: dict[str, Counted] = {}
+    try:
+        if not lines or json.loads(lines[0]) != json.loads(json.dumps(key)):
+            raise InspectError(
+                f"{journal} is of another sweep: other models, options or versions",
+                "leave out --resume to start anew",
+            )
+        for line in lines[1:]:
+            found = Counted(**json.loads(line))
+            if not found.error:
+                rows[found.row["model"]] = found
+    except (ValueError, TypeError, KeyError) as error:
+        logger.info("the journal ends in half a line: %s", error)
+    return rows
+
+
+def _begin(journal: Path, key: dict[str, Any], known: dict[str, Counted]) -> None:
+    lines = [json.dumps(key), *(json.dumps(_plain(found), allow_nan=False) for found in known.values())]
+    from inspector.core.files import write_whole
+
+    write_whole(journal, "".join(f"{line}\n" for line in lines))
+
+
+def _plain(found: Counted) -> dict[str, Any]:
+    return {"row": found.row, "layers": found.layers, "ops": found.ops, "stages": found.stages}

@@ -1,0 +1,250 @@
+"""A regression table: one row of exact numbers for each of many models, as a baseline for `diff`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from inspector.benchmarking.stats import median
+from inspector.core.errors import InspectError
+from inspector.regress.kinds import COLUMNS
+from inspector.regress.sweep import measure as measuring
+from inspector.regress.sweep.entries import entries as read_entries
+from inspector.regress.sweep.pool import sweep
+from inspector.regress.sweep.row import Counted, Entry
+from inspector.reporting.report import Finding, Metric, Report, Section, environment
+
+Tell = Callable[[str, float], None]
+MEASURES = ("latency", "memory")
+ROUNDS = 30
+_ASKED = (
+    "model", "spec", "given_inputs", "model_args", "source", "class", "inputs", "phase", "device", "notes",
+    "error", "lower_bound",
+)  # fmt: skip
+_UNITS = {
+    "params": "count", "MACs": "MAC", "FLOPs": "FLOP", "activations": "count", "buffers": "count",
+    "unknown": "count", "latency": "seconds", "CPU time": "seconds", "peak memory": "bytes",
+}  # fmt: skip
+
+
+def table(
+    models: str | Sequence[str] | Sequence[Entry] = (),
+    *,
+    every: str | None = None,
+    inputs: Sequence[str] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    phase: str = "forward",
+    device: str | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    measure: Sequence[str] = (),
+    rounds: int = ROUNDS,
+    add_to: Report | None = None,
+    journal: str | Path | None = None,
+    resume: bool = False,
+    tell: Tell = lambda what, share: None,
+) -> Report:
+    """Count every model and list the numbers, one row each; a model that fails is a row with its error.
+
+    models, every, inputs, model_args, phase: see `table_entries.entries`.
+    device: None counts on meta, and on the CPU where meta cannot; measurements take the GPU if there is one.
+    jobs: processes that count. `journal`: a file that holds what is known while the sweep runs; `resume`
+        takes it up again.
+    measure: of "latency" (seconds of a forward, on a CPU also its CPU time; `rounds` visits, all models in
+        turn) and "memory" (what torch's allocator holds at the peak).
+    add_to: a table of the same models whose rounds come before these: two checkouts that add a round each
+        in turn can be compared.
+    """
+    _check(measure, rounds, jobs, device)
+    found = _entries(models, every, inputs, model_args, phase)
+    _check_same(found, add_to)
+    counted = sweep(
+        found,
+        device=device,
+        seed=seed,
+        jobs=jobs,
+        journal=Path(journal) if journal is not None else None,
+        resume=resume,
+        tell=tell,
+    )
+    rows = {one.row["model"]: dict(one.row) for one in counted}
+    place = _place(device) if measure else None
+    taken = _measured(found, rows, measure, rounds, place, seed, add_to, tell) if place else []
+    return report(counted, list(rows.values()), taken, _title(models, every), place, seed)
+
+
+def _entries(models: Any, every: Any, inputs: Any, model_args: Any, phase: str) -> list[Entry]:
+    if not isinstance(models, str) and models and all(isinstance(model, Entry) for model in models):
+        return list(models)
+    texts = [models] if isinstance(models, str) else list(models)
+    return read_entries(texts, every=every, inputs=inputs, model_args=model_args, phase=phase)
+
+
+def _title(models: Any, every: str | None) -> str:
+    texts = [models] if isinstance(models, str) else [getattr(model, "name", model) for model in models]
+    named = ([every] if every else []) + [str(text) for text in texts]
+    return ", ".join(named) if len(named) <= 3 else f"{named[0]} and {len(named) - 1} more"
+
+
+def _check(measure: Sequence[str], rounds: int, jobs: int, device: str | None) -> None:
+    for name in measure:
+        if name not in MEASURES:
+            raise InspectError(f"cannot measure {name!r}", f"use of: {', '.join(MEASURES)}")
+    if rounds < 1 or jobs < 1:
+        raise InspectError("rounds and jobs are at least 1", "give e.g. --rounds 30 --jobs 2")
+    if measure and device == "meta":
+        raise InspectError("nothing can be measured on meta", "use --device cpu or cuda")
+
+
+def _check_same(entries: Sequence[Entry], add_to: Report | None) -> None:
+    """Rounds of different questions must not be mixed."""
+    if add_to is None:
+        return
+    if add_to.command != "table":
+        raise InspectError(f"a {add_to.command} report has no rounds", "name a table, or a new file")
+    before = {row["model"]: row for row in add_to.tables["models"].to_dict("records")}
+    for entry in entries:
+        row = before.get(entry.name)
+        asked = (entry.spec, entry.as_dict()["inputs"], dict(entry.model_args), entry.phase)
+        if row is None or (row["spec"], row["given_inputs"], row["model_args"], row["phase"]) != asked:
+            raise InspectError(
+                f"the table to add to has no row {entry.name!r} of the same spec, inputs and arguments",
+                "remove the file, or ask the same again",
+            )
+
+
+def _place(device: str | None) -> str:
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InspectError(f"no device {chosen!r} here", "use cpu, or see: inspect env") from error
+    return chosen
+
+
+def _measured(
+    entries: Sequence[Entry],
+    rows: dict[str, dict[str, Any]],
+    measure: Sequence[str],
+    rounds: int,
+    device: str,
+    seed: int,
+    add_to: Report | None,
+    tell: Tell,
+) -> list[dict[str, Any]]:
+    """Fill in the measured columns of `rows`; gives the rows of the table of rounds."""
+    models: list[measuring.Live] = []
+    for entry in entries:
+        row = rows[entry.name]
+        if row["error"]:
+            continue
+        try:
+            model = measuring.live(entry, device, seed)
+            if "memory" in measure:
+                row["peak_memory"] = measuring.peak_memory(model.step, device)
+            models.append(model)
+        except Exception as error:  # the model's own, on real values
+            said = error.message if isinstance(error, InspectError) else f"{type(error).__name__}: {error}"
+            row["error"] = " ".join(f"cannot be measured on {device}: {said}".split())
+    if "latency" not in measure:
+        return []
+    measuring.rounds(models, rounds, lambda number: tell(f"round {number}", number / rounds))
+    before = _rounds_before(add_to)
+    taken = []
+    for model in models:
+        taken += [*before.get(model.name, []), *model.rounds]
+        mine = [line for line in taken if line["model"] == model.name]
+        rows[model.name]["latency"] = median([line["seconds"] for line in mine])
+        if device == "cpu":
+            rows[model.name]["cpu_time"] = median([line["cpu_seconds"] for line in mine])
+    return taken
+
+
+def _rounds_before(earlier: Report | None) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    if earlier is not None and "rounds" in earlier.tables:
+        for line in earlier.tables["rounds"].to_dict("records"):
+            found.setdefault(str(line["model"]), []).append({str(key): value for key, value in line.items()})
+    return found
+
+
+def report(
+    counted: Sequence[Counted],
+    rows: list[dict[str, Any]],
+    rounds: list[dict[str, Any]],
+    title: str,
+    measured_on: str | None,
+    seed: int,
+) -> Report:
+    """The report of rows that are known."""
+    columns = [*_ASKED, *(name for name in COLUMNS if any(row.get(name) is not None for row in rows))]
+    frame = pd.DataFrame([{name: row.get(name) for name in columns} for row in rows], dtype=object)
+    tables = {
+        "models": frame,
+        "layers": pd.DataFrame([line for one in counted for line in one.layers]),
+        "ops": pd.DataFrame([line for one in counted for line in one.ops]),
+        "stages": pd.DataFrame([line for one in counted for line in one.stages], dtype=object),
+        "rounds": pd.DataFrame(rounds),
+    }
+    bad = [row for row in rows if row["error"]]
+    return Report(
+        command="table",
+        subject={"name": title, "source": "table", "inputs": [], "phase": None, "device": measured_on},
+        environment=_environment(measured_on, seed),
+        metrics={
+            "models": Metric(len(rows), "count", direction="none"),
+            "failed": Metric(len(bad), "count"),
+        },
+        tables={name: table for name, table in tables.items() if len(table)},
+        findings=[Finding("counted", "fail", row["model"], row["error"]) for row in bad],
+        verdict="fail" if bad else "none",
+        sections=[Section("models", _shown(rows), _UNITS, _note(rows))],
+    )
+
+
+def _environment(measured_on: str | None, seed: int) -> dict[str, Any]:
+    """Counts are the same on every machine: a baseline names none, unless something was measured."""
+    found = environment(seed=seed)
+    if measured_on is None:
+        found.pop("platform")
+        return found
+    gpu = torch.cuda.get_device_name(measured_on) if measured_on != "cpu" else None
+    return {**found, "gpu": gpu, "device": measured_on, "threads": torch.get_num_threads()}
+
+
+def _shown(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The columns that people compare; digests by their first digits."""
+    frame = pd.DataFrame(
+        {
+            "model": [row["model"] for row in rows],
+            "params": [row.get("params") for row in rows],
+            "MACs": [row.get("macs") for row in rows],
+            "FLOPs": [row.get("flops") for row in rows],
+            "activations": [row.get("activations") for row in rows],
+            "buffers": [row.get("buffers") for row in rows],
+            "stages": [row.get("stages") for row in rows],
+            "state dict": [row.get("state_digest") for row in rows],
+            "operators": [row.get("ops_digest") for row in rows],
+            "unknown": [row.get("unknown_ops") for row in rows],
+            "latency": [row.get("latency") for row in rows],
+            "CPU time": [row.get("cpu_time") for row in rows],
+            "peak memory": [row.get("peak_memory") for row in rows],
+            "error": [row["error"] for row in rows],
+        },
+        dtype=object,
+    )
+    unused = [name for name in ("latency", "CPU time", "peak memory") if frame[name].isna().all()]
+    if not frame["unknown"].any():
+        unused.append("unknown")
+    if not frame["error"].any():
+        unused.append("error")
+    return frame.drop(columns=unused)
+
+
+def _note(rows: list[dict[str, Any]]) -> str:
+    bounds = sum(1 for row in rows if row["lower_bound"])
+    return f"({bounds} rows are lower bounds: operators without a formula)" if bounds else ""

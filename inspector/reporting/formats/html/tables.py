@@ -1,0 +1,46 @@
+"""A section as an HTML table; the page's script makes it sortable and searchable."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from inspector.reporting.report import Section
+from inspector.reporting.rows import cells
+
+
+def table(section: Section) -> str:
+    """Cells of numbers carry the number itself in `data-v`, so that 9 M sorts below 1 G; unknown has none.
+    A share is also drawn as a bar."""
+    headings, rows, numeric = cells(section)
+    values = section.frame.astype(object).itertuples(index=False)
+    classes = [' class="n"' if number else "" for number in numeric]
+    shares = [section.units.get(heading) == "share" for heading in headings]
+    head = "".join(f'<th scope="col"{c}>{escape(h)}</th>' for h, c in zip(headings, classes))
+    body = "\n".join(
+        "<tr>" + "".join(_cell(*each) for each in zip(row, raw, numeric, shares)) + "</tr>"
+        for row, raw in zip(rows, values)
+    )
+    return (
+        f'<div class="scroll"><table><caption>{escape(section.title)}</caption>'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(text: str, value: Any, number: bool, share: bool) -> str:
+    if not number:
+        return f"<td>{escape(text)}</td>"
+    if isinstance(value, bool) or not _known(value):
+        return f'<td class="n">{escape(text)}</td>'
+    bar = f' style="--share:{min(max(float(value), 0.0), 1.0):.1%}"' if share else ""
+    return f'<td class="n" data-v="{_plain(value)}"{bar}>{escape(text)}</td>'
+
+
+def _known(value: Any) -> bool:
+    """Whether it is a number; NaN and pandas' missing values are not equal to themselves."""
+    return hasattr(value, "__float__") and type(value).__name__ != "NAType" and value == value
+
+
+def _plain(value: Any) -> str:
+    number = value.item() if hasattr(value, "item") else value
+    return str(number) if isinstance(number, int) else f"{float(number):.6g}"

@@ -1,0 +1,47 @@
+"""GitHub-flavoured markdown."""
+
+from __future__ import annotations
+
+from inspector.reporting.report import Report
+from inspector.reporting.rows import MARKS, cells, metric_rows, shown_findings
+
+
+def render(report: Report) -> str:
+    name = report.subject.get("name", "")
+    parts = [f"### inspect {report.command}: {escape(str(name))}"]
+    if report.header:
+        parts.append("\n".join(f"- {escape(label)}: {escape(text)}" for label, text in report.header))
+    if rows := metric_rows(report):
+        parts.append(table(["metric", "value", "exact"], rows, [False, True, True]))
+    for section in report.sections:
+        parts.append(f"**{escape(section.title)}**\n\n{table(*cells(section))}")
+        if section.note:
+            parts.append(escape(section.note))
+    if findings := shown_findings(report):
+        parts.append(
+            "\n".join(
+                f"- **{MARKS[f.status]}** {escape(f.subject + ': ' if f.subject else '')}{escape(f.message)}"
+                for f in findings
+            )
+        )
+    parts += [render(added).rstrip() for added in report.added]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(headings: list[str], rows: list[list[str]], numeric: list[bool]) -> str:
+    lines = ["| " + " | ".join(map(escape, headings)) + " |"]
+    lines.append("|" + "|".join(" ---: " if number else " --- " for number in numeric) + "|")
+    lines += ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    inner = text.lstrip(" ")
+    return "&nbsp;" * (len(text) - len(inner)) + escape(inner)
+
+
+def escape(text: str) -> str:
+    """Text that markdown and HTML leave alone."""
+    for character in "\\`*_|":
+        text = text.replace(character, "\\" + character)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")

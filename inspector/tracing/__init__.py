@@ -1,0 +1,1 @@
+"""The record of one pass, the formulas of operators, and the pass itself."""

@@ -1,0 +1,180 @@
+"""One pass over a model: `capture` returns the `Trace` that every view reads."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from inspector.core.errors import InspectError
+from inspector.tracing.capture.isolate import (
+    countable_kernels,
+    no_collection,
+    preserved,
+    random_state,
+    seed_all,
+    swap_state,
+)
+from inspector.tracing.capture.kernels import On, choosing
+from inspector.tracing.capture.pricing import Rule
+from inspector.tracing.capture.recorder import Recorder, describe
+from inspector.tracing.capture.setting import PORTABLE, Setting, checkpoint_modules
+from inspector.tracing.capture.state import state_entries
+from inspector.tracing.record import Failure, Module, Trace
+
+PHASES = ("forward", "train")
+
+
+class ForwardError(InspectError):
+    """The model raised while it ran; `trace` holds what ran before, `report` the report of it where one was
+    asked for."""
+
+    report: Any = None
+
+    def __init__(self, trace: Trace) -> None:
+        failure = trace.failure
+        assert failure is not None
+        where = f"module {failure.module!r} ({failure.type})" if failure.module else failure.type
+        inputs = f" on {', '.join(failure.inputs)}" if failure.inputs else ""
+        said = failure.message.strip().splitlines()
+        message = f"{failure.error}: {said[0]}" if said else failure.error
+        super().__init__(
+            f"{where} raised{inputs}: {message}",
+            "check --input against what the model expects; --debug shows the whole error",
+        )
+        self.trace = trace
+
+
+def capture(
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    phase: str = "forward",
+    device: str = "meta",
+    name: str = "",
+    source: str = "python",
+    seed: int = 0,
+    rules: Mapping[str, Rule] | None = None,
+    context: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext,
+    notes: tuple[str, ...] = (),
+    uncounted: tuple[str, ...] = (),
+    setting: Setting = PORTABLE,
+) -> Trace:
+    """Run `model(*args, **kwargs)` once on `device` and record every operator.
+
+    `phase` "forward" runs in eval mode without gradients; "train" runs in train mode, then the
+    backward of the sum of the outputs, or of the loss where the model returns one. Inputs must be
+    on `device`. The model is the same afterwards. Raises ForwardError when the model raises, with
+    the trace of what ran before.
+    """
+    if phase not in PHASES:
+        raise InspectError(f"unknown phase {phase!r}", f"use one of: {', '.join(PHASES)}")
+    kwargs = dict(kwargs or {})
+    state = state_entries(model)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        model = copy.deepcopy(model)  # TorchScript keeps its state where nothing can be swapped
+    tree = list(model.named_modules())
+    recorder = Recorder({id(module): path for path, module in tree}, device, rules)
+    error: BaseException | None = None
+    outputs = None
+    with ExitStack() as stack:
+        for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context(model)):
+            stack.enter_context(guard)
+        on = stack.enter_context(choosing(setting.kernels, recorder.named))
+        seed_all(seed)
+        swap_state(model, device, setting.torch_dtype)
+        if setting.dtype is not None:
+            args, kwargs = tree_map(setting.cast, (args, kwargs))
+        state = tuple(setting.described(entry) for entry in state)
+        model.train(phase == "train")
+        checkpoint_modules(model, setting.checkpoints, on)
+        _hold_state(recorder, tree, (args, kwargs))
+        try:
+            outputs = _run(recorder, model, args, kwargs, phase, on)
+        except (Exception, SystemExit) as raised:
+            error = raised
+        _hold_gradients(recorder, tree)
+        storages = recorder.lifetimes()  # while outputs and gradients live
+        ops = recorder.ops()
+    del outputs
+    failure = recorder.failure if error is not None else None
+    if error is not None and failure is None:
+        failure = Failure("", type(model).__name__, (), type(error).__name__, str(error))
+    trace = Trace(
+        model=name or type(model).__name__,
+        source=source,
+        phase=phase,
+        device=device,
+        inputs=tuple([describe(value) for value in args] + [f"{k}={describe(v)}" for k, v in kwargs.items()]),
+        ops=ops,
+        storages=storages,
+        modules=tuple(
+            Module(path, type(module).__name__, recorder.calls.get(path, 0)) for path, module in tree
+        ),
+        state=state,
+        notes=notes,
+        uncounted=uncounted,
+        failure=failure,
+    )
+    if error is not None:
+        raise ForwardError(trace) from error
+    return trace
+
+
+def _hold_state(recorder: Recorder, tree: list[tuple[str, nn.Module]], inputs: Any) -> None:
+    for path, module in tree:
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                recorder.hold(parameter, "parameter", path)
+                recorder.own(parameter, path)
+        for buffer in module._buffers.values():
+            if buffer is not None:
+                recorder.hold(buffer, "buffer", path)
+    for leaf in tree_leaves(inputs):
+        if isinstance(leaf, Tensor):
+            recorder.hold(leaf, "input")
+
+
+def _hold_gradients(recorder: Recorder, tree: list[tuple[str, nn.Module]]) -> None:
+    for path, module in tree:
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.grad is not None:
+                recorder.hold(parameter.grad, "gradient", path)
+
+
+def _run(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any, phase: str, on: On) -> Any:
+    """Forward, and in the train phase backward; returns what keeps the results alive."""
+    with torch.set_grad_enabled(phase == "train"):
+        with recorder.recording(), on():
+            outputs = model(*args, **kwargs)
+        if phase == "forward":
+            return outputs
+        roots = differentiable(outputs)
+        if not roots:
+            raise RuntimeError("no output requires grad: there is no backward to count")
+        seeds = [torch.ones_like(root) for root in roots]
+        del outputs
+        for seed in seeds:
+            recorder.hold(seed, "constant")
+        recorder.begin_backward()
+        with recorder.recording():
+            torch.autograd.backward(roots, seeds)
+        return roots
+
+
+def differentiable(outputs: Any) -> list[Tensor]:
+    """The tensors to start the backward from: the model's own loss, else every float output."""
+    loss = outputs.get("loss") if isinstance(outputs, dict) else getattr(outputs, "loss", None)
+    if isinstance(loss, Tensor) and loss.requires_grad:
+        return [loss]
+    if dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
+        outputs = [getattr(outputs, field.name) for field in dataclasses.fields(outputs)]
+    leaves = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in leaves if leaf.requires_grad and leaf.dtype.is_floating_point]

@@ -1,0 +1,116 @@
+"""From the calls that the recorder noted to operators with their costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from inspector.tracing.formulas import cost, find
+from inspector.tracing.formulas.traffic import tensors, traffic
+from inspector.tracing.record import Op, TensorSpec
+
+Rule = Callable[..., Any]
+_Price = tuple[int | None, int | None, int]
+
+
+class Operator:
+    """What is fixed for one operator: its name, what it writes in place, whether it is composite."""
+
+    __slots__ = ("composite", "in_place", "name", "rule", "written", "written_names")
+
+    def __init__(self, func: Any, rules: Mapping[str, Rule]) -> None:
+        schema = getattr(func, "_schema", None)
+        self.written: tuple[int, ...] = ()
+        self.written_names: tuple[str, ...] = ()
+        self.composite = False
+        if schema is None:  # a higher-order operator
+            self.name = f"higher_order.{func}"
+            self.in_place: bool | None = None
+        else:
+            self.name = schema.name.replace("::", ".")
+            arguments = schema.arguments
+            changed = [a.alias_info is not None and a.alias_info.is_write for a in arguments]
+            self.written = tuple(i for i, yes in enumerate(changed) if yes)
+            self.written_names = tuple(a.name for a, yes in zip(arguments, changed) if yes)
+            self.composite = torch._C._dispatch_has_kernel_for_dispatch_key(
+                func.name(), "CompositeImplicitAutograd"
+            ) and not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "Autograd")
+            self.in_place = self.written == (0,) and len(schema.returns) == 1
+            if not self.in_place and (self.written or any(r.alias_info for r in schema.returns)):
+                self.in_place = None  # a view, or several results: always run
+        self.rule = rules.get(self.name)
+
+
+class Call(NamedTuple):
+    """One operator call as it was noted: tensors in `args`, `kwargs` and `result` are `TensorSpec`.
+
+    `signature` holds everything that the results' shapes depend on.
+    """
+
+    operator: Operator
+    path: str
+    group: str
+    phase: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    result: Any
+    signature: Any
+    density: float = 1.0
+
+
+def price(calls: Sequence[Call], sizes: Sequence[int]) -> tuple[Op, ...]:
+    """The operators of `calls`; `sizes` are the bytes of each storage."""
+    known: dict[Any, _Price] = {}
+
+    def size(spec: TensorSpec) -> int:
+        """An expanded tensor holds no more than its storage."""
+        return spec.nbytes if spec.storage < 0 else min(spec.nbytes, sizes[spec.storage])
+
+    return tuple(_priced(call, known, size) for call in calls)
+
+
+def _priced(call: Call, known: dict[Any, _Price], size: Callable[[TensorSpec], int]) -> Op:
+    operator, args, kwargs = call.operator, call.args, call.kwargs
+    inputs, outputs = tensors(args), tensors(call.result)
+    written = [spec for i in operator.written if i < len(args) for spec in tensors(args[i])]
+    if kwargs:
+        inputs += tensors(kwargs)
+        written += [s for n in operator.written_names for s in tensors(kwargs.get(n))]
+        kwargs = {n: v for n, v in kwargs.items() if n not in operator.written_names}
+    read, wrote = traffic(operator.name, args, inputs, outputs, written, size)
+    if outputs and not (read or wrote) and find(operator.name) is None:
+        found: _Price = (0, 0, 0)  # a view
+    else:
+        found = _price(call, kwargs, known)
+    macs, pointwise, activations = found
+    return Op(
+        name=operator.name,
+        group=call.group,
+        module=call.path,
+        phase=call.phase,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        macs=macs,
+        pointwise_flops=pointwise,
+        activations=activations if call.phase == "forward" else 0,
+        bytes_read=read,
+        bytes_written=wrote,
+        density=call.density if macs else 1.0,
+    )
+
+
+def _price(call: Call, kwargs: dict[str, Any], known: dict[Any, _Price]) -> _Price:
+    """The cost, worked out once for calls that look the same."""
+    try:
+        found = known.get(call.signature)
+    except TypeError:  # an argument that cannot be hashed
+        found = None
+    if found is None:
+        found = cost(call.operator.name, call.result, tuple(call.args), kwargs) or (None, None, 0)
+        try:
+            known[call.signature] = found
+        except TypeError:
+            pass
+    return found

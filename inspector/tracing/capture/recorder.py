@@ -1,0 +1,388 @@
+"""The one pass: a dispatch mode that notes every operator, and who asked for it.
+
+Four facts meet here, each from its own source:
+- the operator and its tensors: `__torch_dispatch__`, below autograd, once per operator;
+- the module: `nn.Module.__call__` is wrapped while the recorder is active;
+- the torch function that the model called: a function mode;
+- the module of a backward operator: autograd numbers its nodes in the order of the forward, so the
+  number of the running node tells which forward operator, hence which module, made it.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from inspector.tracing.capture.isolate import stepwise
+from inspector.tracing.capture.memo import MetaMemo
+from inspector.tracing.capture.pricing import Call, Operator, Rule, price
+from inspector.tracing.formulas.traffic import tensors
+from inspector.tracing.record import ACCUMULATION, Failure, Op, Storage, TensorSpec
+
+_sequence_number = torch._C._autograd._get_sequence_nr
+_running_node = torch._C._current_autograd_node
+_DTYPES = {d: str(d)[6:] for d in vars(torch).values() if isinstance(d, torch.dtype)}
+ATTENTION = "scaled_dot_product_attention"
+_QK = ("query", "key")
+_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+"""One fused kernel on CPU (oneDNN) and CUDA (cuDNN); stepwise without them, and then countable."""
+
+
+class _StorageRef(weakref.ref):
+    """A weak reference to a storage that knows its place in the record."""
+
+    __slots__ = ("index", "key")
+    index: int
+    key: int
+
+
+class Recorder(TorchDispatchMode):
+    """Records operators, storages and module calls inside `recording()`.
+
+    `paths` maps the id of each module to its path. `rules` replaces the result of an operator, by
+    name, where `device` cannot compute it (data-dependent shapes); a rule that returns
+    NotImplemented lets the operator run.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(
+        self, paths: Mapping[int, str], device: str, rules: Mapping[str, Rule] | None = None
+    ) -> None:
+        super().__init__()
+        self.paths = paths
+        self.device = device
+        self.rules = rules or {}
+        self.raw: list[Call] = []
+        self.storages: list[list[Any]] = []
+        self.calls: dict[str, int] = {}
+        self.failure: Failure | None = None
+        self.phase = "forward"
+        self.path = ""
+        self.group = ""
+        self.density = 1.0
+        self.depth = 0
+        self._live: dict[int, int] = {}
+        self._references: list[_StorageRef] = []
+        self._memo = MetaMemo(device)
+        self._operators: dict[Any, Operator] = {}
+        self._owners: dict[int, str] = {}
+        self._boundaries: list[int] = []
+        self._origins: list[tuple[str, str, float]] = []
+        self._backward_start = 0
+        self._node: int | None = None
+        self._node_start = 0
+
+    def begin_backward(self) -> None:
+        """What is recorded from here on is the backward."""
+        self.phase, self._backward_start = "backward", len(self.raw)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record everything that this thread runs inside."""
+        module, attention = torch.nn.Module.__call__, functional.scaled_dot_product_attention
+        torch.nn.Module.__call__ = self._tracked(module)  # type: ignore[method-assign]
+        functional.scaled_dot_product_attention = self._grouped(attention)
+        try:
+            with self, _Functions(self):
+                yield
+        finally:
+            torch.nn.Module.__call__ = module  # type: ignore[method-assign]
+            functional.scaled_dot_product_attention = attention
+
+    def _tracked(self, call: Any) -> Any:
+        """`nn.Module.__call__` that notes which module runs, for calls from this thread."""
+        thread, recorder, paths, calls = threading.get_ident(), self, self.paths, self.calls
+
+        def __call__(module: Any, *args: Any, **kwargs: Any) -> Any:
+            path = paths.get(id(module))
+            if path is None or threading.get_ident() != thread:
+                return call(module, *args, **kwargs)
+            outer = recorder.path
+            recorder.path = path
+            recorder.depth += 1
+            calls[path] = calls.get(path, 0) + 1
+            try:
+                return call(module, *args, **kwargs)
+            except (Exception, SystemExit) as error:
+                recorder._note_failure(module, path, args, kwargs, error)
+                raise
+            finally:
+                recorder._mark()
+                recorder.path = outer
+                recorder.depth -= 1
+
+        return __call__
+
+    def _grouped(self, function: Any) -> Any:
+        """Attention as `F.multi_head_attention_forward` calls it: the function mode, which sees
+        that outer call, is off inside it."""
+
+        def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Any:
+            with self.named(ATTENTION), self._causal(args, kwargs):
+                return function(*args, **kwargs)
+
+        return scaled_dot_product_attention
+
+    @contextmanager
+    def named(self, group: str) -> Iterator[None]:
+        """Call what runs inside `group`."""
+        outer, self.group = self.group, group
+        try:
+            yield
+        finally:
+            self.group = outer
+
+    @contextmanager
+    def _causal(self, args: Any, kwargs: Any) -> Iterator[None]:
+        """Note what share of the scores the causal mask of an attention leaves: row i sees i + 1 keys."""
+        outer = self.density
+        if kwargs.get("is_causal", args[5] if len(args) > 5 else False):
+            query, key = (kwargs.get(n, args[i] if i < len(args) else None) for i, n in enumerate(_QK))
+            length, source = query.shape[-2], key.shape[-2]
+            seen = sum(min(row, source) for row in range(1, length + 1))
+            self.density = seen / (length * source) if length * source else 1.0
+        try:
+            yield
+        finally:
+            self.density = outer
+
+    def _note_failure(self, module: Any, path: str, args: Any, kwargs: Any, error: Any) -> None:
+        if self.failure is None:
+            shapes = tuple(describe(value) for value in (*args, *kwargs.values()))
+            self.failure = Failure(path, _type_name(module), shapes, type(error).__name__, str(error))
+
+    # Storages.
+
+    def hold(self, tensor: Tensor, role: str, module: str = "") -> None:
+        """Note a tensor that exists already, its role, and the module that holds it."""
+        spec = self._spec(tensor, role, len(self.raw) or None)
+        if spec.storage >= 0:
+            entry = self.storages[spec.storage]
+            entry[2] = role if entry[2] == "intermediate" else entry[2]
+            entry[5] = entry[5] or module
+
+    def own(self, parameter: Tensor, path: str) -> None:
+        """Attribute the accumulation of this parameter's gradient to the module at `path`."""
+        self._owners.setdefault(id(parameter), path)
+
+    def _spec(self, tensor: Tensor, role: str, birth: int | None) -> TensorSpec:
+        try:
+            storage = tensor.untyped_storage()
+        except (NotImplementedError, RuntimeError):  # sparse and opaque tensors have none
+            return TensorSpec(tuple(tensor.shape), _DTYPES[tensor.dtype])
+        key = id(storage)
+        index = self._live.get(key)
+        if index is None:
+            index = len(self.storages)
+            self.storages.append([storage.nbytes(), storage.device.type, role, birth, None, ""])
+            reference = _StorageRef(storage, self._died)
+            reference.index, reference.key = index, key
+            self._live[key] = index
+            self._references.append(reference)
+        return TensorSpec(tuple(tensor.shape), _DTYPES[tensor.dtype], index, int(tensor.storage_offset()))
+
+    def _died(self, reference: Any) -> None:
+        self._live.pop(reference.key, None)
+        self.storages[reference.index][4] = len(self.raw) - 1
+
+    # Operators.
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        operator = self._operators.get(func)
+        if operator is None:
+            operator = self._operators[func] = Operator(func, self.rules)
+        if operator.composite:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        key: list[Any] = [func]
+        shadow = [self._shadow(value, key) for value in args]
+        named = {}
+        for name, value in kwargs.items():
+            key.append(name)
+            named[name] = self._shadow(value, key)
+        index = len(self.raw)
+        known = len(self.storages)
+        signature = tuple(key)
+        result = self._memo.recall(signature, operator, args)
+        if result is NotImplemented and operator.rule is not None:
+            result = operator.rule(*args, **kwargs)
+        if result is NotImplemented:
+            result = self._run(func, operator, args, kwargs)
+            made = self._made(result, index)
+            self._memo.learn(signature, operator, args, result, tensors(made), known)
+        else:
+            made = self._made(result, index)
+        path, group, density = self.path, self.group, self.density
+        if self.phase == "backward" and not self.depth:
+            path, group, density = self._origin()
+            if operator.name == "aten.add" and self._accumulates(shadow):
+                group = ACCUMULATION
+        self.raw.append(Call(operator, path, group, self.phase, shadow, named, made, signature, density))
+        if self.depth:
+            self._mark()
+        return result
+
+    def _run(self, func: Any, operator: Operator, args: Any, kwargs: Any) -> Any:
+        """Run the operator; on meta, tensors that stayed on the CPU join the others there."""
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError:
+            values = [*args, *kwargs.values()]
+            if self.device != "meta" or not any(_on_cpu(value) for value in values):
+                raise
+            if any(_on_cpu(args[i]) for i in operator.written if i < len(args)):
+                raise
+            moved = {k: _to_meta(v) for k, v in kwargs.items()}
+            return func(*(_to_meta(value) for value in args), **moved)
+
+    def _shadow(self, value: Any, key: list[Any]) -> Any:
+        """The argument with a `TensorSpec` in place of each tensor; what shapes depend on joins key."""
+        if isinstance(value, Tensor):
+            spec = self._spec(value, "constant", None)
+            key.append(spec.shape)
+            key.append(spec.dtype)
+            if spec.storage >= 0:
+                key.append(value.stride())
+                key.append(self.storages[spec.storage][1])
+            return spec
+        if isinstance(value, (list, tuple)):
+            key.append(len(value))
+            return [self._shadow(entry, key) for entry in value]
+        if isinstance(value, torch.ScriptObject):
+            key.append(object())  # stride and padding hide inside: no two calls look alike
+            return self._packed_weight(value)
+        key.append(type(value))
+        key.append(value)
+        return value
+
+    def _made(self, result: Any, index: int) -> Any:
+        if isinstance(result, Tensor):
+            return self._spec(result, "intermediate", index)
+        if isinstance(result, (list, tuple)):
+            return [self._made(entry, index) for entry in result]
+        return result
+
+    def _packed_weight(self, value: Any) -> Any:
+        """The weight inside a quantized module's packed parameters."""
+        for method in ("weight", "unpack"):
+            try:
+                found = getattr(value, method)()
+            except Exception:
+                continue
+            weight = found[0] if isinstance(found, (list, tuple)) else found
+            return TensorSpec(tuple(weight.shape), _DTYPES[weight.dtype])
+        return value
+
+    # Backward: which module does a node of the graph belong to?
+
+    def _mark(self) -> None:
+        """Nodes numbered below the current number were made here or before."""
+        number = _sequence_number()
+        if not self._boundaries or number > self._boundaries[-1]:
+            self._boundaries.append(number)
+            self._origins.append((self.path, self.group, self.density))
+
+    def _origin(self) -> tuple[str, str, float]:
+        node = _running_node()
+        if node is None:
+            return "", "", 1.0
+        variable = getattr(node, "variable", None)
+        number = node._sequence_nr() if variable is None else -id(variable)
+        if number != self._node:  # the node itself must not be kept: it holds tensors
+            self._node, self._node_start = number, len(self.raw)
+        if variable is not None:
+            return self._owners.get(id(variable), ""), "", 1.0
+        position = bisect_right(self._boundaries, number)
+        return self._origins[position] if position < len(self._origins) else ("", "", 1.0)
+
+    def _accumulates(self, args: list[Any]) -> bool:
+        """Whether an addition joins two gradients of one tensor: the engine adds what a node has given to
+        what an earlier node gave. (The engine still calls the node that ran last the running one.)"""
+        first = args[0]
+        if not isinstance(first, TensorSpec) or first.storage < 0:
+            return False
+        birth = self.storages[first.storage][3]
+        return birth is not None and self._backward_start <= birth < self._node_start
+
+    # The result.
+
+    def ops(self) -> tuple[Op, ...]:
+        """The recorded operators with their costs."""
+        return price(self.raw, [entry[0] for entry in self.storages])
+
+    def lifetimes(self) -> tuple[Storage, ...]:
+        """The storages seen, with birth and death."""
+        return tuple(Storage(*entry) for entry in self.storages)
+
+
+class _Functions(TorchFunctionMode):
+    """Names the torch function that the model called, for the operators that it runs."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.names: dict[Any, str] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = self.names.get(func)
+        if name is None:
+            name = self.names[func] = getattr(func, "__name__", str(func))
+        if name == "__get__":
+            return func(*args, **(kwargs or {}))
+        recorder = self.recorder
+        outer = recorder.group
+        recorder.group = name
+        try:
+            if name == ATTENTION:
+                with recorder._causal(args, kwargs or {}):
+                    return func(*args, **(kwargs or {}))
+            if name in _RECURRENT:
+                with stepwise():
+                    return func(*args, **(kwargs or {}))
+            return func(*args, **(kwargs or {}))
+        finally:
+            recorder.group = outer
+
+
+def describe(value: Any) -> str:
+    """A value as the input grammar writes it: float32[1,3,224,224]."""
+    if isinstance(value, Tensor):
+        return f"{_DTYPES[value.dtype]}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(describe(entry) for entry in value)}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}={describe(entry)}' for key, entry in value.items())}}}"
+    return repr(value) if isinstance(value, (int, float, str, type(None))) else type(value).__name__
+
+
+def _type_name(module: Any) -> str:
+    return type(module).__name__
+
+
+def _on_cpu(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_on_cpu(entry) for entry in value)
+    return isinstance(value, Tensor) and value.device.type == "cpu"
+
+
+def _to_meta(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_meta(entry) for entry in value)
+    return value.to("meta") if _on_cpu(value) else value

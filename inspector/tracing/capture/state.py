@@ -1,0 +1,86 @@
+"""The ledger of a model's parameters and buffers, each storage once with all of its names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from inspector.tracing.record import StateEntry
+
+
+def state_entries(model: nn.Module) -> tuple[StateEntry, ...]:
+    """Every parameter and buffer of `model`, in the order of registration.
+
+    Two names are tied when they see the same storage at the same offset with the same number of
+    elements; the first name leads. Packed weights of quantized modules have kind "packed".
+    """
+    found: dict[Any, list[tuple[str, str, torch.Tensor, bool]]] = {}
+    for name, kind, tensor, persistent in _named(model):
+        found.setdefault(_identity(tensor), []).append((name, kind, tensor, persistent))
+    return tuple(_entry(group) for group in found.values())
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor, bool]]:
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield prefix + name, "parameter", parameter, True
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                yield (
+                    prefix + name,
+                    "buffer",
+                    buffer,
+                    name not in module._non_persistent_buffers_set,
+                )
+        for name, tensor in packed_weights(module):
+            yield prefix + name, "packed", tensor, True
+
+
+def packed_weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weight and bias that a quantized module holds outside its parameters."""
+    if not type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+        return
+    pair = getattr(module, "_weight_bias", None)
+    if pair is None or (hasattr(module, "_packed_params") and isinstance(module._packed_params, nn.Module)):
+        return  # a Linear's weight is in the LinearPackedParams below it
+    for name, tensor in zip(("weight", "bias"), pair()):
+        if tensor is not None:
+            yield name, tensor
+
+
+def _identity(tensor: torch.Tensor) -> Any:
+    if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+        return id(tensor)
+    try:
+        storage = tensor.untyped_storage()
+        return (
+            storage._cdata,
+            tensor.storage_offset(),
+            tensor.numel() if tensor.numel() else id(tensor),
+        )
+    except (NotImplementedError, RuntimeError):
+        return id(tensor)
+
+
+def _entry(group: list[tuple[str, str, torch.Tensor, bool]]) -> StateEntry:
+    name, kind, tensor, _ = group[0]
+    lazy = isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
+    numel = 0 if lazy else tensor.numel()
+    return StateEntry(
+        name=name,
+        kind=kind,
+        shape=() if lazy else tuple(tensor.shape),
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        numel=numel,
+        nbytes=numel * tensor.dtype.itemsize,
+        trainable=kind == "parameter" and any(entry[2].requires_grad for entry in group),
+        persistent=any(entry[3] for entry in group),
+        aliases=tuple(entry[0] for entry in group[1:]),
+        device=tensor.device.type,
+    )

@@ -1,0 +1,238 @@
+"""What one pass over a model recorded: plain data that needs no torch to read.
+
+A `Trace` is a list of operators in the order in which they ran, the storages that they touched,
+and the modules, parameters and buffers of the model. Every view is a function of it.
+
+History of the file format (`SCHEMA`):
+    inspector.trace/1  first version
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from inspector.core.errors import InspectError
+from inspector.core.files import write_whole
+
+SCHEMA = "inspector.trace/1"
+
+_ITEM_BYTES = """
+    16 complex128
+    8 float64 int64 uint64 complex64
+    4 float32 int32 uint32 qint32 complex32 bcomplex32
+    2 float16 bfloat16 int16 uint16 bits16
+    1 int8 uint8 bool qint8 quint8 bits8 bits1x8 bits2x4 bits4x2 quint4x2 quint2x4
+    1 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn_x2
+    1 int1 int2 int3 int4 int5 int6 int7 uint1 uint2 uint3 uint4 uint5 uint6 uint7
+"""
+ITEM_BYTES = {
+    dtype: int(size) for size, *dtypes in map(str.split, _ITEM_BYTES.strip().splitlines()) for dtype in dtypes
+}
+"""Bytes that one element takes in memory, by dtype name; tests hold it against torch's own."""
+
+
+class TensorSpec(NamedTuple):
+    """Shape and dtype of one tensor, the index of its storage in `Trace.storages` (-1: it has none)
+    and its first element's position there."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    storage: int = -1
+    offset: int = 0
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * ITEM_BYTES[self.dtype]
+
+
+class Storage(NamedTuple):
+    """A block of memory: its size, and when it lived, in indices into `Trace.ops`.
+
+    `birth` is the operator that made it, None if it existed before the pass. `death` is the last
+    operator that had run when its last alias was released, None if it outlived the pass.
+    `role` is parameter, buffer, input, constant, intermediate, or gradient (a parameter's, at the end of
+    the pass). `module` is the path of the module that holds a parameter, its gradient or a buffer.
+    """
+
+    nbytes: int
+    device: str
+    role: str
+    birth: int | None
+    death: int | None
+    module: str = ""
+
+
+ACCUMULATION = "gradient accumulation"
+"""The group of the additions by which the backward joins the gradients of one tensor's several uses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operator call.
+
+    `name` is the operator without overload ("aten.addmm"), `group` the torch function that the
+    model called ("scaled_dot_product_attention"), `module` the path of the module that ran it,
+    `phase` "forward" or "backward". `macs` and `pointwise_flops` are None when no formula is known.
+    `bytes_read` and `bytes_written` count each input and each output once; views move none. `density` is
+    the share of the MACs that a causal mask leaves (1 where none is known): MACs themselves are dense.
+    """
+
+    name: str
+    group: str
+    module: str
+    phase: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    macs: int | None
+    pointwise_flops: int | None
+    activations: int
+    bytes_read: int
+    bytes_written: int
+    density: float = 1.0
+
+    @property
+    def known(self) -> bool:
+        return self.macs is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module of the tree: its path ("" for the root), class and how often it was called."""
+
+    path: str
+    type: str
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateEntry:
+    """A parameter or buffer: its first name, and every other name of the same storage."""
+
+    name: str
+    kind: str  # parameter, buffer, packed (inside a quantized module)
+    shape: tuple[int, ...]
+    dtype: str
+    numel: int
+    nbytes: int
+    trainable: bool
+    persistent: bool
+    aliases: tuple[str, ...] = ()
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Where a pass ended early: the innermost module that raised, its inputs, and what it said."""
+
+    module: str
+    type: str
+    inputs: tuple[str, ...]
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The record of one pass.
+
+    `device` says where it was counted, `notes` what a reader must know of how ("counted on cpu
+    because ..."), `uncounted` which pointwise work is missing although the model does it, `failure`
+    that the pass stopped early: the totals then hold up to that module only.
+    """
+
+    model: str
+    source: str
+    phase: str
+    device: str
+    inputs: tuple[str, ...]
+    ops: tuple[Op, ...]
+    storages: tuple[Storage, ...]
+    modules: tuple[Module, ...]
+    state: tuple[StateEntry, ...]
+    notes: tuple[str, ...] = ()
+    uncounted: tuple[str, ...] = ()
+    environment: dict[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+
+    def to_json(self) -> str:
+        """The trace as versioned JSON; `from_json` gives an equal trace back."""
+        names = list(_OP_FIELDS)
+        content = {"schema": SCHEMA, **{name: getattr(self, name) for name in _PLAIN_FIELDS}}
+        content["failure"] = asdict(self.failure) if self.failure else None
+        content["modules"] = [asdict(module) for module in self.modules]
+        content["state"] = [asdict(entry) for entry in self.state]
+        content["storages"] = {"fields": list(Storage._fields), "rows": self.storages}
+        rows = [[getattr(op, name) for name in names] for op in self.ops]
+        content["ops"] = {"fields": names, "rows": rows}
+        return json.dumps(content, allow_nan=False, separators=(",", ":"))
+
+    def save(self, path: str | Path) -> Path:
+        """Write `to_json()` to `path`, whole or not at all."""
+        return write_whole(path, self.to_json())
+
+    @staticmethod
+    def from_json(text: str) -> Trace:
+        """Read what `to_json` wrote. Raises InspectError on anything else."""
+        try:
+            content = json.loads(text)
+            schema = content.pop("schema")
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise InspectError("not a trace file", "make one with --save-trace FILE") from error
+        if schema != SCHEMA:
+            raise InspectError(
+                f"the trace has schema {schema!r}, this version reads {SCHEMA!r}",
+                "make the trace again with this version",
+            )
+        try:
+            return _read(content)
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise InspectError("the trace file is damaged", "make the trace again") from error
+
+    @staticmethod
+    def load(path: str | Path) -> Trace:
+        """Read the file that `save` wrote."""
+        try:
+            return Trace.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InspectError(f"cannot read {path}: {error}", "name a trace file") from error
+
+
+_PLAIN_FIELDS = ("model", "source", "phase", "device", "inputs", "notes", "uncounted", "environment")
+_OP_FIELDS = tuple(Op.__dataclass_fields__)
+
+
+def _read(content: dict[str, Any]) -> Trace:
+    def specs(rows: list[Any]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(tuple(shape), *rest) for shape, *rest in rows)
+
+    ops = []
+    for row in content["ops"]["rows"]:
+        values = dict(zip(content["ops"]["fields"], row))
+        values.update(inputs=specs(values["inputs"]), outputs=specs(values["outputs"]))
+        ops.append(Op(**values))
+    fields = content["storages"]["fields"]
+    failure = content["failure"]
+    if failure:
+        failure = Failure(**{**failure, "inputs": tuple(failure["inputs"])})
+    return Trace(
+        **{name: content[name] for name in ("model", "source", "phase", "device", "environment")},
+        inputs=tuple(content["inputs"]),
+        notes=tuple(content["notes"]),
+        uncounted=tuple(content["uncounted"]),
+        ops=tuple(ops),
+        storages=tuple(Storage(**dict(zip(fields, row))) for row in content["storages"]["rows"]),
+        modules=tuple(Module(**entry) for entry in content["modules"]),
+        state=tuple(
+            StateEntry(**{**e, "shape": tuple(e["shape"]), "aliases": tuple(e["aliases"])})
+            for e in content["state"]
+        ),
+        failure=failure,
+    )

@@ -1,0 +1,3 @@
+"""The hand-made trace, for the views."""
+
+from tests.handmade import trace  # noqa: F401

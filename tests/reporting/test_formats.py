@@ -1,0 +1,157 @@
+"""Every format renders the same hand-made report; unknown is never written as 0."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from inspector.core.errors import InspectError
+from inspector.reporting.formats import FORMATS, format_of, renderer
+from inspector.reporting.formats.text import render, table
+from inspector.reporting.numbers import si, size, written
+from inspector.reporting.report import Report
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.000 k"),
+        (4_089_184_256, "4.089 G"),
+        (25_557_032, "25.56 M"),
+        (999_949, "999.9 k"),
+        (999_960, "1.000 M"),
+        (844_193_001_897_984, "844.2 T"),
+        (10**24, "1000 Z"),
+        (-1500, "-1.500 k"),
+    ],
+)
+def test_large_numbers_read_with_four_digits(value: int, text: str) -> None:
+    assert si(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.000 KiB"), (102_228_128, "97.49 MiB"), (2**30, "1.000 GiB")],
+)
+def test_bytes_read_with_binary_prefixes(value: int, text: str) -> None:
+    assert size(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0123, "seconds", "12.30 ms"),
+        (0.0, "seconds", "0 s"),
+        (1.5, "seconds", "1.500 s"),
+        (0.99996, "seconds", "1.000 s"),
+        (4.56e-4, "seconds", "456.0 us"),
+        (3e-10, "seconds", "0.3000 ns"),
+        (12345.6, "rate", "12,346"),
+        (9.8765, "rate", "9.877"),
+        (2.13e-4, "relative", "2.1e-04"),
+        (0.0, "relative", "0"),
+        (0.453, "share", "45.3%"),
+        (1.8549, "ratio", "1.85x"),
+        (None, "seconds", ""),
+    ],
+)
+def test_measured_numbers_read_as_people_write_them(value: float | None, unit: str, text: str) -> None:
+    assert written(value, unit) == text
+
+
+def test_a_missing_number_is_unknown_and_not_zero() -> None:
+    assert written(None, "MAC") == "unknown"
+    assert written(float("nan"), "share") == ""
+    assert written(0, "MAC") == "0"
+
+
+def test_json_keeps_the_contract_and_has_no_nan(report: Report) -> None:
+    content = json.loads(renderer("json")(report), parse_constant=pytest.fail)
+    assert list(content) == [
+        "schema", "command", "subject", "environment", "metrics", "tables", "findings", "verdict",
+    ]  # fmt: skip
+    assert content["schema"] == "inspector.report/1"
+    assert content["metrics"]["macs"] == {
+        "value": 4_089_184_256, "unit": "MAC", "kind": "exact", "direction": "lower", "lower_bound": True,
+    }  # fmt: skip
+    assert content["metrics"]["ratio"]["value"] is None
+    assert content["tables"]["modules"][1]["macs"] is None
+    assert content["findings"][1]["evidence"] == {"by": None}
+
+
+def test_text_shows_provenance_numbers_and_findings(report: Report) -> None:
+    text = renderer("table")(report)
+    assert "model  <b>toy</b>" in text
+    assert "at least 4.089 G  4,089,184,256" in text
+    assert "FAIL  layer1: moved by 3" in text
+    assert "unknown" in text
+    assert "\x1b[" not in text
+    assert "\x1b[31m" in render(report, color=True)
+
+
+def test_text_fits_a_narrow_terminal_by_shortening_names(report: Report) -> None:
+    report.sections[0].frame.loc[0, "module"] = "a_very_long_module_path.with.many.parts.inside"
+    lines = table(report.sections[0], 60).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert "..." in lines[2]
+
+
+def test_markdown_is_one_table_and_escapes_names(report: Report) -> None:
+    text = renderer("markdown")(report)
+    assert "| --- | ---: | ---: | ---: |" in text
+    assert "&nbsp;&nbsp;&lt;script>\\|x\\_1" in text
+    assert "<b>" not in text
+
+
+def test_csv_has_plain_numbers_and_empty_cells_for_unknown(report: Report) -> None:
+    rows = list(csv.DictReader(io.StringIO(renderer("csv")(report))))
+    assert rows[0]["macs"] == "4089184256"
+    assert rows[1]["macs"] == ""
+
+
+def test_html_is_one_page_that_escapes_names(report: Report) -> None:
+    text = renderer("html")(report)
+    HTMLParser().feed(text)
+    assert text.startswith("<!doctype html>")
+    assert "<script>|" not in text
+    assert "&lt;script&gt;" in text
+    assert "://" not in text
+    (shown,) = re.findall(r"<table>.*?</table>", report._repr_html_(), re.DOTALL)
+    assert shown in text
+
+
+def test_a_notebook_gets_the_numbers_without_scripts(report: Report) -> None:
+    text = report._repr_html_()
+    assert "<script" not in text
+    assert "at least 4.089 G" in text
+    assert "4,089,184,256" in text
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_equal_reports_render_to_equal_bytes(report: Report, name: str) -> None:
+    assert renderer(name)(report) == renderer(name)(report)
+
+
+def test_the_suffix_of_a_file_chooses_its_format() -> None:
+    assert [format_of(f"x{end}") for end in (".md", ".JSON", ".csv", ".html", ".txt")] == [
+        "markdown", "json", "csv", "html", "table",
+    ]  # fmt: skip
+    with pytest.raises(InspectError, match="no format has the suffix"):
+        format_of("x.xls")
+    with pytest.raises(InspectError, match="unknown format"):
+        renderer("yaml")
+
+
+def test_a_report_is_useful_in_python(report: Report) -> None:
+    assert report.to_frame() is report.tables["modules"]
+    with pytest.raises(InspectError, match="no table is called 'x'"):
+        report.to_frame("x")
+    assert "macs=4089184256" in repr(report)
+    assert "4.089 G" in str(report)
