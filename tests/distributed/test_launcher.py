@@ -63,17 +63,23 @@ def test_nothing_stays_behind_when_the_command_is_ended(end: signal.Signals, tmp
         stderr=subprocess.DEVNULL,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
-    deadline = time.monotonic() + 60
     family: list[psutil.Process] = []
-    while sum("inspector.distributed.rank" in " ".join(p.cmdline()) for p in family) < 3:  # with the agent
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-        family = command.children(recursive=True)
-    time.sleep(3)  # into the workers' own code
-    command.send_signal(end)
-    _, alive = psutil.wait_procs(family, timeout=60)
-    assert alive == []
-    assert command.wait(10) == (-end if end == signal.SIGKILL else 128 + end)
+    try:
+        deadline = time.monotonic() + 120
+        # the launcher's agent and two workers
+        while sum("inspector.distributed.rank" in " ".join(p.cmdline()) for p in family) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+            family = command.children(recursive=True)
+        time.sleep(3)  # into the workers' own code
+        command.send_signal(end)
+        _, alive = psutil.wait_procs(family, timeout=60)
+        assert alive == []
+        assert command.wait(10) == (-end if end == signal.SIGKILL else 128 + end)
+    finally:
+        for process in (*family, command):
+            if process.is_running():
+                process.kill()
     if end == signal.SIGTERM:
         assert list(tmp_path.glob("inspector-ddp-*")) == []
 

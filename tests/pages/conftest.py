@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.handmade import trace  # noqa: F401
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 

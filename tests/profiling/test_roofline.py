@@ -111,10 +111,8 @@ def test_measured_modules_take_longer_than_the_roofline_says(inspect: Any, tmp_p
 
 def test_measuring_leaves_no_hook_and_does_not_touch_the_model() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).train()
-    report = inspector.profile(model, "2x4")
-    asked = Roofline.of("cpu", None, tf32=False, amp=False, dtype="bfloat16", measure=True)
-    added = asked.add(report, model, "2x4", None, 0)
-    assert added.to_frame("roofline_modules")["measured"].gt(0).all()
+    report = inspector.profile(model, "2x4", roofline="cpu", dtype="bfloat16", measure=True)
+    assert report.to_frame("roofline_modules")["measured"].gt(0).all()
     assert model.training
     assert model[0].weight.dtype is torch.float32
     assert not model[0]._forward_hooks
