@@ -9,8 +9,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from inspector.tracing.formulas import Cost, formula
 from inspector.tracing.formulas.pointwise import SOFTMAX, SOFTMAX_BACKWARD
+from inspector.tracing.formulas.registry import Cost, formula
 from inspector.tracing.record import TensorSpec
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from inspector.tracing.formulas import Cost, first, formula
 from inspector.tracing.formulas.pointwise import SAMPLE_FLOPS
+from inspector.tracing.formulas.registry import Cost, first, formula
 from inspector.tracing.record import TensorSpec
 
 

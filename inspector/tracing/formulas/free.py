@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inspector.tracing.formulas import FREE, Cost, formula
+from inspector.tracing.formulas.registry import FREE, Cost, formula
 
 NAMES = """
     _assert_async _assert_scalar _assert_tensor_metadata _chunk_cat _conj_copy _copy_from

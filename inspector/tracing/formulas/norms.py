@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from inspector.tracing.formulas import Cost, formula
 from inspector.tracing.formulas.pointwise import NORM, NORM_BACKWARD, NORM_STORED, NORM_STORED_BACKWARD
+from inspector.tracing.formulas.registry import Cost, formula
 from inspector.tracing.record import TensorSpec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil, log2, prod
 from typing import Any
 
-from inspector.tracing.formulas import Cost, first, formula
+from inspector.tracing.formulas.registry import Cost, first, formula
 from inspector.tracing.record import TensorSpec
 
 # Accumulating scatters: one addition for each element that is added.

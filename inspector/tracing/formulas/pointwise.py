@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inspector.tracing.formulas import Cost, first, formula, numel
+from inspector.tracing.formulas.registry import Cost, first, formula, numel
 from inspector.tracing.record import TensorSpec
 
 SOFTMAX = 5  # max, subtract, exp, sum, divide

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from inspector.tracing.formulas import Cost, first, formula
 from inspector.tracing.formulas.contractions import contraction, conv_macs
+from inspector.tracing.formulas.registry import Cost, first, formula
 from inspector.tracing.record import TensorSpec
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import ceil, log2, prod
 from typing import Any
 
-from inspector.tracing.formulas import Cost, first, formula
 from inspector.tracing.formulas.pointwise import SAMPLE_FLOPS
+from inspector.tracing.formulas.registry import Cost, first, formula
 from inspector.tracing.record import TensorSpec
 
 # Pooling: each output compares or adds the elements of its window.
