@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import inf
 
 from inspector.backbones.walk import Resolution, Walk
+from inspector.tracing import _torch
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ def _atoms(walk: Walk, opened: set[str], path: str) -> Iterator[str]:
     it or to a parent of it every module and bare parameter."""
     module = walk.modules[path]
     prefix = f"{path}." if path else ""
-    for name, parameter in module._parameters.items():
+    for name, parameter in _torch.parameters_of(module).items():
         if parameter is not None:
             yield prefix + name
-    for name, child in module._modules.items():
+    for name, child in _torch.children_of(module).items():
         if child is not None:
             below = prefix + name
             yield from _atoms(walk, opened, below) if walk.canonical(below) in opened else [below]

@@ -8,6 +8,7 @@ from math import prod
 from inspector.backbones.partition import Cuts
 from inspector.backbones.rules import block_list
 from inspector.backbones.walk import CHANGE, Walk
+from inspector.tracing import _torch
 
 _PATCH = 16
 """A first unit that leaves a sixteenth of the positions or fewer (4x4 patches) is a patch embedding."""
@@ -58,7 +59,7 @@ def _without_final_norm(walk: Walk, units: list[str]) -> list[str]:
 def _units(walk: Walk, path: str) -> list[str]:
     children = [
         f"{path}.{name}" if path else name
-        for name, child in walk.modules[path]._modules.items()
+        for name, child in _torch.children_of(walk.modules[path]).items()
         if child is not None
     ]
     parts = [unit for child in children if child in walk.first for unit in _units(walk, child)]

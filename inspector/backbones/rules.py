@@ -16,6 +16,7 @@ from torch import nn
 
 from inspector.backbones.partition import Cuts
 from inspector.backbones.walk import CHANGE, Walk
+from inspector.tracing import _torch
 
 _NUMBERED = re.compile(r"(layer|res|stage|block|denseblock|s)_?(\d+)")
 _CONTAINERS = ("stages", "layers", "blocks", "features")
@@ -63,7 +64,7 @@ def strided(walk: Walk, path: str) -> Cuts | None:
     """MobileNets of torchvision mark the blocks that reduce (`_is_cn`): a stage begins at each of them,
     and the last layer is one of its own (`_mobilenet_extractor`, detection/backbone_utils.py)."""
     names = [name for name, _ in walk.modules[path].named_children()]
-    marks = [getattr(child, "_is_cn", False) for child in walk.modules[path].children()]
+    marks = [_torch.reduces(child) for child in walk.modules[path].children()]
     marked = {type(child) for child, mark in zip(walk.modules[path].children(), marks) if mark}
     outside = (type(module) for name, module in walk.modules.items() if not name.startswith(path))
     if not marked or marked & set(outside):  # the blocks go on elsewhere: SSDLite cuts one in two

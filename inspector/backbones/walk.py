@@ -8,6 +8,7 @@ from math import log, prod
 
 from torch import nn
 
+from inspector.tracing import _torch
 from inspector.tracing.record import Op, TensorSpec, Trace
 
 Resolution = tuple[int, ...]
@@ -147,7 +148,7 @@ class Walk:
         by module, ties once."""
         indices: dict[int, int] = {}
         for module in self.model.modules():
-            for tensor in (*module._parameters.values(), *module._buffers.values()):
+            for tensor in (*_torch.parameters_of(module).values(), *_torch.buffers_of(module).values()):
                 if tensor is not None:
                     indices.setdefault(id(tensor), len(indices))
         known = self.roles[: len(indices)]

@@ -271,7 +271,7 @@ def _lowered(precision: Precision) -> bool:
 
 
 def _channels_last(value: Any) -> Any:
-    from torch.utils._pytree import tree_map
+    from inspector.tracing._torch import tree_map
 
     def change(leaf: Any) -> Any:
         images = isinstance(leaf, torch.Tensor) and leaf.dim() == 4

@@ -14,7 +14,7 @@ from inspector.benchmarking.record import Group, Row
 from inspector.benchmarking.run import Bench, faster
 from inspector.models.inputs import Inputs, materialise
 from inspector.reporting.report import Chart, Finding, Metric, Report, Section, environment
-from inspector.tracing.capture.recorder import describe
+from inspector.tracing.describe import describe_call
 
 UNITS = {
     "latency": "seconds", "low": "seconds", "high": "seconds", "p95": "seconds", "p99": "seconds",
@@ -65,8 +65,7 @@ def report(
 
 
 def _described(bench: Bench, inputs: Inputs) -> list[str]:
-    args, kwargs = materialise(inputs, bench.model, "meta")
-    return [describe(value) for value in args] + [f"{key}={describe(value)}" for key, value in kwargs.items()]
+    return describe_call(*materialise(inputs, bench.model, "meta"))
 
 
 def _environment(bench: Bench) -> dict[str, Any]:

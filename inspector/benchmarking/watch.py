@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from inspector.benchmarking.steps import Step
+from inspector.tracing._torch import TorchDispatchMode, compiled_from, tree_leaves
+from inspector.tracing.capture.modules import module_calls, paths_of
 
 
 @dataclass
@@ -33,30 +32,22 @@ def watch(step: Step, samples: int) -> Watched:
     seen = Watched(samples=samples)
     inside: list[str] = []
     call, replay = step.call, step.replay
-    hooks = [step.model.register_forward_pre_hook(_entry(seen, step), with_kwargs=True)]
-
-    def leave(module: nn.Module, args: Any, outputs: Any) -> None:
-        inside.pop()
-
-    for path, module in step.model.named_modules():
-        if not isinstance(module, torch.jit.ScriptModule):
-            hooks.append(module.register_forward_pre_hook(lambda m, a, p=path: inside.append(p)))
-            hooks.append(module.register_forward_hook(leave, always_call=True))
+    hook = step.model.register_forward_pre_hook(_entry(seen, step), with_kwargs=True)
+    calls = module_calls(paths_of(step.model), lambda call: inside.append(call.path), lambda _: inside.pop())
     step.call, step.replay = step.model if _wraps(call, step.model) else call, None
     try:
-        with _Transfers(seen, inside):
+        with calls, _Transfers(seen, inside):
             result = step()
     finally:
         step.call, step.replay = call, replay
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
     if step.mode == "train" and isinstance(result, Tensor):
         seen.loss_finite = bool(result.isfinite().all())
     return seen
 
 
 def _wraps(call: Any, model: nn.Module) -> bool:
-    return call is not model and getattr(call, "_orig_mod", None) is model
+    return call is not model and compiled_from(call) is model
 
 
 def _entry(seen: Watched, step: Step) -> Any:

@@ -6,10 +6,10 @@ import inspect
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from inspector.core.errors import InspectError
 from inspector.models import Subject
+from inspector.tracing._torch import tree_leaves
 
 
 def positional(subject: Subject) -> tuple[Any, ...]:

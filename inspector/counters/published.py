@@ -11,8 +11,8 @@ from typing import Any
 
 from inspector.core.errors import InspectError
 from inspector.counters.record import Count, Part
-from inspector.models.inputs import InputSpec, parse_inputs
-from inspector.tracing.capture.recorder import describe
+from inspector.models.inputs import parse_inputs
+from inspector.tracing.describe import describe, describe_call
 from inspector.tracing.record import Trace
 
 COLUMNS = ("model", "input", "macs", "params")
@@ -56,15 +56,7 @@ def _default_inputs(name: str, entry: str) -> tuple[str, ...]:
 
     recipe = source.recipe(f"{name}@{entry}", {})
     defaults = recipe.defaults(recipe.build("cpu" if recipe.only_on else "meta"), "forward")
-    return tuple(_described(spec) for spec in (defaults.args if defaults else ()))
-
-
-def _described(spec: Any) -> str:
-    if isinstance(spec, InputSpec):
-        return f"{str(spec.dtype).removeprefix('torch.')}[{','.join(map(str, spec.shape))}]"
-    if isinstance(spec, list):
-        return f"[{','.join(map(_described, spec))}]"
-    return describe(spec)
+    return tuple(describe(spec) for spec in (defaults.args if defaults else ()))
 
 
 def table(file: Path, found: Trace) -> list[Figure]:
@@ -97,8 +89,7 @@ def _same_input(text: str, found: Trace, place: str) -> bool:
         parsed = parse_inputs(text.split())
     except InspectError as error:
         raise InspectError(f"{place}: {error.message}", error.hint) from error
-    named = [f"{name}={_described(value)}" for name, value in parsed.kwargs.items()]
-    return tuple([_described(value) for value in parsed.args] + named) == found.inputs
+    return tuple(describe_call(parsed.args, parsed.kwargs)) == found.inputs
 
 
 def _figure(row: dict[str, str], place: str) -> Figure:

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils.module_tracker import ModuleTracker
 
 from inspector.counters.operators import ATTENTION, FUSED, Contractions, Work, fused
 from inspector.counters.record import BACKWARD, Cell, Count, Counter, Part
 from inspector.models import Subject
+from inspector.tracing._torch import TorchDispatchMode, tree_leaves
 from inspector.tracing.capture import differentiable
+from inspector.tracing.capture.modules import module_calls, paths_of
 from inspector.tracing.record import Trace
 
 
@@ -28,10 +28,12 @@ def run(subject: Subject, phase: str) -> Count:
     model = subject.model.train(phase == "train")
     cells: dict[tuple[str, str], int] = defaultdict(int)
     details: dict[tuple[str, str], int] = defaultdict(int)
+    counter = FlopCounterMode(display=False)
     with _path_of(model) as path:
-        noted = {op: _noted(op, formula, path, cells, details) for op, formula in flop_registry.items()}
+        for op, formula in flop_registry.items():
+            counter.flop_registry[op] = _noted(op, formula, path, cells, details)
         watch = _Unpriced(set(flop_registry), path)
-        with watch, FlopCounterMode(display=False, custom_mapping=noted) as counter:
+        with watch, counter:
             _run(model, subject, phase)
     return Count(
         counter.get_total_flops(),
@@ -55,23 +57,10 @@ def _run(model: nn.Module, subject: Subject, phase: str) -> None:
 
 @contextmanager
 def _path_of(model: nn.Module) -> Iterator[Callable[[], str]]:
-    """A function that says which module of `model` runs now. Global hooks: hooks on modules would
-    switch off torch's fast paths, and so change what is counted."""
-    paths = {id(module): path for path, module in model.named_modules()}
-    stack = [""]
-
-    def enter(module: nn.Module, inputs: Any) -> None:
-        stack.append(paths.get(id(module), stack[-1]))
-
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        stack.pop()
-
-    hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave)
-    try:
-        yield lambda: BACKWARD if torch._C._current_graph_task_id() != -1 else stack[-1]
-    finally:
-        for hook in hooks:
-            hook.remove()
+    """A function that says which module of `model` runs now."""
+    stack, tracker = [""], ModuleTracker()
+    with module_calls(paths_of(model), lambda call: stack.append(call.path), lambda _: stack.pop()):
+        yield lambda: BACKWARD if tracker.is_bw else stack[-1]
 
 
 def _noted(op: Any, formula: Any, path: Callable[[], str], cells: Any, details: Any) -> Any:
@@ -85,7 +74,6 @@ def _noted(op: Any, formula: Any, path: Callable[[], str], cells: Any, details: 
             details[key] += _scores(*args[1:3])
         return flops
 
-    noting._get_raw = True  # type: ignore[attr-defined]
     return noting
 
 
@@ -106,7 +94,7 @@ class _Unpriced(TorchDispatchMode):
         self.seen: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        packet = getattr(func, "_overloadpacket", func)
+        packet = getattr(func, "overloadpacket", func)
         tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
         if packet not in self.priced and tensors:
             self.seen[self.path()][str(packet).rpartition(".")[2]] += 1

@@ -26,6 +26,7 @@ from inspector.models.inputs import InputSpec, as_inputs
 from inspector.models.small import smallest, with_batch
 from inspector.profiling.run import trace
 from inspector.reporting.report import Report
+from inspector.tracing.describe import describe
 
 WORKER = "inspector.distributed.rank"
 BACKENDS = ("auto", "gloo", "nccl")
@@ -230,7 +231,7 @@ def _text(value: Any) -> str:
             "the model takes more than tensors of samples: it cannot be trained here",
             "give --input 1x3x32x32, or wrap it in a model that takes one",
         )
-    return f"{str(value.dtype).removeprefix('torch.')}[{','.join(map(str, value.shape))}]"
+    return describe(value)
 
 
 def _checkpoint(job: Job, output: Path) -> None:

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 import torch
 from torch import nn
-from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._pytree import tree_leaves, tree_map
 
 from inspector.core.errors import InspectError
 from inspector.footprint import simulate
@@ -26,6 +24,8 @@ from inspector.models.build import out_of_memory
 from inspector.models.inputs import materialise
 from inspector.models.replica import replica
 from inspector.models.subject import refuse_scripted, with_values
+from inspector.tracing import _torch
+from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.capture import differentiable
 from inspector.tracing.capture.isolate import no_collection, random_state
 from inspector.tracing.capture.setting import Setting, checkpoint_modules
@@ -213,10 +213,10 @@ def peak_on_cpu(loop: Loop, operators: set[str]) -> Peak:
 def _events(node: Any, kernel: Any, names: set[str]) -> Iterator[_Event]:
     """Allocations and releases below `node`, each with the outermost known operator around it."""
     kind, extra = node.typed
-    if kind == _EventType.Allocation:
+    if kind == _torch.EventType.Allocation:
         yield _Event(node.start_time_ns, extra.alloc_size, extra.ptr, kernel)
         return
-    if kernel is None and kind == _EventType.TorchOp and node.name in names:
+    if kernel is None and kind == _torch.EventType.TorchOp and node.name in names:
         kernel = node
     for child in node.children:
         yield from _events(child, kernel, names)

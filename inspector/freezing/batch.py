@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from inspector.models.values import batch_size as batch_size
 from inspector.models.values import floats as floats
 from inspector.models.values import tensors as tensors
+from inspector.tracing._torch import tree_leaves, tree_map
 
 
 def copied(value: Any) -> Any:

@@ -18,6 +18,8 @@ from inspector.freezing.plan import Plan, inside
 from inspector.freezing.probe import Probe, random_modules
 from inspector.models.replica import Change, named_state
 from inspector.reporting.report import Finding
+from inspector.tracing import _torch
+from inspector.tracing.storage import memory_id
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ def ties(case: Case) -> list[Finding]:
     shared: list[Finding] = []
     by_storage: dict[object, list[str]] = {}
     for name in frozen:
-        by_storage.setdefault(_storage(tensors[name]), []).append(name)
+        by_storage.setdefault(memory_id(tensors[name]), []).append(name)
     for name in _others(case):
-        others = by_storage.get(_storage(tensors[name]), [])
+        others = by_storage.get(memory_id(tensors[name]), [])
         other = next((n for n in others if _overlap(tensors[name], tensors[n])), None)
         if other is not None:
             shared.append(_tie(name, other, tensors[name] is tensors[other]))
@@ -93,13 +95,6 @@ def _tie(trainable: str, frozen: str, same: bool) -> Finding:
         return Finding("ties", "warn", trainable, message, {"frozen": frozen})
     message = f"shares its memory with {trainable}, which trains: every step writes through it"
     return Finding("ties", "fail", frozen, message, {"trainable": trainable})
-
-
-def _storage(tensor: Tensor) -> object:
-    try:
-        return tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):
-        return id(tensor)
 
 
 def _overlap(left: Tensor, right: Tensor) -> bool:
@@ -244,7 +239,7 @@ def hooks(case: Case) -> list[Finding]:
     hooked = [
         name
         for name, parameter in case.model.named_parameters()
-        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
+        if _torch.gradient_hooks_of(parameter) or _torch.accumulation_hooks_of(parameter)
     ]
     message = (
         "has a gradient hook, which the trained copy has not: what it does is not verified ({all} of {of})"

@@ -15,13 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._pytree import tree_map
 
 from inspector.freezing.batch import copied
 from inspector.freezing.ddp import RANKS
 from inspector.freezing.evidence import LEARNING_RATE, STEPS, objective
 from inspector.models.inputs import first_line
 from inspector.models.replica import raw
+from inspector.tracing._torch import tree_map
 from inspector.tracing.capture.isolate import seed_all
 
 TIMEOUT = timedelta(seconds=90)

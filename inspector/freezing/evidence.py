@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from inspector.core.errors import InspectError
 from inspector.freezing.batch import copied, tensors
@@ -20,6 +19,7 @@ from inspector.freezing.plan import Plan
 from inspector.freezing.probe import Probes, probe
 from inspector.models.inputs import first_line
 from inspector.models.replica import Change, change, named_state, replica, same, untouched
+from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.capture import differentiable
 from inspector.tracing.capture.isolate import random_state, seed_all
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from inspector.backbones import Backbone
@@ -14,6 +13,8 @@ from inspector.core.errors import InspectError
 from inspector.core.naming import nearest, select
 from inspector.freezing.schemes import frozen_stages
 from inspector.models.modes import reads_training
+from inspector.tracing import _torch
+from inspector.tracing._torch import NormBase
 
 NORMS = ("freeze", "eval", "train")
 
@@ -155,18 +156,16 @@ def outermost(paths: Sequence[str]) -> tuple[str, ...]:
 def moves_by_itself(module: nn.Module) -> bool:
     """Whether train mode changes the module's state, or what it computes, by the batch: batch norms
     and the like, and the power iteration of spectral_norm in both of its forms."""
-    if isinstance(module, _NormBase):
+    if isinstance(module, (NormBase, _torch.SpectralNorm)):
         return True
-    if type(module).__name__ == "_SpectralNorm":
+    if any(isinstance(hook, SpectralNorm) for hook in _torch.pre_hooks_of(module).values()):
         return True
-    if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
-        return True
-    return module._buffers.get("running_mean") is not None and reads_training(type(module))
+    return _torch.buffers_of(module).get("running_mean") is not None and reads_training(type(module))
 
 
 def _with_trainable_affine(model: nn.Module, made: Plan) -> Plan:
     """--norm eval: the statistics rest, weight and bias of the normalisation train."""
-    norms = [path for path in made.norms if isinstance(model.get_submodule(path), _NormBase)]
+    norms = [path for path in made.norms if isinstance(model.get_submodule(path), NormBase)]
     free = {name for name in made.parameters if name.rpartition(".")[0] in norms}
     tensors = dict(model.named_parameters(remove_duplicate=False))
     trainable = {*made.trainable, *(name for name in free if tensors[name].requires_grad)}

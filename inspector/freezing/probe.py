@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from inspector.freezing.batch import batch_size, copied, distance, first_sample, floats, narrowed
 from inspector.freezing.plan import Plan, inside, outermost
+from inspector.tracing._torch import DropoutNd, NormBase, tree_flatten, tree_leaves, tree_unflatten
 from inspector.tracing.capture.isolate import preserved, seed_all
+from inspector.tracing.capture.modules import ModuleCall, module_calls
 
 DROPPING = ("StochasticDepth", "DropPath", "DropBlock2d", "PatchDropout")
 ROUNDING = 1e-4
@@ -252,26 +251,17 @@ def _observed(model: nn.Module, plan: Plan, paths: Sequence[str], seed: int) -> 
     begun: dict[str, Seen] = {}
     ended: dict[str, Seen] = {}
 
-    def before(path: str, given: Any, named: Any) -> None:
-        if path not in begun:
-            begun[path] = Seen(*copied((given, named)))
+    def enter(call: ModuleCall) -> None:
+        if call.path not in begun:
+            begun[call.path] = Seen(*copied((call.args, call.kwargs)))
 
-    def after(path: str, output: Any) -> None:
-        if path in begun and path not in ended:
-            ended[path] = begun[path]
-            ended[path].output = _clones(output)
+    def leave(call: ModuleCall) -> None:
+        if call.path not in ended and call.error is None:
+            ended[call.path] = begun[call.path]
+            ended[call.path].output = _clones(call.output)
 
-    with preserved(model), ExitStack() as stack, _WithoutDropout():
-        for path in dict.fromkeys(paths):
-            module = model.get_submodule(path)
-            hooks = (
-                module.register_forward_pre_hook(
-                    lambda m, given, named, path=path: before(path, given, named), with_kwargs=True
-                ),
-                module.register_forward_hook(lambda m, given, output, path=path: after(path, output)),
-            )
-            for hook in hooks:
-                stack.callback(hook.remove)
+    watched = {id(model.get_submodule(path)): path for path in paths}
+    with preserved(model), module_calls(watched, enter, leave), _WithoutDropout():
         calm(model, plan)
         seed_all(seed)
         yield ended
@@ -301,7 +291,7 @@ def calm(model: nn.Module, plan: Plan) -> None:
     """Switch off what is random in train mode by design, and the batch norms that train, so that only
     what the frozen part does to a batch is compared."""
     paths = {id(module): path for path, module in model.named_modules()}
-    norms = [m for m in model.modules() if isinstance(m, _NormBase) and paths[id(m)] not in plan.modules]
+    norms = [m for m in model.modules() if isinstance(m, NormBase) and paths[id(m)] not in plan.modules]
     for module in (*random_modules(model), *norms):
         module.training = False
     for module in model.modules():
@@ -314,6 +304,6 @@ def random_modules(model: nn.Module) -> list[nn.Module]:
     return [
         module
         for module in model.modules()
-        if (isinstance(module, (_DropoutNd, nn.RReLU)) or type(module).__name__ in DROPPING)
+        if (isinstance(module, (DropoutNd, nn.RReLU)) or type(module).__name__ in DROPPING)
         and (getattr(module, "p", None) or getattr(module, "drop_prob", None) or isinstance(module, nn.RReLU))
     ]

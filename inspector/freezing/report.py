@@ -26,8 +26,8 @@ from inspector.models.replica import named_state
 from inspector.models.small import smallest, with_batch
 from inspector.models.subject import lazy, refuse_scripted, with_values
 from inspector.reporting.report import Finding, Metric, Report, Section, environment
-from inspector.tracing.capture.recorder import describe
 from inspector.tracing.capture.state import state_entries
+from inspector.tracing.describe import describe_call
 
 UNITS = {"params": "count", "numel": "count", "share": "share"}
 
@@ -131,7 +131,7 @@ class Frozen:
             )
         self._check_names()
         args, kwargs = self._batch(inputs)
-        logger.info("training a copy of %s on %s", self.recipe.name, _described(args, kwargs))
+        logger.info("training a copy of %s on %s", self.recipe.name, describe_call(args, kwargs))
         findings = verify(
             self.model,
             self.plan,
@@ -143,7 +143,7 @@ class Frozen:
             prepare=prepare,
         )
         result = self.report(findings)
-        result.subject["inputs"] = _described(args, kwargs)
+        result.subject["inputs"] = describe_call(args, kwargs)
         result.header.append(("verified on", ", ".join(result.subject["inputs"])))
         return result
 
@@ -297,7 +297,3 @@ _NORM = {
 
 def _unverified() -> Finding:
     return Finding("verification", "skip", "", "not verified (--no-verify): nothing was trained")
-
-
-def _described(args: Any, kwargs: Any) -> list[str]:
-    return [describe(value) for value in args] + [f"{key}={describe(value)}" for key, value in kwargs.items()]

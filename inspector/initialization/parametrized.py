@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+
+from inspector.tracing._torch import SpectralNorm, parameters_of, pre_hooks_of
 
 
 def names(module: nn.Module) -> list[str]:
     """The tensors a module owns, under the names that it uses itself: `weight`, not `weight_g`."""
-    found = [name for name, tensor in module._parameters.items() if tensor is not None]
+    found = [name for name, tensor in parameters_of(module).items() if tensor is not None]
     derived: list[str] = []
     for name in list(found):
         stem = name.removesuffix("_v").removesuffix("_orig")
@@ -32,11 +33,11 @@ def names(module: nn.Module) -> list[str]:
 
 def source(module: nn.Module, name: str) -> Tensor:
     """The parameter that holds the values: for a computed weight, the largest one it comes from."""
-    plain = module._parameters.get(name)
+    plain = parameters_of(module).get(name)
     if plain is not None:
         return plain
-    if f"{name}_v" in module._parameters or f"{name}_orig" in module._parameters:
-        held = module._parameters.get(f"{name}_v", module._parameters.get(f"{name}_orig"))
+    if f"{name}_v" in parameters_of(module) or f"{name}_orig" in parameters_of(module):
+        held = parameters_of(module).get(f"{name}_v", parameters_of(module).get(f"{name}_orig"))
         assert held is not None
         return held
     originals = _originals(_parametrizations(module)[name])
@@ -49,12 +50,12 @@ def values(module: nn.Module, name: str) -> Tensor:
         hook = _old_norm(module, name)
         if hook is not None:
             return hook.compute_weight(module)  # the attribute is stale until the next forward
-        if f"{name}_orig" in module._parameters:
+        if f"{name}_orig" in parameters_of(module):
             return source(module, name)
-        if name in module._parameters:
+        if name in parameters_of(module):
             return source(module, name)
         chain = _parametrizations(module)[name]
-        if any(isinstance(step, _SpectralNorm) for step in chain):
+        if any(isinstance(step, SpectralNorm) for step in chain):
             return source(module, name)
         return getattr(module, name)
 
@@ -67,11 +68,11 @@ def assign(module: nn.Module, name: str, fill: Any) -> None:
         if hook is not None:
             direction = source(module, name)
             fill(direction)
-            length = module._parameters[f"{name}_g"]
+            length = parameters_of(module)[f"{name}_g"]
             assert length is not None
             length.copy_(torch.norm_except_dim(direction, 2, hook.dim))
             setattr(module, name, hook.compute_weight(module))
-        elif name in module._parameters or f"{name}_orig" in module._parameters:
+        elif name in parameters_of(module) or f"{name}_orig" in parameters_of(module):
             fill(source(module, name))
         else:
             drawn = torch.empty_like(getattr(module, name))
@@ -81,23 +82,24 @@ def assign(module: nn.Module, name: str, fill: Any) -> None:
 
 def note(module: nn.Module | None, name: str) -> str:
     """What a reader must know of a computed weight, or nothing."""
-    if module is None or name in module._parameters:
+    if module is None or name in parameters_of(module):
         return ""
     if _old_norm(module, name) is not None:
         return "weight norm: the product g v / |v| is checked"
-    if f"{name}_orig" in module._parameters:
+    if f"{name}_orig" in parameters_of(module):
         return "spectral norm: the weight before the division is checked"
-    steps = [type(step).__name__ for step in _parametrizations(module)[name]]
-    if "_SpectralNorm" in steps:
+    chain = _parametrizations(module)[name]
+    if any(isinstance(step, SpectralNorm) for step in chain):
         return "spectral norm: the weight before the division is checked"
-    return f"parametrized by {', '.join(steps)}: the weight that the layer uses is checked"
+    steps = ", ".join(type(step).__name__ for step in chain)
+    return f"parametrized by {steps}: the weight that the layer uses is checked"
 
 
 def written(module: nn.Module, name: str) -> list[Tensor]:
     """The parameters that `assign` writes."""
-    if name in module._parameters:
+    if name in parameters_of(module):
         return [source(module, name)]
-    parts = [module._parameters.get(f"{name}_{end}") for end in ("v", "g", "orig")]
+    parts = [parameters_of(module).get(f"{name}_{end}") for end in ("v", "g", "orig")]
     held = [part for part in parts if part is not None]
     return [*held] or _originals(_parametrizations(module)[name])
 
@@ -107,10 +109,10 @@ def _parametrizations(module: nn.Module) -> Any:
 
 
 def _originals(chain: Any) -> list[Tensor]:
-    return [tensor for name, tensor in chain._parameters.items() if tensor is not None]
+    return [tensor for name, tensor in parameters_of(chain).items() if tensor is not None]
 
 
 def _old_norm(module: nn.Module, name: str) -> Any:
     """The hook of torch.nn.utils.weight_norm (deprecated, still common) on this tensor."""
-    hooks = module._forward_pre_hooks.values()
+    hooks = pre_hooks_of(module).values()
     return next((hook for hook in hooks if isinstance(hook, WeightNorm) and hook.name == name), None)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+
+from inspector.tracing import _torch
+from inspector.tracing._torch import ConvNd, tree_leaves
 
 FP16_TINY = 2.0**-24
 """Smallest positive float16; less is lost, unless the loss is scaled up."""
@@ -18,7 +20,7 @@ BATCH_VALUES = 4
 times 300 (1/sqrt(eps)) where they are close. Layers before such a one are not judged by gradient."""
 
 _LAYERS = (
-    nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase,
+    ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase,
     nn.RNNCellBase, nn.MultiheadAttention,
 )  # fmt: skip
 
@@ -58,7 +60,7 @@ class Probe:
         (torchvision's Swin attention, the out_proj of MultiheadAttention)."""
         self.zeros = [name for name, weight in model.named_parameters() if _silences(name, weight)]
         for path, module in model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, _torch.BatchNorm):
                 module.register_forward_pre_hook(self._normalised(path))
             if _is_layer(module):
                 module.register_forward_hook(self._called(path, module))
@@ -130,7 +132,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _own_weights(module: nn.Module) -> bool:
-    return any(weight is not None and weight.dim() > 1 for weight in module._parameters.values())
+    return any(weight is not None and weight.dim() > 1 for weight in _torch.parameters_of(module).values())
 
 
 def _is_zero(module: nn.Module) -> bool:

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from inspector.core.errors import InspectError
 from inspector.initialization.probe import BATCH_VALUES, Layer, Probe, is_signal, repeats, std_of
 from inspector.models.inputs import first_line
 from inspector.reporting.report import Finding
+from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.capture import differentiable
 from inspector.tracing.capture.isolate import preserved, random_state, seed_all, swap_state
 

@@ -23,7 +23,8 @@ from inspector.models.inputs import as_inputs, first_line, materialise
 from inspector.models.small import smallest
 from inspector.models.subject import refuse_scripted, with_values
 from inspector.reporting.report import Finding, Metric, Report, Section, environment
-from inspector.tracing.capture.recorder import describe
+from inspector.tracing import _torch
+from inspector.tracing.describe import describe_call
 
 SHOWN = 20
 """Tensors that the text report lists; the table holds them all."""
@@ -211,7 +212,7 @@ def _written(applied: Applied) -> nn.Module:
         assert target.module is not None
         for number, tensor in enumerate(parametrized.written(target.module, target.attribute)):
             name = target.name if not number else f"{target.name} ({number + 1})"
-            holder._parameters[name] = tensor  # type: ignore[assignment]  # names hold dots
+            _torch.parameters_of(holder)[name] = tensor  # type: ignore[assignment]  # names hold dots
     return holder
 
 
@@ -249,7 +250,7 @@ def _propagate(job: _Job, report: Report) -> None:
         said = f"not measured: {first_line(error)}"
         report.findings.append(Finding("propagation", "skip", "", said))
         return
-    described = [describe(v) for v in args] + [f"{k}={describe(v)}" for k, v in kwargs.items()]
+    described = describe_call(args, kwargs)
     report.subject["inputs"] = described
     report.header.append(("propagated", ", ".join(described)))
     frame = pd.DataFrame(found.rows)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from inspector.core.errors import InspectError
 from inspector.initialization import parametrized
+from inspector.tracing import _torch
+from inspector.tracing.storage import same_values_id
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -105,7 +107,7 @@ def fans_of(shape: tuple[int, ...], module: nn.Module | None = None) -> Fans | N
 def of_model(model: nn.Module) -> list[Target]:
     """Every parameter of a model once, in the order of its modules; tied names are aliases. Raises
     InspectError for a parameter that still waits for its first input."""
-    found: dict[tuple[object, ...], Target] = {}
+    found: dict[object, Target] = {}
     for path, module in model.named_modules():
         if "parametrizations" in path.split("."):
             continue  # their originals are reached through the layer that they belong to
@@ -120,14 +122,10 @@ def of_model(model: nn.Module) -> list[Target]:
     return list(found.values())
 
 
-def _key(target: Target) -> tuple[object, ...]:
+def _key(target: Target) -> object:
     """One tensor, or one storage under several tensors, is one target."""
     assert target.module is not None
-    tensor = parametrized.source(target.module, target.attribute)
-    try:
-        return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel()
-    except (NotImplementedError, RuntimeError):
-        return (id(tensor),)
+    return same_values_id(parametrized.source(target.module, target.attribute))
 
 
 def _of_module(path: str, module: nn.Module) -> Iterator[Target]:
@@ -166,7 +164,7 @@ def _without_padding(module: nn.Module, tensor: Tensor) -> Tensor:
 
 
 def _refuse_lazy(path: str, module: nn.Module) -> None:
-    for tensor in module._parameters.values():
+    for tensor in _torch.parameters_of(module).values():
         if isinstance(tensor, nn.parameter.UninitializedParameter):
             raise InspectError(
                 f"{path or type(module).__name__} waits for its first input: its shape is not known",

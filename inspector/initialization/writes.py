@@ -20,8 +20,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from inspector.tracing import _torch
+from inspector.tracing._torch import TorchDispatchMode, tree_leaves
 
 RANDOM, FOREIGN, EMPTY = "random", "foreign", "empty"
 """Origins: drawn by a torch generator; from outside torch; allocated and not written."""
@@ -103,11 +104,12 @@ def written(run: Callable[[], object]) -> Writes:
 
 
 def storage_of(tensor: Tensor) -> int | None:
-    """The identity of a tensor's memory; None where it has none of its own (sparse, wrappers)."""
+    """The identity of a tensor's memory, which no later one takes over while a record holds its weak
+    reference; None where it has none of its own (sparse, wrappers)."""
     if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
         return None
     try:
-        return tensor.untyped_storage()._cdata
+        return int(StorageWeakRef(tensor.untyped_storage()).cdata)
     except (NotImplementedError, RuntimeError):
         return None
 
@@ -130,7 +132,7 @@ class _Recording(TorchDispatchMode):
         targets, sources, whole = _split(func, args, kwargs)
         seeded = torch.Tag.nondeterministic_seeded in func.tags
         if targets:
-            fills = seeded or whole or func._schema.name in _FILLS
+            fills = seeded or whole or _name(func) in _FILLS
             for target in targets:
                 self._change(func, target, sources, seeded, fills)
         else:
@@ -141,7 +143,7 @@ class _Recording(TorchDispatchMode):
         """Note new storages; a result that shares its input's storage is a view."""
         known = [self._record(source) for source in sources]
         inputs = {storage_of(source) for source in sources}
-        name = func._schema.name
+        name = _name(func)
         for tensor in _tensors(out):
             key = storage_of(tensor)
             if key is None or key in inputs:
@@ -167,7 +169,7 @@ class _Recording(TorchDispatchMode):
             if layout is None and stop - start == target.untyped_storage().nbytes() // target.element_size():
                 record.origins.clear()
                 record.ancestors.clear()
-            author = self._authors.now(f"Tensor.{func._schema.name.partition('::')[2]}")
+            author = self._authors.now(f"Tensor.{_name(func).partition('::')[2]}")
             _append(record.writes, replace(author, random=random, start=start, stop=stop, layout=layout))
         if seeded:
             record.origins.add(RANDOM)
@@ -200,12 +202,17 @@ def _split(func: Any, args: tuple[Any, ...], kwargs: Any) -> tuple[list[Tensor],
     targets: list[Tensor] = []
     sources: list[Tensor] = []
     whole = False
-    for position, argument in enumerate(func._schema.arguments):
+    for position, argument in enumerate(_torch.schema_of(func).arguments):
         value = args[position] if position < len(args) else kwargs.get(argument.name)
         writes = argument.alias_info is not None and argument.alias_info.is_write
         (targets if writes else sources).extend(_tensors(value))
         whole |= writes and argument.kwarg_only
     return targets, sources, whole
+
+
+def _name(func: Any) -> str:
+    """The operator's name without its overload: aten::add_."""
+    return func.name().partition(".")[0]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

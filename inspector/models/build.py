@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
+from inspector.tracing import _torch
 from inspector.tracing.capture.isolate import no_collection, random_state, seed_all
 
 _ALLOCATING = {
@@ -111,7 +112,7 @@ def _swept(model: nn.Module) -> nn.Module:
     """Move what was assigned past the registration."""
     moved: dict[int, tuple[Tensor, Tensor]] = {}
     for module in model.modules():
-        for registry in (module._parameters, module._buffers):
+        for registry in (_torch.parameters_of(module), _torch.buffers_of(module)):
             for name, tensor in registry.items():
                 registry[name] = to_meta(tensor, moved)
     return model

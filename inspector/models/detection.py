@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inspector.tracing import _torch
+
 
 def nonzero(x: Tensor) -> Any:
     """Every element is nonzero: (numel, ndim)."""
@@ -130,7 +132,7 @@ def assumptions(model: Any) -> tuple[str, ...]:
             "worst case: every candidate box passes the score threshold and suppression"
             " (contractions do not depend on it)",
         )
-    proposals = model.rpn._post_nms_top_n["testing"]
+    proposals = _torch.proposals_of(model.rpn)["testing"]
     return (
         f"worst case: {proposals} proposals and {heads.detections_per_img} detections an image;"
         " set them with --model-arg rpn_post_nms_top_n_test=N --model-arg box_detections_per_img=N",

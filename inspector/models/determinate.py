@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
-from torch.utils._pytree import tree_map
 
 from inspector.models.values import tensors
+from inspector.tracing._torch import DropoutNd, tree_map
 
 DROPS_BRANCHES = {"StochasticDepth": "p", "DropPath": "drop_prob"}
 """Classes of torchvision and timm that skip a branch at random, and where they keep how often."""
@@ -28,7 +27,7 @@ def quiet(model: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             continue  # its attributes are compiled in
         name = type(module).__name__
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, DropoutNd):
             module.eval().p = 0.0
         elif isinstance(module, nn.RReLU):
             module.eval()

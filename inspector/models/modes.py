@@ -7,9 +7,8 @@ from inspect import unwrap
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.instancenorm import _InstanceNorm
+
+from inspector.tracing._torch import DropoutNd, InstanceNorm, NormBase
 
 
 def mode_sensitive(model: nn.Module) -> Iterator[dict[str, Any]]:
@@ -30,9 +29,9 @@ def mode_sensitive(model: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 def _change(module: nn.Module) -> tuple[str, str] | None:
-    if isinstance(module, _NormBase):
+    if isinstance(module, NormBase):
         return _normalisation(module)
-    if isinstance(module, _DropoutNd):
+    if isinstance(module, DropoutNd):
         return (f"zeroes with p={module.p:g}, scales the rest", "identity") if module.p else None
     if isinstance(module, nn.RReLU):
         return f"slope drawn from [{module.lower:.3g}, {module.upper:.3g}]", "mean slope"
@@ -52,8 +51,8 @@ def _change(module: nn.Module) -> tuple[str, str] | None:
     return None
 
 
-def _normalisation(module: _NormBase) -> tuple[str, str] | None:
-    if isinstance(module, _InstanceNorm) and not module.track_running_stats:
+def _normalisation(module: NormBase) -> tuple[str, str] | None:
+    if isinstance(module, InstanceNorm) and not module.track_running_stats:
         return None
     if module.running_mean is None:
         return None

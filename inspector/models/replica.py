@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from inspector.core.errors import InspectError
 from inspector.models.inputs import first_line
+from inspector.tracing import _torch
+from inspector.tracing.capture.modules import ModuleCall, module_calls, paths_of
+from inspector.tracing.storage import storage_id
 
 
 def replica(model: nn.Module) -> nn.Module:
@@ -41,7 +44,7 @@ _LAZY = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
 def _held(model: nn.Module) -> Iterator[Tensor]:
     """Parameters, buffers, and tensors kept as plain attributes (`weight` under weight_norm)."""
     for module in model.modules():
-        for registry in (module._parameters, module._buffers, module.__dict__):
+        for registry in (_torch.parameters_of(module), _torch.buffers_of(module), module.__dict__):
             for value in registry.values():
                 if isinstance(value, Tensor) and not isinstance(value, _LAZY) and _plain(value):
                     yield value
@@ -53,18 +56,15 @@ def _plain(tensor: Tensor) -> bool:
 
 
 def _twin(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
-    try:
-        original = tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):  # sparse tensors, subclasses without a storage
+    key = storage_id(tensor)
+    if key is None:  # sparse tensors, subclasses without a storage
         return copy.deepcopy(tensor.detach()).requires_grad_(tensor.requires_grad and tensor.is_leaf)
-    if original._cdata not in storages:
-        storages[original._cdata] = original.clone()
+    if key not in storages:
+        storages[key] = tensor.untyped_storage().clone()
     data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    data.set_(storages[original._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
-    if isinstance(tensor, nn.Parameter):
-        twin: Tensor = Tensor._make_subclass(
-            type(tensor), data, tensor.requires_grad
-        )  # the user's own class too
+    data.set_(storages[key], tensor.storage_offset(), tensor.shape, tensor.stride())
+    if isinstance(tensor, nn.Parameter):  # the user's own class too
+        twin: Tensor = _torch.make_subclass(type(tensor), data, tensor.requires_grad)
         twin.__dict__.update(tensor.__dict__)
     else:
         twin = data.requires_grad_(tensor.requires_grad and tensor.is_leaf)
@@ -77,22 +77,18 @@ def _twin(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
 def untouched(model: nn.Module) -> Iterator[None]:
     """Watch the original while its replica trains: a forward that is a closure, or a hook that holds the
     original, would train the wrong one. Raises InspectError then, with the gradients put back."""
-    state = {name: (tensor, tensor._version, tensor.grad) for name, tensor in named_state(model)}
-    paths = {id(module): path for path, module in model.named_modules()}
+    state = {name: (tensor, _torch.version_of(tensor), tensor.grad) for name, tensor in named_state(model)}
     running: list[str] = []
 
-    def check(module: nn.Module, given: Any) -> None:
-        if id(module) in paths:  # replicas made meanwhile carry this hook too
-            raise _entangled(paths[id(module)])
+    def check(call: ModuleCall) -> None:
+        raise _entangled(call.path)
 
-    hooks = [module.register_forward_pre_hook(check) for module in model.modules()]
     try:
-        yield
+        with module_calls(paths_of(model), check):
+            yield
     finally:
-        for hook in hooks:
-            hook.remove()
         for name, (tensor, version, grad) in state.items():
-            if tensor.grad is not grad or tensor._version != version:
+            if tensor.grad is not grad or _torch.version_of(tensor) != version:
                 running.append(name)
                 tensor.grad = grad
     if running:

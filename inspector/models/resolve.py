@@ -9,6 +9,7 @@ from torch import nn
 
 from inspector.core.errors import InspectError
 from inspector.models.subject import Recipe
+from inspector.tracing._torch import compiled_from
 
 Model = str | nn.Module | Recipe
 
@@ -19,7 +20,7 @@ def as_recipe(model: Model, model_args: Mapping[str, Any] | None = None) -> Reci
     if isinstance(model, nn.Module):
         from inspector.models.python import from_module
 
-        compiled = getattr(model, "_orig_mod", None)
+        compiled = compiled_from(model)
         return from_module(compiled if isinstance(compiled, nn.Module) else model)
     if isinstance(model, Recipe):
         return model

@@ -18,6 +18,8 @@ from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.models import checkpoint
 from inspector.models.inputs import first_line
+from inspector.tracing import _torch
+from inspector.tracing.storage import memory_id
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 SAVE_SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
@@ -164,7 +166,7 @@ def _bare_names(names: Iterable[str]) -> dict[str, str]:
 
 def _bare(name: str) -> str:
     """A name without the marks of torch.compile and DataParallel."""
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    parts = [part for part in name.split(".") if part != _torch.COMPILED]
     while len(parts) > 1 and parts[0] == "module":
         parts = parts[1:]
     return ".".join(parts)
@@ -172,7 +174,7 @@ def _bare(name: str) -> str:
 
 def _is_extra(key: Any) -> bool:
     """Whether a key is a module's `get_extra_state`, which may be anything."""
-    return isinstance(key, str) and key.rpartition(".")[2] == "_extra_state"
+    return isinstance(key, str) and key.rpartition(".")[2] == _torch.EXTRA_STATE
 
 
 def _check(path: str | Path, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -264,7 +266,7 @@ def _safetensors_bytes(state: Mapping[str, Any]) -> bytes:
 def _alone(tensor: Tensor, seen: set[int]) -> Tensor:
     """The tensor contiguous, and copied where its storage was seen before: the format has no ties."""
     data = tensor.detach().contiguous()
-    storage = data.untyped_storage()._cdata
+    storage = memory_id(data)
     whole = storage not in seen and data.untyped_storage().nbytes() == data.numel() * data.element_size()
     seen.add(storage)
     return data if whole else data.clone()

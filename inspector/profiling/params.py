@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
-from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
 from inspector.core.errors import InspectError
 from inspector.models import Recipe, as_recipe
@@ -18,6 +17,7 @@ from inspector.models.modes import mode_sensitive
 from inspector.models.subject import lazy
 from inspector.profiling.views.state import kinds_frame, ledger_frame
 from inspector.reporting.report import Finding, Metric, Report, Section, environment
+from inspector.tracing import _torch
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.record import StateEntry
 
@@ -152,7 +152,7 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
     tensors = {
         name: value
         for name, value in saved.items()
-        if isinstance(value, Tensor) and not name.endswith(_EXTRA_STATE_KEY_SUFFIX)
+        if isinstance(value, Tensor) and not name.endswith(_torch.EXTRA_STATE)
     }
     extra = sorted(name for name in saved if name not in tensors)
     known = {name: e for e in entries if e.kind != "packed" for name in (e.name, *e.aliases)}
@@ -201,7 +201,7 @@ def _held(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, bool]]]:
     """Every name in the registries: its tensor (tied names may differ in shape), and persistent or
     not."""
     for path, module in model.named_modules(remove_duplicate=False):
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        for name, tensor in (*_torch.parameters_of(module).items(), *_torch.buffers_of(module).items()):
             if tensor is not None:
-                persistent = name not in module._non_persistent_buffers_set
+                persistent = name not in _torch.non_persistent_of(module)
                 yield f"{path}.{name}" if path else name, (tensor, persistent)

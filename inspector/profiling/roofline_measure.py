@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from inspector.benchmarking.stats import median
 from inspector.core.errors import InspectError
 from inspector.footprint.measured import owned
 from inspector.models import Model, as_recipe
 from inspector.models.inputs import as_inputs, materialise
+from inspector.tracing._torch import tree_map
 from inspector.tracing.capture.isolate import random_state
 from inspector.tracing.capture.setting import Setting
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from inspector.core.errors import InspectError
+from inspector.tracing import _torch
+from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.capture.isolate import (
     countable_kernels,
     no_collection,
@@ -23,9 +24,10 @@ from inspector.tracing.capture.isolate import (
 )
 from inspector.tracing.capture.kernels import On, choosing
 from inspector.tracing.capture.pricing import Rule
-from inspector.tracing.capture.recorder import Recorder, describe
+from inspector.tracing.capture.recorder import Recorder
 from inspector.tracing.capture.setting import PORTABLE, Setting, checkpoint_modules
 from inspector.tracing.capture.state import state_entries
+from inspector.tracing.describe import describe_call
 from inspector.tracing.record import Failure, Module, Trace
 
 PHASES = ("forward", "train")
@@ -112,7 +114,7 @@ def capture(
         source=source,
         phase=phase,
         device=device,
-        inputs=tuple([describe(value) for value in args] + [f"{k}={describe(v)}" for k, v in kwargs.items()]),
+        inputs=tuple(describe_call(args, kwargs)),
         ops=ops,
         storages=storages,
         modules=tuple(
@@ -130,11 +132,11 @@ def capture(
 
 def _hold_state(recorder: Recorder, tree: list[tuple[str, nn.Module]], inputs: Any) -> None:
     for path, module in tree:
-        for parameter in module._parameters.values():
+        for parameter in _torch.parameters_of(module).values():
             if parameter is not None:
                 recorder.hold(parameter, "parameter", path)
                 recorder.own(parameter, path)
-        for buffer in module._buffers.values():
+        for buffer in _torch.buffers_of(module).values():
             if buffer is not None:
                 recorder.hold(buffer, "buffer", path)
     for leaf in tree_leaves(inputs):
@@ -144,7 +146,7 @@ def _hold_state(recorder: Recorder, tree: list[tuple[str, nn.Module]], inputs: A
 
 def _hold_gradients(recorder: Recorder, tree: list[tuple[str, nn.Module]]) -> None:
     for path, module in tree:
-        for parameter in module._parameters.values():
+        for parameter in _torch.parameters_of(module).values():
             if parameter is not None and parameter.grad is not None:
                 recorder.hold(parameter.grad, "gradient", path)
 

@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from inspector.tracing import _torch
 
 _CONTAINERS = (list, dict, set)
 
@@ -64,7 +67,7 @@ def swap_state(model: nn.Module, device: str, dtype: torch.dtype | None = None) 
         return found[1]
 
     for module in model.modules():
-        for registry in (module._parameters, module._buffers):
+        for registry in (_torch.parameters_of(module), _torch.buffers_of(module)):
             for name, tensor in registry.items():
                 if tensor is not None:
                     registry[name] = stand_in(tensor)  # type: ignore[assignment]
@@ -130,40 +133,25 @@ def countable_kernels() -> Iterator[None]:
     attention kernels differ by device, the math form is the same on all. The backward runs on this
     thread, so that autograd's numbering of nodes holds on every device.
     """
-    mha, cuda = torch.backends.mha, torch.backends.cuda
-    before = (
-        mha.get_fastpath_enabled(),
-        cuda.flash_sdp_enabled(),
-        cuda.mem_efficient_sdp_enabled(),
-        cuda.cudnn_sdp_enabled(),
-        cuda.math_sdp_enabled(),
-    )
+    mha = torch.backends.mha
+    fastpath = mha.get_fastpath_enabled()
     try:
         mha.set_fastpath_enabled(False)
-        cuda.enable_flash_sdp(False)
-        cuda.enable_mem_efficient_sdp(False)
-        cuda.enable_cudnn_sdp(False)
-        cuda.enable_math_sdp(True)
-        with torch.autograd.set_multithreading_enabled(False):
+        with sdpa_kernel(SDPBackend.MATH), torch.autograd.set_multithreading_enabled(False):
             yield
     finally:
-        mha.set_fastpath_enabled(before[0])
-        cuda.enable_flash_sdp(before[1])
-        cuda.enable_mem_efficient_sdp(before[2])
-        cuda.enable_cudnn_sdp(before[3])
-        cuda.enable_math_sdp(before[4])
+        mha.set_fastpath_enabled(fastpath)
 
 
 @contextmanager
 def stepwise() -> Iterator[None]:
     """Recurrent layers run step by step, without oneDNN's or cuDNN's opaque kernel."""
-    get_mkldnn, set_mkldnn = torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled
-    get_cudnn, set_cudnn = torch._C._get_cudnn_enabled, torch._C._set_cudnn_enabled
-    before = get_mkldnn(), get_cudnn()
+    kernels: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn
+    before = [library.enabled for library in kernels]
     try:
-        set_mkldnn(False)
-        set_cudnn(False)
+        for library in kernels:
+            library.enabled = False
         yield
     finally:
-        set_mkldnn(before[0])
-        set_cudnn(before[1])
+        for library, enabled in zip(kernels, before):
+            library.enabled = enabled

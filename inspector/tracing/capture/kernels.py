@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from inspector.core.errors import InspectError
+from inspector.tracing import _torch
 
 ATTENTION = ("fused", "math")
-_KEY: Any = torch._C.DispatchKey.AutocastPrivateUse1  # type: ignore[attr-defined]
-_KEYS = torch._C.DispatchKeySet(_KEY)
+_KEY = _torch.DispatchKey.AutocastPrivateUse1
+_KEYS = _torch.DispatchKeySet(_KEY)
 _aten = torch.ops.aten
 
 _LOWER = {
@@ -86,20 +87,20 @@ def choosing(kernels: Kernels | None, name: Callable[[str], AbstractContextManag
 
         @contextmanager
         def on() -> Iterator[None]:
-            excluded = torch._C._dispatch_tls_is_dispatch_key_excluded(_KEY)  # as keys of autocast are
-            torch._C._dispatch_tls_set_dispatch_key_excluded(_KEY, False)
+            excluded = _torch.key_is_excluded(_KEY)  # as keys of autocast are
+            _torch.set_key_excluded(_KEY, False)
             try:
-                with torch._C._IncludeDispatchKeyGuard(_KEY):
+                with _torch.include_key(_KEY):
                     yield
             finally:
-                torch._C._dispatch_tls_set_dispatch_key_excluded(_KEY, excluded)
+                _torch.set_key_excluded(_KEY, excluded)
                 if casts:
                     casts.cache.clear()  # as torch does at the end of the outermost autocast
 
         yield on
     finally:
-        library._destroy()
-        others._destroy()
+        _torch.unregister(library)()
+        _torch.unregister(others)()
 
 
 def _kernel(operator: str, choice: Any, casts: _Autocast | None) -> Callable[..., Any]:
@@ -109,7 +110,7 @@ def _kernel(operator: str, choice: Any, casts: _Autocast | None) -> Callable[...
     cast = casts.policy(operator) if casts else None
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
-        with torch._C._ExcludeDispatchKeyGuard(_KEYS):
+        with _torch.exclude_keys(_KEYS):
             if cast is not None:
                 args, kwargs = cast(args, kwargs)
             result = choice(*args, **kwargs) if choice is not None else NotImplemented
@@ -133,7 +134,7 @@ class _Autocast:
 
     def operators(self) -> list[str]:
         """Every operator that this torch's own autocast knows on the device."""
-        known = torch._C._dispatch_get_registrations_for_dispatch_key(f"Autocast{self.device.upper()}")
+        known = _torch.registrations_for_key(f"Autocast{self.device.upper()}")
         names = [name.removeprefix("aten::") for name in known if name.startswith("aten::")]
         left_out = {*_NOT_ON_META[self.device].split(), _BANNED}
         return [name for name in names if name not in left_out]
@@ -161,7 +162,7 @@ class _Autocast:
         if not _eligible(value) or value.dtype is dtype:
             return value
         keeps = dtype is self.dtype and value.dtype is torch.float32 and value.requires_grad and value.is_leaf
-        if not keeps or value._is_view():
+        if not keeps or _torch.is_view(value)():
             return self._copy(value, dtype)
         if id(value) not in self.cache:
             self.cache[id(value)] = value, self._copy(value, dtype)
@@ -223,9 +224,7 @@ def _attention_on_cuda(
     if half and attn_mask is None and width == value.shape[-1] <= 256 and (same_heads or enable_gqa):
         scale = scale if scale is not None else width**-0.5  # of the width before padding
         padded = [_padded(tensor, 8) for tensor in (query, key, value)]
-        found = _aten._scaled_dot_product_flash_attention.default(
-            *padded, dropout_p, is_causal, False, scale=scale
-        )
+        found = _torch.flash_attention(*padded, dropout_p, is_causal, False, scale=scale)
         return found[0][..., :width]
     aligned = 8 if half else 4
     if not same_heads or width % aligned or value.shape[-1] % aligned:
@@ -234,9 +233,7 @@ def _attention_on_cuda(
         return NotImplemented
     bias = _bias(attn_mask, query, key)
     trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
-    return _aten._scaled_dot_product_efficient_attention.default(
-        query, key, value, bias, trains, dropout_p, is_causal, scale=scale
-    )[0]
+    return _torch.efficient_attention(query, key, value, bias, trains, dropout_p, is_causal, scale=scale)[0]
 
 
 def _attention_on_cpu(
@@ -256,7 +253,7 @@ def _attention_on_cpu(
         return NotImplemented
     if attn_mask is not None and attn_mask.dtype is torch.bool:
         attn_mask = _additive(attn_mask, query)
-    return _aten._scaled_dot_product_flash_attention_for_cpu.default(
+    return _torch.flash_attention_on_cpu(
         query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
     )[0]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-
+from inspector.tracing import _torch
 from inspector.tracing.formulas import cost, find
 from inspector.tracing.formulas.traffic import tensors, traffic
 from inspector.tracing.record import Op, TensorSpec
@@ -21,22 +20,21 @@ class Operator:
     __slots__ = ("composite", "in_place", "name", "rule", "written", "written_names")
 
     def __init__(self, func: Any, rules: Mapping[str, Rule]) -> None:
-        schema = getattr(func, "_schema", None)
         self.written: tuple[int, ...] = ()
         self.written_names: tuple[str, ...] = ()
         self.composite = False
-        if schema is None:  # a higher-order operator
+        if not hasattr(func, "overloadpacket"):  # a higher-order operator
             self.name = f"higher_order.{func}"
             self.in_place: bool | None = None
         else:
+            schema = _torch.schema_of(func)
             self.name = schema.name.replace("::", ".")
             arguments = schema.arguments
             changed = [a.alias_info is not None and a.alias_info.is_write for a in arguments]
             self.written = tuple(i for i, yes in enumerate(changed) if yes)
             self.written_names = tuple(a.name for a, yes in zip(arguments, changed) if yes)
-            self.composite = torch._C._dispatch_has_kernel_for_dispatch_key(
-                func.name(), "CompositeImplicitAutograd"
-            ) and not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "Autograd")
+            has_kernel = func.has_kernel_for_dispatch_key
+            self.composite = has_kernel("CompositeImplicitAutograd") and not has_kernel("Autograd")
             self.in_place = self.written == (0,) and len(schema.returns) == 1
             if not self.in_place and (self.written or any(r.alias_info for r in schema.returns)):
                 self.in_place = None  # a view, or several results: always run

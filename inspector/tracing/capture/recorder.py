@@ -2,7 +2,7 @@
 
 Four facts meet here, each from its own source:
 - the operator and its tensors: `__torch_dispatch__`, below autograd, once per operator;
-- the module: `nn.Module.__call__` is wrapped while the recorder is active;
+- the module: `module_calls`;
 - the torch function that the model called: a function mode;
 - the module of a backward operator: autograd numbers its nodes in the order of the forward, so the
   number of the running node tells which forward operator, hence which module, made it.
@@ -10,7 +10,6 @@ Four facts meet here, each from its own source:
 
 from __future__ import annotations
 
-import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
@@ -21,17 +20,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from inspector.tracing._torch import (
+    TorchDispatchMode,
+    next_sequence_number,
+    running_node,
+    sequence_number_of,
+)
 from inspector.tracing.capture.isolate import stepwise
 from inspector.tracing.capture.memo import MetaMemo
+from inspector.tracing.capture.modules import ModuleCall, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
+from inspector.tracing.describe import DTYPES, describe
 from inspector.tracing.formulas.traffic import tensors
 from inspector.tracing.record import ACCUMULATION, Failure, Op, Storage, TensorSpec
 
-_sequence_number = torch._C._autograd._get_sequence_nr
-_running_node = torch._C._current_autograd_node
-_DTYPES = {d: str(d)[6:] for d in vars(torch).values() if isinstance(d, torch.dtype)}
 ATTENTION = "scaled_dot_product_attention"
 _QK = ("query", "key")
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
@@ -71,7 +74,7 @@ class Recorder(TorchDispatchMode):
         self.path = ""
         self.group = ""
         self.density = 1.0
-        self.depth = 0
+        self._callers: list[str] = []
         self._live: dict[int, int] = {}
         self._references: list[_StorageRef] = []
         self._memo = MetaMemo(device)
@@ -90,39 +93,26 @@ class Recorder(TorchDispatchMode):
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record everything that this thread runs inside."""
-        module, attention = torch.nn.Module.__call__, functional.scaled_dot_product_attention
-        torch.nn.Module.__call__ = self._tracked(module)  # type: ignore[method-assign]
+        attention = functional.scaled_dot_product_attention
         functional.scaled_dot_product_attention = self._grouped(attention)
         try:
-            with self, _Functions(self):
+            with module_calls(self.paths, self._enter, self._leave), self, _Functions(self):
                 yield
         finally:
-            torch.nn.Module.__call__ = module  # type: ignore[method-assign]
             functional.scaled_dot_product_attention = attention
 
-    def _tracked(self, call: Any) -> Any:
-        """`nn.Module.__call__` that notes which module runs, for calls from this thread."""
-        thread, recorder, paths, calls = threading.get_ident(), self, self.paths, self.calls
+    def _enter(self, call: ModuleCall) -> None:
+        self._callers.append(self.path)
+        self.path = call.path
+        self.calls[call.path] = self.calls.get(call.path, 0) + 1
 
-        def __call__(module: Any, *args: Any, **kwargs: Any) -> Any:
-            path = paths.get(id(module))
-            if path is None or threading.get_ident() != thread:
-                return call(module, *args, **kwargs)
-            outer = recorder.path
-            recorder.path = path
-            recorder.depth += 1
-            calls[path] = calls.get(path, 0) + 1
-            try:
-                return call(module, *args, **kwargs)
-            except (Exception, SystemExit) as error:
-                recorder._note_failure(module, path, args, kwargs, error)
-                raise
-            finally:
-                recorder._mark()
-                recorder.path = outer
-                recorder.depth -= 1
-
-        return __call__
+    def _leave(self, call: ModuleCall) -> None:
+        if call.error is not None and self.failure is None:  # the innermost module ends first
+            inputs = tuple(map(describe, (*call.args, *call.kwargs.values())))
+            kind, error = type(call.module).__name__, call.error
+            self.failure = Failure(call.path, kind, inputs, type(error).__name__, str(error))
+        self._mark()
+        self.path = self._callers.pop()
 
     def _grouped(self, function: Any) -> Any:
         """Attention as `F.multi_head_attention_forward` calls it: the function mode, which sees
@@ -157,11 +147,6 @@ class Recorder(TorchDispatchMode):
         finally:
             self.density = outer
 
-    def _note_failure(self, module: Any, path: str, args: Any, kwargs: Any, error: Any) -> None:
-        if self.failure is None:
-            shapes = tuple(describe(value) for value in (*args, *kwargs.values()))
-            self.failure = Failure(path, _type_name(module), shapes, type(error).__name__, str(error))
-
     # Storages.
 
     def hold(self, tensor: Tensor, role: str, module: str = "") -> None:
@@ -180,7 +165,7 @@ class Recorder(TorchDispatchMode):
         try:
             storage = tensor.untyped_storage()
         except (NotImplementedError, RuntimeError):  # sparse and opaque tensors have none
-            return TensorSpec(tuple(tensor.shape), _DTYPES[tensor.dtype])
+            return TensorSpec(tuple(tensor.shape), DTYPES[tensor.dtype])
         key = id(storage)
         index = self._live.get(key)
         if index is None:
@@ -190,7 +175,7 @@ class Recorder(TorchDispatchMode):
             reference.index, reference.key = index, key
             self._live[key] = index
             self._references.append(reference)
-        return TensorSpec(tuple(tensor.shape), _DTYPES[tensor.dtype], index, int(tensor.storage_offset()))
+        return TensorSpec(tuple(tensor.shape), DTYPES[tensor.dtype], index, int(tensor.storage_offset()))
 
     def _died(self, reference: Any) -> None:
         self._live.pop(reference.key, None)
@@ -229,12 +214,12 @@ class Recorder(TorchDispatchMode):
         else:
             made = self._made(result, index)
         path, group, density = self.path, self.group, self.density
-        if self.phase == "backward" and not self.depth:
+        if self.phase == "backward" and not self._callers:
             path, group, density = self._origin()
             if operator.name == "aten.add" and self._accumulates(shadow):
                 group = ACCUMULATION
         self.raw.append(Call(operator, path, group, self.phase, shadow, named, made, signature, density))
-        if self.depth:
+        if self._callers:
             self._mark()
         return result
 
@@ -286,24 +271,24 @@ class Recorder(TorchDispatchMode):
             except Exception:
                 continue
             weight = found[0] if isinstance(found, (list, tuple)) else found
-            return TensorSpec(tuple(weight.shape), _DTYPES[weight.dtype])
+            return TensorSpec(tuple(weight.shape), DTYPES[weight.dtype])
         return value
 
     # Backward: which module does a node of the graph belong to?
 
     def _mark(self) -> None:
         """Nodes numbered below the current number were made here or before."""
-        number = _sequence_number()
+        number = next_sequence_number()
         if not self._boundaries or number > self._boundaries[-1]:
             self._boundaries.append(number)
             self._origins.append((self.path, self.group, self.density))
 
     def _origin(self) -> tuple[str, str, float]:
-        node = _running_node()
+        node = running_node()
         if node is None:
             return "", "", 1.0
         variable = getattr(node, "variable", None)
-        number = node._sequence_nr() if variable is None else -id(variable)
+        number = sequence_number_of(node)() if variable is None else -id(variable)
         if number != self._node:  # the node itself must not be kept: it holds tensors
             self._node, self._node_start = number, len(self.raw)
         if variable is not None:
@@ -359,21 +344,6 @@ class _Functions(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         finally:
             recorder.group = outer
-
-
-def describe(value: Any) -> str:
-    """A value as the input grammar writes it: float32[1,3,224,224]."""
-    if isinstance(value, Tensor):
-        return f"{_DTYPES[value.dtype]}[{','.join(map(str, value.shape))}]"
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(describe(entry) for entry in value)}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{key}={describe(entry)}' for key, entry in value.items())}}}"
-    return repr(value) if isinstance(value, (int, float, str, type(None))) else type(value).__name__
-
-
-def _type_name(module: Any) -> str:
-    return type(module).__name__
 
 
 def _on_cpu(value: Any) -> bool:

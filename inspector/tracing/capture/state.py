@@ -9,7 +9,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from inspector.tracing import _torch
+from inspector.tracing.describe import DTYPES
 from inspector.tracing.record import StateEntry
+from inspector.tracing.storage import same_values_id
 
 
 def state_entries(model: nn.Module) -> tuple[StateEntry, ...]:
@@ -20,23 +23,23 @@ def state_entries(model: nn.Module) -> tuple[StateEntry, ...]:
     """
     found: dict[Any, list[tuple[str, str, torch.Tensor, bool]]] = {}
     for name, kind, tensor, persistent in _named(model):
-        found.setdefault(_identity(tensor), []).append((name, kind, tensor, persistent))
+        found.setdefault(same_values_id(tensor), []).append((name, kind, tensor, persistent))
     return tuple(_entry(group) for group in found.values())
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor, bool]]:
     for path, module in model.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
-        for name, parameter in module._parameters.items():
+        for name, parameter in _torch.parameters_of(module).items():
             if parameter is not None:
                 yield prefix + name, "parameter", parameter, True
-        for name, buffer in module._buffers.items():
+        for name, buffer in _torch.buffers_of(module).items():
             if buffer is not None:
                 yield (
                     prefix + name,
                     "buffer",
                     buffer,
-                    name not in module._non_persistent_buffers_set,
+                    name not in _torch.non_persistent_of(module),
                 )
         for name, tensor in packed_weights(module):
             yield prefix + name, "packed", tensor, True
@@ -46,26 +49,12 @@ def packed_weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Weight and bias that a quantized module holds outside its parameters."""
     if not type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
         return
-    pair = getattr(module, "_weight_bias", None)
-    if pair is None or (hasattr(module, "_packed_params") and isinstance(module._packed_params, nn.Module)):
+    pair = _torch.packed_pair_of(module)
+    if pair is None or isinstance(_torch.packed_of(module), nn.Module):
         return  # a Linear's weight is in the LinearPackedParams below it
     for name, tensor in zip(("weight", "bias"), pair()):
         if tensor is not None:
             yield name, tensor
-
-
-def _identity(tensor: torch.Tensor) -> Any:
-    if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-        return id(tensor)
-    try:
-        storage = tensor.untyped_storage()
-        return (
-            storage._cdata,
-            tensor.storage_offset(),
-            tensor.numel() if tensor.numel() else id(tensor),
-        )
-    except (NotImplementedError, RuntimeError):
-        return id(tensor)
 
 
 def _entry(group: list[tuple[str, str, torch.Tensor, bool]]) -> StateEntry:
@@ -76,7 +65,7 @@ def _entry(group: list[tuple[str, str, torch.Tensor, bool]]) -> StateEntry:
         name=name,
         kind=kind,
         shape=() if lazy else tuple(tensor.shape),
-        dtype=str(tensor.dtype).removeprefix("torch."),
+        dtype=DTYPES[tensor.dtype],
         numel=numel,
         nbytes=numel * tensor.dtype.itemsize,
         trainable=kind == "parameter" and any(entry[2].requires_grad for entry in group),

@@ -1,0 +1,173 @@
+"""Every private name of torch (and two of torchvision) that inspector uses, each in one place.
+
+A name is looked up when it is first used: `from inspector.tracing._torch import tree_map`, or
+`_torch.parameters_of(module)`. Where the installed torch has it no longer, what `FALLBACKS` holds takes its
+place; a name without a fallback raises InspectError, which tells torch's version and the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from inspector.core.errors import InspectError
+
+if TYPE_CHECKING:
+    from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+    from torch.nn.modules.batchnorm import _NormBase as NormBase
+    from torch.nn.modules.conv import _ConvNd as ConvNd
+    from torch.nn.modules.dropout import _DropoutNd as DropoutNd
+    from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNorm
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+    __all__ = [
+        "BatchNorm",
+        "ConvNd",
+        "DropoutNd",
+        "InstanceNorm",
+        "NormBase",
+        "TorchDispatchMode",
+        "tree_flatten",
+        "tree_leaves",
+        "tree_map",
+        "tree_unflatten",
+    ]
+
+TESTED = "2.8 to 2.15"
+
+NAMES = {
+    "TorchDispatchMode": "torch.utils._python_dispatch.TorchDispatchMode",
+    "tree_flatten": "torch.utils._pytree.tree_flatten",
+    "tree_leaves": "torch.utils._pytree.tree_leaves",
+    "tree_map": "torch.utils._pytree.tree_map",
+    "tree_unflatten": "torch.utils._pytree.tree_unflatten",
+    "next_sequence_number": "torch._C._autograd._get_sequence_nr",
+    "running_node": "torch._C._current_autograd_node",
+    "DispatchKey": "torch._C.DispatchKey",
+    "DispatchKeySet": "torch._C.DispatchKeySet",
+    "include_key": "torch._C._IncludeDispatchKeyGuard",
+    "exclude_keys": "torch._C._ExcludeDispatchKeyGuard",
+    "key_is_excluded": "torch._C._dispatch_tls_is_dispatch_key_excluded",
+    "set_key_excluded": "torch._C._dispatch_tls_set_dispatch_key_excluded",
+    "registrations_for_key": "torch._C._dispatch_get_registrations_for_dispatch_key",
+    "flash_attention": "torch.ops.aten._scaled_dot_product_flash_attention.default",
+    "flash_attention_on_cpu": "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default",
+    "efficient_attention": "torch.ops.aten._scaled_dot_product_efficient_attention.default",
+    "EventType": "torch._C._profiler._EventType",
+    "make_subclass": "torch.Tensor._make_subclass",
+    "EXTRA_STATE": "torch.nn.modules.module._EXTRA_STATE_KEY_SUFFIX",
+    "BatchNorm": "torch.nn.modules.batchnorm._BatchNorm",
+    "ConvNd": "torch.nn.modules.conv._ConvNd",
+    "DropoutNd": "torch.nn.modules.dropout._DropoutNd",
+    "InstanceNorm": "torch.nn.modules.instancenorm._InstanceNorm",
+    "NormBase": "torch.nn.modules.batchnorm._NormBase",
+    "SpectralNorm": "torch.nn.utils.parametrizations._SpectralNorm",
+}
+"""Functions, classes and constants: the name here, and where torch keeps it."""
+
+MEMBERS = {
+    "parameters_of": "torch.nn.Module._parameters",
+    "buffers_of": "torch.nn.Module._buffers",
+    "children_of": "torch.nn.Module._modules",
+    "non_persistent_of": "torch.nn.Module._non_persistent_buffers_set",
+    "pre_hooks_of": "torch.nn.Module._forward_pre_hooks",
+    "gradient_hooks_of": "torch.Tensor._backward_hooks",
+    "accumulation_hooks_of": "torch.Tensor._post_accumulate_grad_hooks",
+    "version_of": "torch.Tensor._version",
+    "is_view": "torch.Tensor._is_view",
+    "sequence_number_of": "torch.autograd.graph.Node._sequence_nr",
+    "schema_of": "torch.library.OpOverload._schema",
+    "unregister": "torch.library.Library._destroy",
+    "compiled_from": "torch.compile(module)._orig_mod",
+    "packed_of": "torch.ao.nn.quantized.Linear._packed_params",
+    "packed_pair_of": "torch.ao.nn.quantized.Conv2d._weight_bias",
+    "reduces": "torchvision.models.mobilenetv2.InvertedResidual._is_cn",
+    "proposals_of": "torchvision.models.detection.rpn.RegionProposalNetwork._post_nms_top_n",
+}
+"""Attributes of an object: a function that reads it from the object, and the class that has it."""
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+FALLBACKS: dict[str, Any] = {
+    # The public classes: a class of the user's own that is derived from the private one is not recognised.
+    "BatchNorm": _NORMS,
+    "InstanceNorm": _INSTANCE_NORMS,
+    "NormBase": (*_NORMS, *_INSTANCE_NORMS),
+    "DropoutNd": (
+        nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+    ),
+    "ConvNd": (
+        nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+    ),
+    # What files that are written already hold.
+    "EXTRA_STATE": "_extra_state",
+    # Most objects have none of these: absence is an answer.
+    "accumulation_hooks_of": None,
+    "compiled_from": None,
+    "packed_of": None,
+    "packed_pair_of": None,
+    "reduces": False,
+}  # fmt: skip
+"""What stands for a name that is gone; for a member, the value read from an object without it."""
+
+COMPILED = "_orig_mod"
+"""The part that torch.compile adds to the names of a module's state."""
+
+_GONE = object()
+
+
+def __getattr__(name: str) -> Any:
+    if name in NAMES:
+        value = _look_up(NAMES[name])
+        if value is _GONE:
+            value = FALLBACKS.get(name, _GONE)
+        if value is _GONE:
+            raise missing(NAMES[name])
+    elif name in MEMBERS:
+        value = _reader(MEMBERS[name], FALLBACKS.get(name, _GONE))
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def missing(path: str) -> InspectError:
+    """The error for a private name that this torch does not have."""
+    version = import_module(path.partition(".")[0]).__version__.partition("+")[0]
+    return InspectError(
+        f"this inspector needs {path}, which {path.partition('.')[0]} {version} does not have",
+        f"install a torch that it is tested with ({TESTED}), or a newer inspector",
+    )
+
+
+def _look_up(path: str) -> Any:
+    parts = path.split(".")
+    value: Any = torch
+    for position, part in enumerate(parts[1:], 2):
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            try:
+                value = import_module(".".join(parts[:position]))
+            except ImportError:
+                return _GONE
+    return value
+
+
+def _reader(path: str, fallback: Any) -> Callable[[Any], Any]:
+    attribute = path.rpartition(".")[2]
+
+    def read(owner: Any) -> Any:
+        try:
+            return getattr(owner, attribute)
+        except AttributeError:
+            if fallback is _GONE:
+                raise missing(path) from None
+            return fallback
+
+    return read

@@ -1,0 +1,31 @@
+"""Which tensors share memory."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+
+def storage_id(tensor: Tensor) -> int | None:
+    """The identity of a tensor's memory, as long as that lives; None where it has none of its own (sparse
+    tensors, lazy ones, wrappers)."""
+    if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+        return None
+    try:
+        return id(tensor.untyped_storage())  # torch keeps one Python object for a storage
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def memory_id(tensor: Tensor) -> int:
+    """`storage_id`, or that of the tensor itself where it has no storage."""
+    storage = storage_id(tensor)
+    return id(tensor) if storage is None else storage
+
+
+def same_values_id(tensor: Tensor) -> object:
+    """Equal for two tensors that see the same elements: storage, offset and number of elements."""
+    storage = storage_id(tensor)
+    if storage is None or not tensor.numel():
+        return id(tensor)
+    return storage, tensor.storage_offset(), tensor.numel()
