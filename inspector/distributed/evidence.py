@@ -228,7 +228,7 @@ def _unsynchronised(model: nn.Module) -> nn.Module:
     return model
 
 
-class _Plain(nn.modules.batchnorm._BatchNorm):
+class _Plain(nn.BatchNorm1d):
     def _check_input_dim(self, input: Tensor) -> None:
         """Any shape that SyncBatchNorm takes."""
 

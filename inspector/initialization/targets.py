@@ -20,7 +20,7 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 NORMS = (
-    nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm,
+    _torch.NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm,
 )  # fmt: skip
 DEFAULT_KINDS = ("convolution", "transposed", "linear", "bilinear", "attention", "other")
 """Kinds of layers that are initialised when nobody names layers: what holds a weight matrix or kernel.

@@ -61,13 +61,13 @@ def countable(model: Any) -> Iterator[None]:
     from torchvision.models.detection import roi_heads, transform
     from torchvision.ops import boxes, poolers
 
-    pool = poolers._multiscale_roi_align
+    pool = _torch.multiscale_roi_align
 
     def batched_nms(boxes_: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
         if boxes_.device.type != "meta":
             return originals[0](boxes_, scores, labels, threshold)
         if boxes_.numel() <= MANY_BOXES:
-            return boxes._batched_nms_coordinate_trick(boxes_, scores, labels, threshold)
+            return _torch.batched_nms(boxes_, scores, labels, threshold)
         return suppress_by_class(boxes_, scores, labels, threshold, _classes(model))
 
     def multiscale_roi_align(
@@ -91,7 +91,7 @@ def countable(model: Any) -> Iterator[None]:
 
     places = [
         (boxes, "batched_nms", batched_nms),
-        (poolers, "_multiscale_roi_align", multiscale_roi_align),
+        (poolers, pool.__name__, multiscale_roi_align),
         (transform, "paste_masks_in_image", paste_masks),
         (roi_heads, "heatmaps_to_keypoints", heatmaps_to_keypoints),
     ]

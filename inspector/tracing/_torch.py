@@ -1,4 +1,4 @@
-"""Every private name of torch (and two of torchvision) that inspector uses, each in one place.
+"""Every private name of torch (and a few of torchvision) that inspector uses, each in one place.
 
 A name is looked up when it is first used: `from inspector.tracing._torch import tree_map`, or
 `_torch.parameters_of(module)`. Where the installed torch has it no longer, what `FALLBACKS` holds takes its
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from inspector.core.errors import InspectError
@@ -67,6 +66,8 @@ NAMES = {
     "InstanceNorm": "torch.nn.modules.instancenorm._InstanceNorm",
     "NormBase": "torch.nn.modules.batchnorm._NormBase",
     "SpectralNorm": "torch.nn.utils.parametrizations._SpectralNorm",
+    "batched_nms": "torchvision.ops.boxes._batched_nms_coordinate_trick",
+    "multiscale_roi_align": "torchvision.ops.poolers._multiscale_roi_align",
 }
 """Functions, classes and constants: the name here, and where torch keeps it."""
 
@@ -147,7 +148,7 @@ def missing(path: str) -> InspectError:
 
 def _look_up(path: str) -> Any:
     parts = path.split(".")
-    value: Any = torch
+    value: Any = import_module(parts[0])
     for position, part in enumerate(parts[1:], 2):
         try:
             value = getattr(value, part)

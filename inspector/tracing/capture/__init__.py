@@ -23,12 +23,13 @@ from inspector.tracing.capture.isolate import (
     swap_state,
 )
 from inspector.tracing.capture.kernels import On, choosing
+from inspector.tracing.capture.modules import paths_of
 from inspector.tracing.capture.pricing import Rule
 from inspector.tracing.capture.recorder import Recorder
 from inspector.tracing.capture.setting import PORTABLE, Setting, checkpoint_modules
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.describe import describe_call
-from inspector.tracing.record import Failure, Module, Trace
+from inspector.tracing.record import Failure, Module, Op, Storage, Trace
 
 PHASES = ("forward", "train")
 
@@ -44,8 +45,8 @@ class ForwardError(InspectError):
         assert failure is not None
         where = f"module {failure.module!r} ({failure.type})" if failure.module else failure.type
         inputs = f" on {', '.join(failure.inputs)}" if failure.inputs else ""
-        said = failure.message.strip().splitlines()
-        message = f"{failure.error}: {said[0]}" if said else failure.error
+        lines = failure.message.strip().splitlines()
+        message = f"{failure.error}: {lines[0]}" if lines else failure.error
         super().__init__(
             f"{where} raised{inputs}: {message}",
             "check --input against what the model expects; --debug shows the whole error",
@@ -71,21 +72,17 @@ def capture(
 ) -> Trace:
     """Run `model(*args, **kwargs)` once on `device` and record every operator.
 
-    `phase` "forward" runs in eval mode without gradients; "train" runs in train mode, then the
-    backward of the sum of the outputs, or of the loss where the model returns one. Inputs must be
-    on `device`. The model is the same afterwards. Raises ForwardError when the model raises, with
-    the trace of what ran before.
+    `phase` "forward" runs in eval mode without gradients; "train" runs in train mode, then the backward of
+    the sum of the outputs, or of the loss where the model returns one. Inputs must be on `device`. The model
+    is the same afterwards. Raises ForwardError when the model raises, with the trace of what ran before.
     """
     if phase not in PHASES:
         raise InspectError(f"unknown phase {phase!r}", f"use one of: {', '.join(PHASES)}")
     kwargs = dict(kwargs or {})
-    state = state_entries(model)
+    state = tuple(setting.described(entry) for entry in state_entries(model))
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         model = copy.deepcopy(model)  # TorchScript keeps its state where nothing can be swapped
-    tree = list(model.named_modules())
-    recorder = Recorder({id(module): path for path, module in tree}, device, rules)
-    error: BaseException | None = None
-    outputs = None
+    recorder = Recorder(paths_of(model), device, rules)
     with ExitStack() as stack:
         for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context(model)):
             stack.enter_context(guard)
@@ -94,21 +91,9 @@ def capture(
         swap_state(model, device, setting.torch_dtype)
         if setting.dtype is not None:
             args, kwargs = tree_map(setting.cast, (args, kwargs))
-        state = tuple(setting.described(entry) for entry in state)
         model.train(phase == "train")
         checkpoint_modules(model, setting.checkpoints, on)
-        _hold_state(recorder, tree, (args, kwargs))
-        try:
-            outputs = _run(recorder, model, args, kwargs, phase, on)
-        except (Exception, SystemExit) as raised:
-            error = raised
-        _hold_gradients(recorder, tree)
-        storages = recorder.lifetimes()  # while outputs and gradients live
-        ops = recorder.ops()
-    del outputs
-    failure = recorder.failure if error is not None else None
-    if error is not None and failure is None:
-        failure = Failure("", type(model).__name__, (), type(error).__name__, str(error))
+        ops, storages, error = _record(recorder, model, args, kwargs, phase, on)
     trace = Trace(
         model=name or type(model).__name__,
         source=source,
@@ -118,16 +103,41 @@ def capture(
         ops=ops,
         storages=storages,
         modules=tuple(
-            Module(path, type(module).__name__, recorder.calls.get(path, 0)) for path, module in tree
+            Module(path, type(module).__name__, recorder.calls.get(path, 0))
+            for path, module in model.named_modules()
         ),
         state=state,
         notes=notes,
         uncounted=uncounted,
-        failure=failure,
+        failure=_failure(recorder, model, error),
     )
     if error is not None:
         raise ForwardError(trace) from error
     return trace
+
+
+def _record(
+    recorder: Recorder, model: nn.Module, args: Any, kwargs: Any, phase: str, on: On
+) -> tuple[tuple[Op, ...], tuple[Storage, ...], BaseException | None]:
+    """Run the model under the recorder: the operators, the storages, and what the model raised."""
+    tree = list(model.named_modules())
+    _hold_state(recorder, tree, (args, kwargs))
+    error: BaseException | None = None
+    outputs = None
+    try:
+        outputs = _run(recorder, model, args, kwargs, phase, on)
+    except (Exception, SystemExit) as raised:
+        error = raised
+    _hold_gradients(recorder, tree)
+    storages = recorder.lifetimes()  # while outputs and gradients live
+    del outputs
+    return recorder.ops(), storages, error
+
+
+def _failure(recorder: Recorder, model: nn.Module, error: BaseException | None) -> Failure | None:
+    if error is None:
+        return None
+    return recorder.failure or Failure("", type(model).__name__, (), type(error).__name__, str(error))
 
 
 def _hold_state(recorder: Recorder, tree: list[tuple[str, nn.Module]], inputs: Any) -> None:
