@@ -16,7 +16,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "core": (set(), {"yacs", "yaml", "platformdirs"}),
     "reporting": ({"core"}, {"pandas", "tabulate", "plotly", "junitparser"}),
     "tracing": ({"core"}, TORCH),
-    "models": ({"tracing"}, {*TORCH, "torchvision", "timm", "transformers", "safetensors"}),
+    "models": ({"tracing"}, {*TORCH, "pandas", "torchvision", "timm", "transformers", "safetensors"}),
     "profiling": ({"models"}, {*TORCH, "pandas"}),
     "footprint": ({"profiling"}, {*TORCH, "pandas"}),
     "backbones": ({"profiling"}, {*TORCH, "pandas"}),

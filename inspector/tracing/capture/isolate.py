@@ -61,10 +61,9 @@ def swap_state(model: nn.Module, device: str, dtype: torch.dtype | None = None) 
     stand_ins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the original keeps its id taken
 
     def stand_in(tensor: torch.Tensor) -> torch.Tensor:
-        found = stand_ins.get(id(tensor))
-        if found is None:
-            found = stand_ins[id(tensor)] = (tensor, copied(tensor, device, dtype))
-        return found[1]
+        if id(tensor) not in stand_ins:
+            stand_ins[id(tensor)] = (tensor, copied(tensor, device, dtype))
+        return stand_ins[id(tensor)][1]
 
     for module in model.modules():
         for registry in (_torch.parameters_of(module), _torch.buffers_of(module)):

@@ -134,8 +134,8 @@ class _Autocast:
 
     def operators(self) -> list[str]:
         """Every operator that this torch's own autocast knows on the device."""
-        known = _torch.registrations_for_key(f"Autocast{self.device.upper()}")
-        names = [name.removeprefix("aten::") for name in known if name.startswith("aten::")]
+        registrations = _torch.registrations_for_key(f"Autocast{self.device.upper()}")
+        names = [name.removeprefix("aten::") for name in registrations if name.startswith("aten::")]
         left_out = {*_NOT_ON_META[self.device].split(), _BANNED}
         return [name for name in names if name not in left_out]
 
@@ -224,8 +224,8 @@ def _attention_on_cuda(
     if half and attn_mask is None and width == value.shape[-1] <= 256 and (same_heads or enable_gqa):
         scale = scale if scale is not None else width**-0.5  # of the width before padding
         padded = [_padded(tensor, 8) for tensor in (query, key, value)]
-        found = _torch.flash_attention(*padded, dropout_p, is_causal, False, scale=scale)
-        return found[0][..., :width]
+        outputs = _torch.flash_attention(*padded, dropout_p, is_causal, False, scale=scale)
+        return outputs[0][..., :width]
     aligned = 8 if half else 4
     if not same_heads or width % aligned or value.shape[-1] % aligned:
         return NotImplemented

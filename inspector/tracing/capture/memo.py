@@ -53,16 +53,16 @@ class MetaMemo:
         args: Any,
         result: Any,
         made: list[TensorSpec],
-        known: int,
+        storages_before: int,
     ) -> None:
-        """Keep a result. `known` storages existed before the call: a result among them is no copy."""
+        """Keep a result. `storages_before` existed before the call: a result among them is no copy."""
         if not self.active or operator.in_place is None:
             return
         try:
             if operator.in_place:
                 if result is args[0] and result.device.type == "meta":
                     self._results[signature] = True
-            elif made and all(spec.storage >= known for spec in made):
+            elif made and all(spec.storage >= storages_before for spec in made):
                 single = isinstance(result, Tensor)
                 results = (result,) if single else result
                 if isinstance(results, tuple) and all(map(_plain, results)):

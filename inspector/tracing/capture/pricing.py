@@ -60,16 +60,16 @@ class Call(NamedTuple):
 
 def price(calls: Sequence[Call], sizes: Sequence[int]) -> tuple[Op, ...]:
     """The operators of `calls`; `sizes` are the bytes of each storage."""
-    known: dict[Any, _Price] = {}
+    prices: dict[Any, _Price] = {}
 
     def size(spec: TensorSpec) -> int:
         """An expanded tensor holds no more than its storage."""
         return spec.nbytes if spec.storage < 0 else min(spec.nbytes, sizes[spec.storage])
 
-    return tuple(_priced(call, known, size) for call in calls)
+    return tuple(_priced(call, prices, size) for call in calls)
 
 
-def _priced(call: Call, known: dict[Any, _Price], size: Callable[[TensorSpec], int]) -> Op:
+def _priced(call: Call, prices: dict[Any, _Price], size: Callable[[TensorSpec], int]) -> Op:
     operator, args, kwargs = call.operator, call.args, call.kwargs
     inputs, outputs = tensors(args), tensors(call.result)
     written = [spec for i in operator.written if i < len(args) for spec in tensors(args[i])]
@@ -78,11 +78,8 @@ def _priced(call: Call, known: dict[Any, _Price], size: Callable[[TensorSpec], i
         written += [s for n in operator.written_names for s in tensors(kwargs.get(n))]
         kwargs = {n: v for n, v in kwargs.items() if n not in operator.written_names}
     read, wrote = traffic(operator.name, args, inputs, outputs, written, size)
-    if outputs and not (read or wrote) and find(operator.name) is None:
-        found: _Price = (0, 0, 0)  # a view
-    else:
-        found = _price(call, kwargs, known)
-    macs, pointwise, activations = found
+    view = outputs and not (read or wrote) and find(operator.name) is None
+    macs, pointwise, activations = (0, 0, 0) if view else _price(call, kwargs, prices)
     return Op(
         name=operator.name,
         group=call.group,
@@ -99,16 +96,16 @@ def _priced(call: Call, known: dict[Any, _Price], size: Callable[[TensorSpec], i
     )
 
 
-def _price(call: Call, kwargs: dict[str, Any], known: dict[Any, _Price]) -> _Price:
+def _price(call: Call, kwargs: dict[str, Any], prices: dict[Any, _Price]) -> _Price:
     """The cost, worked out once for calls that look the same."""
     try:
-        found = known.get(call.signature)
+        price = prices.get(call.signature)
     except TypeError:  # an argument that cannot be hashed
-        found = None
-    if found is None:
-        found = cost(call.operator.name, call.result, tuple(call.args), kwargs) or (None, None, 0)
+        price = None
+    if price is None:
+        price = cost(call.operator.name, call.result, tuple(call.args), kwargs) or (None, None, 0)
         try:
-            known[call.signature] = found
+            prices[call.signature] = price
         except TypeError:
             pass
-    return found
+    return price

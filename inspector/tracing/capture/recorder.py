@@ -202,7 +202,7 @@ class Recorder(TorchDispatchMode):
             key.append(name)
             named[name] = self._shadow(value, key)
         index = len(self.raw)
-        known = len(self.storages)
+        storages_before = len(self.storages)
         signature = tuple(key)
         result = self._memo.recall(signature, operator, args)
         if result is NotImplemented and operator.rule is not None:
@@ -210,7 +210,7 @@ class Recorder(TorchDispatchMode):
         if result is NotImplemented:
             result = self._run(func, operator, args, kwargs)
             made = self._made(result, index)
-            self._memo.learn(signature, operator, args, result, tensors(made), known)
+            self._memo.learn(signature, operator, args, result, tensors(made), storages_before)
         else:
             made = self._made(result, index)
         path, group, density = self.path, self.group, self.density
@@ -267,10 +267,10 @@ class Recorder(TorchDispatchMode):
         """The weight inside a quantized module's packed parameters."""
         for method in ("weight", "unpack"):
             try:
-                found = getattr(value, method)()
+                packed = getattr(value, method)()
             except Exception:
                 continue
-            weight = found[0] if isinstance(found, (list, tuple)) else found
+            weight = packed[0] if isinstance(packed, (list, tuple)) else packed
             return TensorSpec(tuple(weight.shape), DTYPES[weight.dtype])
         return value
 

@@ -41,8 +41,8 @@ class Setting:
         """The setting of the model `name` where it runs the kernels that the device has, not those chosen on
         meta. `why` says why it is not on meta. Raises InspectError for autocast."""
         if self.kernels is not None and self.kernels.autocast:
-            said = why[0] if why else "run on a device"
-            raise InspectError(f"autocast is predicted on meta only; {name} is {said}", "leave out --amp")
+            reason = why[0] if why else "run on a device"
+            raise InspectError(f"autocast is predicted on meta only; {name} is {reason}", "leave out --amp")
         return replace(self, kernels=None)
 
     def described(self, entry: StateEntry) -> StateEntry:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,10 +20,10 @@ def state_entries(model: nn.Module) -> tuple[StateEntry, ...]:
     Two names are tied when they see the same storage at the same offset with the same number of
     elements; the first name leads. Packed weights of quantized modules have kind "packed".
     """
-    found: dict[Any, list[tuple[str, str, torch.Tensor, bool]]] = {}
+    groups: dict[object, list[tuple[str, str, torch.Tensor, bool]]] = {}
     for name, kind, tensor, persistent in _named(model):
-        found.setdefault(same_values_id(tensor), []).append((name, kind, tensor, persistent))
-    return tuple(_entry(group) for group in found.values())
+        groups.setdefault(same_values_id(tensor), []).append((name, kind, tensor, persistent))
+    return tuple(_entry(group) for group in groups.values())
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor, bool]]:
