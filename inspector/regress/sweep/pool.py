@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -10,15 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from inspector.core.errors import InspectError
 from inspector.core.log import logger
+from inspector.core.processes import end_with
 from inspector.core.version import __version__
 from inspector.regress.sweep.row import Counted, Entry, count, failed
 
@@ -78,7 +80,10 @@ def _pooled(
 ) -> Iterator[tuple[str, Counted]]:
     threads = max(torch.get_num_threads() // jobs, 1)
     pool = ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_quiet, initargs=(threads, list(sys.path))
+        jobs,
+        mp_context=get_context("spawn"),
+        initializer=_quiet,
+        initargs=(os.getpid(), threads, list(sys.path)),
     )
     try:
         with _deaf():
@@ -102,8 +107,10 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _quiet(threads: int, path: list[str]) -> None:
-    """What models print goes to standard error, and the processes share the cores."""
+def _quiet(parent: int, threads: int, path: list[str]) -> None:
+    """What models print goes to standard error, and the processes share the cores. A pool's own worker
+    would wait for ever for more work of a parent that was killed."""
+    end_with(parent)
     sys.path[:] = path
     redirect_stdout(sys.stderr).__enter__()
     torch.set_num_threads(threads)
@@ -122,7 +129,7 @@ def _key(entries: Sequence[Entry], device: str | None, seed: int) -> dict[str, A
         "entries": [entry.as_dict() for entry in entries],
         "device": device,
         "seed": seed,
-        "versions": [__version__, torch.__version__, torchvision.__version__],
+        "versions": [__version__, torch.__version__, version("torchvision")],
     }
 
 
