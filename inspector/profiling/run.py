@@ -47,6 +47,7 @@ def trace(
     Raises ForwardError when the model raises, InspectError for everything else that is wrong.
     """
     from inspector.models import as_recipe
+    from inspector.models.device import check_device
     from inspector.models.inputs import as_inputs
     from inspector.tracing.capture import ForwardError
     from inspector.tracing.capture.setting import PORTABLE
@@ -58,7 +59,7 @@ def trace(
         place, reason = recipe.only_on
         return attempt.run(place, f"counted on {place}: {reason}")
     if device is not None:
-        _check_device(device)
+        check_device(device)
         return attempt.run(device)
     try:
         return attempt.run("meta")
@@ -136,9 +137,11 @@ class _Attempt:
         return self._completed(found, device)
 
     def _completed(self, found: Trace, device: str) -> Trace:
+        from inspector.models.device import gpu_name
+
         if self.recipe.reference is not None:
             found = _with_reference(found, self.recipe)
-        return replace(found, environment=environment(gpu=_gpu(device), seed=self.seed))
+        return replace(found, environment=environment(gpu=gpu_name(device), seed=self.seed))
 
 
 def _with_reference(found: Trace, recipe: Recipe) -> Trace:
@@ -180,20 +183,3 @@ def _check_memory(recipe: Recipe, reason: str) -> None:
             " do not fit into memory",
             "give a smaller configuration with --model-arg",
         )
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InspectError(
-            f"no device {device!r} here", "use meta, cpu or cuda; leave --device out to choose"
-        ) from error
-
-
-def _gpu(device: str) -> str | None:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None
