@@ -6,16 +6,16 @@ import gc
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from scipy import special
 
-from inspector.benchmarking.stats import median
+from inspector.tracing.capture.isolate import no_collection
 
 AIMED_ROUNDS = 24
 """How many rounds the time is cut into."""
@@ -139,18 +139,6 @@ def flush_bytes(device: torch.device, cuda: Any = torch.cuda) -> int:
     """Bytes to write between calls so that nothing of the last call is left in the L2 cache."""
     size = int(getattr(cuda.get_device_properties(device), "L2_cache_size", 0) or 0)
     return 2 * size if size else L2_UNKNOWN
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """No automatic garbage collection inside; afterwards as it was."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def synchronised(visits: Iterable[Visit]) -> bool:

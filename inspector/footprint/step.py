@@ -20,6 +20,9 @@ CUBLAS_WORKSPACE_HOPPER = 32 * 2**20
 """cuBLAS's workspace, which torch takes from its allocator for each handle and keeps: the forward's and,
 in training, that of the backward's thread. aten/src/ATen/cuda/CublasHandlePool.cpp, torch 2.15."""
 
+CUDA_CONTEXT = (200 * 2**20, 800 * 2**20)
+"""What CUDA itself takes outside torch's allocator: a range, by device, driver and loaded kernels."""
+
 OPTIMIZER_STEP = -1
 """The moment of the optimizer's step, after all operators."""
 
@@ -55,6 +58,11 @@ class Memory:
     peak_at: int = 0
     peak: list[tuple[Block, int]] = field(default_factory=list)
     curve: list[dict[str, int]] = field(default_factory=list)
+
+    @property
+    def needed(self) -> int:
+        """What a device must have: what torch reserves, and the upper end of the CUDA context."""
+        return self.reserved + CUDA_CONTEXT[1]
 
 
 def simulate(trace: Trace, plan: Plan) -> Memory:

@@ -13,15 +13,16 @@ from inspector.backbones import find_stages
 from inspector.backbones.report import stage_frame, state
 from inspector.core.errors import InspectError
 from inspector.models import Model, Recipe, as_recipe
+from inspector.models.device import real_device
 from inspector.models.inputs import as_inputs
 from inspector.models.subject import lazy
 from inspector.pages import parts
 from inspector.pages.added import foreign, presentable
 from inspector.pages.icicle import icicle_frame
 from inspector.pages.timeline import timeline_frame
+from inspector.profiling import timer
 from inspector.profiling.report import report as profiled
 from inspector.profiling.run import trace
-from inspector.profiling.timed import measure, refuse
 from inspector.profiling.views.calls import calls_frame
 from inspector.profiling.views.state import kinds_frame, ledger_frame
 from inspector.reporting.report import Finding, Metric, Report
@@ -56,7 +57,8 @@ def page(
     """
     reports = [entry if isinstance(entry, Report) else Report.read(entry) for entry in added]
     if time is not None:
-        refuse(time, phase, isinstance(model, Trace))
+        real_device(time, "measure time")
+        timer.check(phase, isinstance(model, Trace))
     if isinstance(model, Trace):
         found, recipe = model, None
     else:
@@ -144,14 +146,14 @@ def _add_times(
     result: Report, found: Trace, recipe: Recipe, inputs: Any, device: str, seed: int
 ) -> Mapping[str, float] | None:
     """Each module's own seconds, also as a table, or the reason why they could not be measured."""
-    given = as_inputs(inputs) if inputs is not None else None
+    chosen = as_inputs(inputs) if inputs is not None else None
     try:
-        times, place = measure(recipe, given, device, seed)
+        times = timer.measure(recipe, chosen, device, seed)
     except InspectError as error:
         result.findings.append(Finding("time", "skip", "", f"not measured on {device}: {error.message}"))
         return None
     result.metrics["forward_seconds"] = Metric(times.bare, "seconds", "noisy", label="forward time")
-    result.header.append(("time", parts.timing(times, place)))
+    result.header.append(("time", parts.timing(times, timer.place(device))))
     frame = icicle_frame(found, times.own)[["path", "type", "seconds"]]
     result.tables["times"] = frame.assign(own_seconds=[times.own.get(p, 0.0) for p in frame["path"]])
     parts.with_times(result, result.tables["times"])
