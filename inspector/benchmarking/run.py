@@ -75,11 +75,11 @@ class Bench:
             truth = Numerics.make(live, args, kwargs, mode)
         except torch.OutOfMemoryError:
             return {precision.name: "out of memory" for precision in precisions}
-        found = {}
+        drifts: dict[str, Any] = {}
         for number, precision in enumerate(precisions):
             self.tell(f"{mode}: drift of {precision.name}", number / len(precisions))
-            found[precision.name] = unavailable(precision, device) or truth.drift(precision)
-        return found
+            drifts[precision.name] = unavailable(precision, device) or truth.drift(precision)
+        return drifts
 
     def _group(self, precisions: Sequence[Precision], mode: str, batch: int, drifts: dict[str, Any]) -> None:
         group = Group(mode, batch, [Row(precision, mode, batch) for precision in precisions])
@@ -177,8 +177,8 @@ class Bench:
             row.skipped = step.skipped()
             if self.options.device.startswith("cuda") and self.options.energy:
                 with flags.precision(row.precision.flags):
-                    found = gpu.joules(step, index=torch.device(self.options.device).index or 0)
-                row.joules = found[0] / found[1] / row.batch if found else None
+                    energy = gpu.joules(step, index=torch.device(self.options.device).index or 0)
+                row.joules = energy[0] / energy[1] / row.batch if energy else None
 
     def _note(
         self, group: Group, ready: dict[str, tuple[Row, steps.Step]], visits: dict[str, list[Visit]]

@@ -204,7 +204,7 @@ def interleave(
     """
     if not steps:
         return
-    found = [into.setdefault(name, []) for name in steps]
+    visited = [into.setdefault(name, []) for name in steps]
     plan = _Plan(steps, clock, seconds / AIMED_ROUNDS / (2 * len(steps)), now)
     begin, rounds = now(), 0
 
@@ -214,17 +214,17 @@ def interleave(
     try:
         while True:
             whole = plan.round(tell)
-            for visits, visit in zip(found, whole):
+            for visits, visit in zip(visited, whole):
                 visits.append(visit)
             rounds += 1
             spent = now() - begin
             if rounds >= rounds_max or spent > OVERTIME * seconds:
                 break
-            if rounds >= rounds_min and (spent >= seconds or all(_known(v, target) for v in found)):
+            if rounds >= rounds_min and (spent >= seconds or all(_known(v, target) for v in visited)):
                 break
     finally:
-        shortest = min(map(len, found))
-        for visits in found:
+        shortest = min(map(len, visited))
+        for visits in visited:
             del visits[shortest:]
     progress(1.0)
 

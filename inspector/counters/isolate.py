@@ -196,7 +196,7 @@ def _in_a_process(counter: Counter, question: Question) -> Outcome:
         with Child(function, [str(asked)], Path(name), "counter", search=[*search, home]) as child:
             in_time = child.wait(question.timeout)
         seconds = time.perf_counter() - start
-        logger.info("%s said: %s", counter.name, child.printed())
+        logger.info("%s printed: %s", counter.name, child.printed())
         if not in_time:
             return Outcome("timed out", message=f"no answer in {question.timeout:g} s", seconds=seconds)
         plain = child.answer()

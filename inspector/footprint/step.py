@@ -99,10 +99,10 @@ class _Run:
         self.states: list[int] = []
         self.gradients: list[int] = []
         self.handles: set[str] = set()
-        found = blocks(trace)
-        self.before = [block for block in found if block.birth is None]
+        needed = blocks(trace)
+        self.before = [block for block in needed if block.birth is None]
         self.born: dict[int, list[Block]] = defaultdict(list)
-        for block in found:
+        for block in needed:
             if block.birth is not None:
                 self.born[block.birth].append(block)
         self.highest = 0

@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -36,9 +35,6 @@ class TwoProcesses:
         self.folder = Path(tempfile.mkdtemp(prefix="inspector-ddp-"))
         self.processes: list[Child] = []
         self.plan = plan
-        self.why_not = self._obstacle(model)
-        if self.why_not:
-            return
         payload = {
             "model": model,
             "trainable": plan.trainable,
@@ -48,19 +44,19 @@ class TwoProcesses:
             "prepare": prepare,
         }
         try:
+            self.why_not = self._obstacle(model) or self._not_saved(payload)
+            for rank in range(0 if self.why_not else RANKS):
+                self.processes.append(self._start(rank, model))
+        except BaseException:  # interrupted: no __exit__ will come
+            self.__exit__()
+            raise
+
+    def _not_saved(self, payload: dict[str, Any]) -> str:
+        try:
             torch.save(payload, self.folder / "payload.pt")
         except Exception as error:
-            self.why_not = f"the model cannot be pickled: {first_line(error)}"
-            return
-        except BaseException:  # interrupted while writing: no __exit__ will come
-            self._clean()
-            raise
-        try:
-            for rank in range(RANKS):
-                self.processes.append(self._start(rank, model))
-        except BaseException:
-            self._clean()
-            raise
+            return f"the model cannot be pickled: {first_line(error)}"
+        return ""
 
     def _obstacle(self, model: nn.Module) -> str:
         if not self.plan.trainable:
@@ -94,12 +90,7 @@ class TwoProcesses:
     def __enter__(self) -> TwoProcesses:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._clean()
-
-    def _clean(self) -> None:
+    def __exit__(self, *error: object) -> None:
         for process in self.processes:
             process.end()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -98,11 +97,9 @@ def _differing(tensors: dict[str, Tensor | None], result: dict[str, Any]) -> lis
     mine = {name: _digest(tensor) for name, tensor in tensors.items()}
     everyone: list[Any] = [None] * RANKS
     dist.all_gather_object(everyone, mine)
-    return [n for n in mine if len({ranks[n] for ranks in everyone}) > 1 and n not in _reported(result)]
-
-
-def _reported(result: dict[str, Any]) -> Iterable[str]:
-    return result["unsynchronised"]
+    return [
+        n for n in mine if len({ranks[n] for ranks in everyone}) > 1 and n not in result["unsynchronised"]
+    ]
 
 
 def _digest(tensor: Tensor | None) -> str:
