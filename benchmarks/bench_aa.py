@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import sys
 
-from common import save
+from common import median, save
 
 from inspector.benchmarking.precisions import PRECISIONS
 from inspector.benchmarking.report import Session
-from inspector.benchmarking.stats import claimed, median, ratio_interval
+from inspector.benchmarking.stats import claimed, ratio_interval
 from inspector.benchmarking.timing import HostClock, interleave, warm_up
 
 MODEL = "mobilenet_v3_small"

@@ -21,7 +21,7 @@ from torch import nn
 
 from inspector.footprint import simulate
 from inspector.footprint.measured import Loop, peak_on_cpu
-from inspector.footprint.report import Question
+from inspector.footprint.question import Question
 from inspector.footprint.step import CUBLAS_WORKSPACE
 from inspector.models.huggingface import from_config
 from inspector.tracing.capture.kernels import Kernels

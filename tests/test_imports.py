@@ -29,7 +29,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {*TORCH, "pandas", "torchvision", "thop", "fvcore", "torchinfo", "ptflops", "calflops", "deepspeed"},
     ),
     "regress": ({"reporting"}, {"numpy", "pandas", "pytest"}),
-    "regress/sweep": ({"regress", "backbones", "benchmarking"}, TORCH),
+    "regress/sweep": ({"regress", "backbones", "benchmarking"}, {*TORCH, "pandas", "yaml"}),
     "pages": ({"footprint"}, {*TORCH, "pandas"}),
 }
 """A room, the highest rooms that its files may import (with all that those may; reporting is open to every

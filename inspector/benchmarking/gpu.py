@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-IDLE = 0x1
 REASONS = {
     0x2: "application clocks",
     0x4: "power cap",

@@ -61,9 +61,9 @@ def probe(
     context: Any = torch.autocast(torch.device(device).type, autocast) if autocast else nullcontext()
     errors = []
     with torch.no_grad():
-        for run, exact, given, options in pairs:
-            truth = exact(*(value.double() for value in given), **options)
+        for run, exact, values, options in pairs:
+            truth = exact(*(value.double() for value in values), **options)
             with context:
-                found = run(*(value.to(device, dtype) for value in given), **options)
-            errors.append(float((found.double().cpu() - truth).norm() / truth.norm()))
+                result = run(*(value.to(device, dtype) for value in values), **options)
+            errors.append(float((result.double().cpu() - truth).norm() / truth.norm()))
     return Probe(*errors)

@@ -18,9 +18,10 @@ from inspector.core import devices
 from inspector.core.errors import InspectError
 from inspector.core.log import logger
 from inspector.models import Model, Recipe, as_recipe
+from inspector.models.device import gpu_name, real_device
 from inspector.models.inputs import Inputs, as_inputs, materialise
 from inspector.models.small import with_batch
-from inspector.models.subject import lazy, refuse_scripted, with_values
+from inspector.models.subject import refuse_meta, trainable
 from inspector.models.values import batch_size
 from inspector.profiling.run import trace
 from inspector.profiling.views.totals import totals
@@ -98,7 +99,9 @@ class Session:
         seed: int,
         tell: Tell = lambda what, share: None,
     ) -> None:
-        self.device = _device(device, require_gpu)
+        if require_gpu:
+            _require_gpu(device)
+        self.device = real_device(device)
         self.modes = _modes(modes)
         self.precisions: list[Precision] = choose(precisions, amp, self.device)
         self.strict, self.threads, self.weights = strict, _threads(threads), weights
@@ -111,19 +114,19 @@ class Session:
             raise InspectError(
                 f"{self.recipe.name} is quantized: it has one precision", "name the float model"
             )
-        given = as_inputs(inputs) if inputs is not None else None
-        self.model = _live(self.recipe, given, seed, weights)
-        self.batches, of = _batches(self.recipe, self.model, given, batches, self.device)
+        chosen = as_inputs(inputs) if inputs is not None else None
+        self.model = trainable(self.recipe, chosen, seed, weights)
+        refuse_meta(self.model)
+        self.batches, of = _batches(self.recipe, self.model, chosen, batches, self.device)
         self.inputs = of(self.batches[0])
         options = Options(self.device, channels_last, compile, cuda_graph, seconds, seed)
         self.bench = Bench(self.model, of, _counter(self.recipe, self.model, of), self._peaks(), options)
         self.bench.tell = tell
 
     def _peaks(self) -> dict[str, float]:
-        if self.device == "cpu":
-            return {}
-        known = devices.find(torch.cuda.get_device_name(self.device))
-        return dict(known.peaks) if known is not None else {}
+        name = gpu_name(self.device)
+        device = devices.find(name) if name is not None else None
+        return dict(device.peaks) if device is not None else {}
 
     def run(self) -> Report:
         """Measure, and make the report."""
@@ -144,21 +147,14 @@ class Session:
         )
 
 
-def _device(device: str | None, require_gpu: bool) -> str:
-    available = torch.cuda.is_available()
-    chosen = device or ("cuda" if available else "cpu")
-    if require_gpu and not (available and chosen.startswith("cuda")):
+def _require_gpu(device: str | None) -> None:
+    if not torch.cuda.is_available() or (device is not None and not device.startswith("cuda")):
         raise InspectError(
-            "there is no CUDA device here" if not available else f"--require-gpu, and --device {chosen}",
+            f"--require-gpu, and --device {device}"
+            if torch.cuda.is_available()
+            else "there is no CUDA device here",
             "use a machine with an NVIDIA GPU and driver (see: inspect env), or leave out --require-gpu",
         )
-    if chosen != "cpu" and not chosen.startswith("cuda"):
-        raise InspectError(f"cannot measure on {chosen!r}", "use cuda or cpu")
-    try:
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise InspectError(f"no device {chosen!r} here", "use cpu, or see: inspect env") from error
-    return chosen
 
 
 def _modes(modes: Sequence[str] | None) -> list[str]:
@@ -175,32 +171,18 @@ def _threads(threads: int | None) -> int | None:
     return threads
 
 
-def _live(recipe: Recipe, given: Inputs | None, seed: int, weights: Any) -> nn.Module:
-    live = with_values(recipe, given, seed, weights)
-    refuse_scripted(live)
-    if lazy(live):
-        raise InspectError("the model has lazy parameters", "run it once before, or give --input")
-    if any(tensor.device.type == "meta" for tensor in live.parameters()):
-        raise InspectError("the model is on meta: it has no values", "give a model with real weights")
-    return live
-
-
 def _batches(
-    recipe: Recipe, model: nn.Module, given: Inputs | None, batches: Sequence[int] | None, device: str
+    recipe: Recipe, model: nn.Module, chosen: Inputs | None, batches: Sequence[int] | None, device: str
 ) -> tuple[list[int], Callable[[int], Inputs]]:
     """The batches to measure, and the inputs for one of them."""
-    known = given if given is not None else recipe.defaults(model, "forward")
-    if known is None:
-        raise InspectError(
-            f"{recipe.name} has no default input", "give one with --input 1x3x224x224 (a batch of 1)"
-        )
-    own = batch_size(*materialise(known, model, "meta"))
+    inputs = recipe.inputs(model, chosen)
+    own = batch_size(*materialise(inputs, model, "meta"))
     for batch in batches or ():
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise InspectError(f"a batch of {batch} cannot be measured", "give --batch 1,8,64")
     if own == 1:
         wanted = list(dict.fromkeys(batches or [CPU_BATCH if device == "cpu" else GPU_BATCH]))
-        return wanted, lambda batch: with_batch(known, batch)
+        return wanted, lambda batch: with_batch(inputs, batch)
     if own == 0:
         raise InspectError("the input holds no sample", "give at least one: --input 1x3x224x224")
     if batches and list(batches) != [own]:
@@ -208,7 +190,7 @@ def _batches(
             f"the input has {own} samples, and --batch asks for others",
             "give it with a first dimension of 1, or leave out --batch",
         )
-    return [own], lambda batch: known
+    return [own], lambda batch: inputs
 
 
 def _counter(
@@ -219,11 +201,11 @@ def _counter(
     @cache
     def macs(mode: str, batch: int) -> int | None:
         try:
-            found = trace(recipe, of(batch), phase="train" if mode == "train" else "forward", device="meta")
+            pass_ = trace(recipe, of(batch), phase="train" if mode == "train" else "forward", device="meta")
         except InspectError as error:
             logger.info("MACs of %s are unknown: %s", recipe.name, error.message)
             return None
-        sums = totals(found)
+        sums = totals(pass_)
         return None if sums["unknown_ops"] else sums["macs"]
 
     return macs

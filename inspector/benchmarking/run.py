@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from inspector.benchmarking.numerics import Numerics
 from inspector.benchmarking.precisions import Precision, unavailable
 from inspector.benchmarking.probe import probe
 from inspector.benchmarking.record import Group, Row
-from inspector.benchmarking.stats import claimed, median, median_interval, percentile, ratio_interval
+from inspector.benchmarking.stats import claimed, median_interval, percentile, ratio_interval
 from inspector.benchmarking.timing import Clock, EventClock, HostClock, StepError, Visit, interleave, warm_up
 from inspector.benchmarking.watch import watch
 from inspector.core.errors import InspectError
@@ -24,6 +25,7 @@ from inspector.models.build import out_of_memory
 from inspector.models.determinate import cast
 from inspector.models.inputs import Inputs, first_line, materialise
 from inspector.models.replica import replica
+from inspector.profiling.meter import metered
 from inspector.tracing.capture.isolate import random_state, seed_all
 
 
@@ -73,11 +75,11 @@ class Bench:
             truth = Numerics.make(live, args, kwargs, mode)
         except torch.OutOfMemoryError:
             return {precision.name: "out of memory" for precision in precisions}
-        found = {}
+        drifts: dict[str, Any] = {}
         for number, precision in enumerate(precisions):
             self.tell(f"{mode}: drift of {precision.name}", number / len(precisions))
-            found[precision.name] = unavailable(precision, device) or truth.drift(precision)
-        return found
+            drifts[precision.name] = unavailable(precision, device) or truth.drift(precision)
+        return drifts
 
     def _group(self, precisions: Sequence[Precision], mode: str, batch: int, drifts: dict[str, Any]) -> None:
         group = Group(mode, batch, [Row(precision, mode, batch) for precision in precisions])
@@ -175,8 +177,8 @@ class Bench:
             row.skipped = step.skipped()
             if self.options.device.startswith("cuda") and self.options.energy:
                 with flags.precision(row.precision.flags):
-                    found = gpu.joules(step, index=torch.device(self.options.device).index or 0)
-                row.joules = found[0] / found[1] / row.batch if found else None
+                    energy = gpu.joules(step, index=torch.device(self.options.device).index or 0)
+                row.joules = energy[0] / energy[1] / row.batch if energy else None
 
     def _note(
         self, group: Group, ready: dict[str, tuple[Row, steps.Step]], visits: dict[str, list[Visit]]
@@ -240,12 +242,9 @@ def _memory(device: str, row: Row) -> Iterator[None]:
         return
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
-    yield
-    torch.cuda.synchronize(device)
-    row.allocated = torch.cuda.max_memory_allocated(device) - allocated
-    row.reserved = torch.cuda.max_memory_reserved(device) - reserved
+    with metered(device) as peak:
+        yield
+    row.allocated, row.reserved = peak.tensors, peak.reserved
 
 
 def _release() -> None:

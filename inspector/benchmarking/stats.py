@@ -1,4 +1,4 @@
-"""Medians, and what the rounds of a measurement say about how sure they are.
+"""Percentiles, and what the rounds of a measurement say about how sure they are.
 
 Samples of one round share its clock speed, temperature and neighbours, so the round is the unit that is
 resampled, never the single sample.
@@ -27,11 +27,6 @@ class Interval:
 
     low: float
     high: float
-
-
-def median(values: Sequence[float]) -> float:
-    """The middle value; the mean of the two middle ones of an even number."""
-    return float(np.median(np.asarray(values, dtype=np.float64)))
 
 
 def percentile(values: Sequence[float], q: float) -> float:

@@ -6,16 +6,16 @@ import gc
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from scipy import special
 
-from inspector.benchmarking.stats import median
+from inspector.tracing.capture.isolate import no_collection
 
 AIMED_ROUNDS = 24
 """How many rounds the time is cut into."""
@@ -141,18 +141,6 @@ def flush_bytes(device: torch.device, cuda: Any = torch.cuda) -> int:
     return 2 * size if size else L2_UNKNOWN
 
 
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """No automatic garbage collection inside; afterwards as it was."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def synchronised(visits: Iterable[Visit]) -> bool:
     """Whether the host waited for the GPU in every visit: 2% are left for the rates of the two clocks."""
     return all(visit.device is None or visit.host >= 0.98 * visit.device for visit in visits)
@@ -216,7 +204,7 @@ def interleave(
     """
     if not steps:
         return
-    found = [into.setdefault(name, []) for name in steps]
+    visited = [into.setdefault(name, []) for name in steps]
     plan = _Plan(steps, clock, seconds / AIMED_ROUNDS / (2 * len(steps)), now)
     begin, rounds = now(), 0
 
@@ -226,17 +214,17 @@ def interleave(
     try:
         while True:
             whole = plan.round(tell)
-            for visits, visit in zip(found, whole):
+            for visits, visit in zip(visited, whole):
                 visits.append(visit)
             rounds += 1
             spent = now() - begin
             if rounds >= rounds_max or spent > OVERTIME * seconds:
                 break
-            if rounds >= rounds_min and (spent >= seconds or all(_known(v, target) for v in found)):
+            if rounds >= rounds_min and (spent >= seconds or all(_known(v, target) for v in visited)):
                 break
     finally:
-        shortest = min(map(len, found))
-        for visits in found:
+        shortest = min(map(len, visited))
+        for visits in visited:
             del visits[shortest:]
     progress(1.0)
 

@@ -8,10 +8,7 @@ that counters replace, and the random state, put back.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +24,7 @@ from torch import nn
 
 from inspector.core.errors import InspectError
 from inspector.core.log import logger
+from inspector.core.processes import Child
 from inspector.counters.record import Count, Counter
 from inspector.models import Model, Recipe, Subject, as_recipe
 from inspector.models.build import available_bytes
@@ -76,24 +74,24 @@ class Question:
     def of(
         model: Model,
         inputs: Any,
-        found: Trace,
+        trace: Trace,
         seed: int,
         model_args: Mapping[str, Any] | None,
         timeout: float,
     ) -> Question:
-        """The question that our trace `found` has answered."""
+        """The question that our `trace` has answered."""
         spec = isinstance(model, str)
         return Question(
             spec=model if isinstance(model, str) else None,
             model_args=dict(model_args or {}),
             recipe=None if spec else as_recipe(model),
             inputs=as_inputs(inputs) if inputs is not None else None,
-            phase=found.phase,
-            device=found.device,
+            phase=trace.phase,
+            device=trace.device,
             seed=seed,
-            batch=2 if any(note.startswith(DOUBLED) for note in found.notes) else 1,
+            batch=2 if any(note.startswith(DOUBLED) for note in trace.notes) else 1,
             timeout=timeout,
-            state_bytes=sum(entry.nbytes for entry in found.state),
+            state_bytes=sum(entry.nbytes for entry in trace.state),
         )
 
 
@@ -133,8 +131,8 @@ def answer(counter: Counter, recipe: Recipe, question: Question) -> Outcome:
             count = counter.run(subject, question.phase if counter.trains else "forward")
     except Exception as error:  # any counter may raise anything on any model
         logger.info("%s failed", counter.name, exc_info=True)
-        said = f"{type(error).__name__}: {first_line(error)}"
-        return Outcome("failed", message=said, version=version, seconds=time.perf_counter() - start)
+        message = f"{type(error).__name__}: {first_line(error)}"
+        return Outcome("failed", message=message, version=version, seconds=time.perf_counter() - start)
     return Outcome("ok", count, version=version, seconds=time.perf_counter() - start)
 
 
@@ -186,71 +184,34 @@ def _restore(place: Any, saved: dict[str, Any]) -> None:
 
 # In a process of its own.
 
-_PROGRAM = (
-    "import sys; sys.path[:] = [p for p in sys.path if p] + [sys.argv[1]];"
-    "from inspector.counters.isolate import work; work(sys.argv[2], sys.argv[3])"
-)
-"""The working folder is not searched: a file of the user's that is called thop.py is not thop."""
-
 
 def _in_a_process(counter: Counter, question: Question) -> Outcome:
-    with tempfile.TemporaryDirectory(prefix="inspector-") as folder:
-        asked, said = Path(folder) / "question.pt", Path(folder) / "outcome.json"
+    """The working folder is not searched: a file of the user's that is called thop.py is not thop."""
+    search = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="inspector-") as name:
+        asked = Path(name) / "question.pt"
         torch.save({**vars(question), "counter": counter.name}, asked)
-        home = str(Path(__file__).parents[2])
-        words = [sys.executable, "-c", _PROGRAM, home, str(asked), str(said)]
-        start = time.perf_counter()
-        code, words_said = _run(words, Path(folder) / "said.txt", question.timeout)
-        took = time.perf_counter() - start
-        logger.info("%s said: %s", counter.name, words_said)
-        if code is None:
-            return Outcome("timed out", message=f"no answer in {question.timeout:g} s", seconds=took)
-        if not said.exists():
-            return Outcome("failed", message=_death(code, words_said), seconds=took)
-        content = json.loads(said.read_text(encoding="utf-8"))
-    count = content.pop("count")
-    return Outcome(**content, count=Count.from_plain(count) if count else None)
+        function, home = f"{__name__}:work", str(Path(__file__).parents[2])
+        with Child(function, [str(asked)], Path(name), "counter", search=[*search, home]) as child:
+            in_time = child.wait(question.timeout)
+        seconds = time.perf_counter() - start
+        logger.info("%s printed: %s", counter.name, child.printed())
+        if not in_time:
+            return Outcome("timed out", message=f"no answer in {question.timeout:g} s", seconds=seconds)
+        plain = child.answer()
+        if plain is None:
+            return Outcome("failed", message=child.death(), seconds=seconds)
+    count = plain.pop("count")
+    return Outcome(**plain, count=Count.from_plain(count) if count else None)
 
 
-def _run(words: list[str], output: Path, timeout: float) -> tuple[int | None, str]:
-    """The exit code (None: out of time) and what was printed. Nothing that was started stays."""
-    with output.open("wb") as stream:  # not a pipe: what a child leaves running would keep it open
-        child = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
-        )
-        try:
-            code: int | None = child.wait(timeout)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            _end(child)
-    return code, output.read_text(encoding="utf-8", errors="replace").strip()
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a child with all that it started."""
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    except AttributeError:  # Windows has no process groups
-        child.kill()
-    child.wait()
-
-
-def _death(code: int, words_said: str) -> str:
-    if code < 0:
-        return f"its process was killed by signal {-code} (9: out of memory, perhaps)"
-    lines = words_said.splitlines()
-    return f"its process ended with {code}: {lines[-1] if lines else 'no word'}"
-
-
-def work(asked: str, said: str) -> None:
-    """What the process of its own does."""
+def work(words: list[str]) -> dict[str, Any]:
+    """What the process of its own does with the file of a question: the outcome in plain values."""
     from inspector.counters import find
     from inspector.models import resolve
 
-    content = torch.load(asked, weights_only=False)
+    content = torch.load(words[0], weights_only=False)
     counter = find(content.pop("counter"))
     question = Question(**content)
     assert question.spec is not None
@@ -259,9 +220,8 @@ def work(asked: str, said: str) -> None:
         outcome = answer(counter, recipe, question)
     except InspectError as error:
         outcome = Outcome("failed", message=error.message)
-    outcome = replace(outcome, peak_bytes=_peak_bytes())
     plain = {**vars(outcome), "count": outcome.count.to_plain() if outcome.count else None}
-    Path(said).write_text(json.dumps(plain), encoding="utf-8")
+    return {**plain, "peak_bytes": _peak_bytes()}
 
 
 def _peak_bytes() -> int | None:

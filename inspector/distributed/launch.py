@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from inspector.core.processes import Child, loopback
 
 POLL = 0.2
 GRACE = 10.0
@@ -55,8 +53,7 @@ class Outcome:
 
 def command(group: Group, folder: Path, module: str) -> list[str]:
     """The words of torchrun. Everything that has a default there is set here."""
-    words = [sys.executable, "-m", "torch.distributed.run"]
-    words += [f"--nnodes={group.nnodes}", f"--nproc-per-node={group.nproc}"]
+    words = [f"--nnodes={group.nnodes}", f"--nproc-per-node={group.nproc}"]
     words += ["--rdzv-backend=c10d", f"--rdzv-id=inspect-{os.getpid() if group.nnodes == 1 else 0}"]
     words += [f"--rdzv-endpoint={group.endpoint or 'localhost:0'}"]
     if group.nnodes > 1:
@@ -86,42 +83,32 @@ def launch(group: Group, folder: Path, module: str, tell: Tell = lambda beat: No
     """Run `python -m module FOLDER` in every process; return when all have ended, or at the deadline."""
     start = time.monotonic()
     outcome = Outcome(-1)
-    with _living(folder):
-        with (folder / "agent.log").open("wb") as log:
-            agent = subprocess.Popen(
-                command(group, folder, module),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=_environment(group),
-                start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
-            )
-        try:
-            _watch(agent, folder, group, tell, outcome)
-        finally:
-            stop(agent, read_beats(folder))
+    words = command(group, folder, module)
+    agent = Child("torch.distributed.run:main", words, folder, "agent", environment=_environment(group))
+    try:
+        _watch(agent, folder, group, tell, outcome)
+    finally:
+        stop(agent, read_beats(folder))
     tell(read_beats(folder).get(0, {}))
-    outcome.code = agent.returncode
+    outcome.code = agent.code or 0
     outcome.seconds = time.monotonic() - start
-    found = refusals(folder)
-    outcome.refused = found[0] if found else None
+    refused = refusals(folder)
+    outcome.refused = refused[0] if refused else None
     outcome.errors = errors(folder)
-    outcome.exits = re.findall(r"exitcode\s*:\s*(-?\d+)", (folder / "agent.log").read_text(errors="replace"))
+    outcome.exits = re.findall(r"exitcode\s*:\s*(-?\d+)", agent.printed())
     return outcome
 
 
 def _environment(group: Group) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // group.nproc)))
-    if group.nnodes == 1 and sys.platform.startswith("linux"):
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    return environment
+    share = str(max(1, (os.cpu_count() or 1) // group.nproc))
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", share)}
+    return {**threads, **loopback()} if group.nnodes == 1 else threads
 
 
-def _watch(agent: subprocess.Popen[bytes], folder: Path, group: Group, tell: Tell, outcome: Outcome) -> None:
+def _watch(agent: Child, folder: Path, group: Group, tell: Tell, outcome: Outcome) -> None:
     """Wait for the agent's end, a refusal, a rank that holds up the others, or the deadline."""
     start = time.monotonic()
-    while agent.poll() is None and not refusals(folder):
-        time.sleep(POLL)
+    while not agent.wait(POLL) and not refusals(folder):
         beats = read_beats(folder)
         if 0 in beats:
             tell(beats[0])
@@ -133,35 +120,15 @@ def _watch(agent: subprocess.Popen[bytes], folder: Path, group: Group, tell: Tel
             return
 
 
-@contextmanager
-def _living(folder: Path) -> Iterator[None]:
-    """Hold a lock, which ends with this process however that ends: see `alive`."""
-    with (folder / "launcher").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def alive(folder: Path) -> bool:
-    """Whether the process that launched the workers of `folder` is there."""
-    try:
-        with (folder / "launcher").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
-
-
 def read_beats(folder: Path) -> dict[int, dict[str, Any]]:
     """The last sign of life of each rank of this node."""
-    found = {}
+    beats = {}
     for file in folder.glob("beat*.json"):
         try:
-            found[int(file.stem[4:])] = json.loads(file.read_text())
+            beats[int(file.stem[4:])] = json.loads(file.read_text())
         except (OSError, ValueError):
             continue  # being written
-    return found
+    return beats
 
 
 def stalled(beats: dict[int, dict[str, Any]], group: Group) -> dict[str, Any] | None:
@@ -202,22 +169,13 @@ def stacks(folder: Path, beats: dict[int, dict[str, Any]]) -> dict[int, str]:
         except (ProcessLookupError, PermissionError):
             pass
     time.sleep(DUMP)
-    found = {}
-    for rank in beats:
-        file = folder / f"stack{rank}.txt"
-        found[rank] = file.read_text(errors="replace") if file.exists() else ""
-    return found
+    files = {rank: folder / f"stack{rank}.txt" for rank in beats}
+    return {rank: f.read_text(errors="replace") if f.exists() else "" for rank, f in files.items()}
 
 
-def stop(agent: subprocess.Popen[bytes], beats: dict[int, dict[str, Any]]) -> None:
-    """End the agent and its workers, by force where asking does not help."""
-    if agent.poll() is None:
-        agent.terminate()
-        try:
-            agent.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            agent.kill()
-            agent.wait()
+def stop(agent: Child, beats: dict[int, dict[str, Any]]) -> None:
+    """End the agent and its workers, which lead groups of their own, by force where asking does not help."""
+    agent.end(GRACE)
     for beat in beats.values():
         try:
             if beat["phase"] != "done":
@@ -233,5 +191,5 @@ def refusals(folder: Path) -> list[dict[str, Any]]:
 
 def errors(folder: Path) -> list[dict[str, Any]]:
     """What workers raised, in the order of time."""
-    found = [json.loads(file.read_text()) for file in folder.glob("error*.json")]
-    return sorted(found, key=lambda entry: entry["time"])
+    entries = [json.loads(file.read_text()) for file in folder.glob("error*.json")]
+    return sorted(entries, key=lambda entry: entry["time"])

@@ -22,7 +22,8 @@ from inspector.distributed.job import Job, Place, adopt_slurm
 from inspector.distributed.launch import Group, Outcome, Tell, launch
 from inspector.distributed.sections import report
 from inspector.models import Recipe, resolve
-from inspector.models.inputs import InputSpec, as_inputs
+from inspector.models.device import real_device
+from inspector.models.inputs import Inputs, InputSpec, as_inputs
 from inspector.models.small import smallest, with_batch
 from inspector.profiling.run import trace
 from inspector.reporting.report import Report
@@ -70,63 +71,68 @@ def ddp(
     gets a report. Raises InspectError for input that cannot be trained on; what goes wrong while training
     is a finding that fails.
     """
+    node = load(Path(config) if config else None, [f"{key}={text}" for key, text in (settings or {}).items()])
+    _check(node)
+    recipe, kind = _recipe(model, model_args), _kind(device, node)
+    adopt_slurm(os.environ)
+    inside = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    count = _processes(nproc if nproc is not None else node.DDP.NPROC, kind)
+    group = _group(node, count, nnodes, node_rank, rdzv_endpoint)
+    kill = kill and not inside and nnodes == 1 and not resume and node.DDP.MAX_RESTARTS > 0
+    with _folder(node.OUTPUT_DIR, inside) as (folder, output):
+        job = _job(
+            model, recipe, inputs, node, output, count, model_args=dict(model_args or {}), seed=seed,
+            weights=str(weights) if weights is not None else None, device=kind, trainer=trainer,
+            resume=resume, kill=kill, verbose=verbose, launched=not inside,
+        )  # fmt: skip
+        return _run(job, folder, output, group, inside, tell)
+
+
+def _recipe(model: Any, model_args: Mapping[str, Any] | None) -> Recipe:
     if not isinstance(model, str):
         raise InspectError(
             "every process builds the model anew: an nn.Module cannot be sent to it",
             "give a spec: resnet50, or path/to/file.py:build",
         )
-    node = load(
-        Path(config) if config else None, [f"{key}={value}" for key, value in (settings or {}).items()]
-    )
-    _check(node)
     recipe = resolve(model, dict(model_args or {}))
     if recipe.only_on is not None:
         raise InspectError(f"{recipe.name} does not train: {recipe.only_on[1]}", "name the float model")
-    kind = _device(device)
+    return recipe
+
+
+def _kind(device: str | None, node: Any) -> str:
+    kind = real_device(device, "train", numbered=False)
     if kind == "cpu" and node.DDP.BACKEND == "nccl":
         raise InspectError("nccl connects GPUs only", "leave DDP.BACKEND out, or use --device cuda")
-    adopt_slurm(os.environ)
-    inside = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    count = _processes(nproc if nproc is not None else node.DDP.NPROC, kind)
-    with _folder(node.OUTPUT_DIR, inside) as (folder, output):
-        texts = _inputs(recipe, inputs, node.DATA.BATCH)
-        said = {"MODEL.NAME": model, "MODEL.ARGS": dict(model_args or {}), "INPUT": texts, "SEED": seed}
-        job = Job(
-            model,
-            dump(completed(node, {**said, "DDP.NPROC": count})),
-            texts,
-            str(output),
-            dict(model_args or {}),
-            str(weights) if weights is not None else None,
-            seed,
-            kind,
-            trainer,
-            resume,
-            kill and not inside and nnodes == 1 and not resume and node.DDP.MAX_RESTARTS > 0,
-            time.time() + float(node.DDP.DEADLINE),
-            verbose,
-            not inside,
-        )
-        _checkpoint(job, output)
-        write_whole(output / "config.yaml", job.config)
-        if not inside or os.environ["RANK"] == "0":
-            tell({"phase": "starting", "settings": summary(job.settings)})
-        if inside:
-            return _inside(job, folder)
-        job.write(folder)
-        group = Group(
-            count,
-            nnodes,
-            node_rank,
-            rdzv_endpoint,
-            node.DDP.MAX_RESTARTS,
-            float(node.DDP.STALL),
-            float(node.DDP.DEADLINE),
-        )
-        if nnodes > 1 and not rdzv_endpoint:
-            raise InspectError("several nodes need a place to meet", "give --rdzv-endpoint HOST:PORT")
-        outcome = launch(group, folder, WORKER, _following(output / "log.txt", tell) if verbose else tell)
-        return _concluded(job, folder, group, outcome)
+    return kind
+
+
+def _group(node: Any, count: int, nnodes: int, node_rank: int, endpoint: str) -> Group:
+    if nnodes > 1 and not endpoint:
+        raise InspectError("several nodes need a place to meet", "give --rdzv-endpoint HOST:PORT")
+    limits = node.DDP.MAX_RESTARTS, float(node.DDP.STALL), float(node.DDP.DEADLINE)
+    return Group(count, nnodes, node_rank, endpoint, *limits)
+
+
+def _job(model: str, recipe: Recipe, inputs: Any, node: Any, output: Path, count: int, **chosen: Any) -> Job:
+    texts = _inputs(recipe, inputs, node.DATA.BATCH)
+    own = {"MODEL.NAME": model, "MODEL.ARGS": chosen["model_args"], "INPUT": texts, "SEED": chosen["seed"]}
+    config = dump(completed(node, {**own, "DDP.NPROC": count}))
+    end = time.time() + float(node.DDP.DEADLINE)
+    return Job(model, config, texts, str(output), deadline=end, **chosen)
+
+
+def _run(job: Job, folder: Path, output: Path, group: Group, inside: bool, tell: Tell) -> Report | None:
+    """Be a worker, or launch them."""
+    _checkpoint(job, output)
+    write_whole(output / "config.yaml", job.config)
+    if not inside or os.environ["RANK"] == "0":
+        tell({"phase": "starting", "settings": summary(job.settings)})
+    if inside:
+        return _inside(job, folder)
+    job.write(folder)
+    outcome = launch(group, folder, WORKER, _following(output / "log.txt", tell) if job.verbose else tell)
+    return _concluded(job, folder, group, outcome)
 
 
 def _following(log: Path, tell: Tell) -> Tell:
@@ -181,16 +187,6 @@ def _check(node: Any) -> None:
             raise InspectError(f"{key} is {value!r}", f"give seconds: --set {key} 60")
 
 
-def _device(device: str | None) -> str:
-    available = torch.cuda.is_available()
-    kind = device or ("cuda" if available else "cpu")
-    if kind not in ("cpu", "cuda"):
-        raise InspectError(f"cannot train on {kind!r}", "use cpu or cuda")
-    if kind == "cuda" and not available:
-        raise InspectError("there is no CUDA device here", "use --device cpu, or see: inspect env")
-    return kind
-
-
 def _processes(nproc: int | None, kind: str) -> int:
     cards = torch.cuda.device_count()
     count = nproc if nproc is not None else (cards if kind == "cuda" else 2)
@@ -206,22 +202,21 @@ def _processes(nproc: int | None, kind: str) -> int:
 def _inputs(recipe: Recipe, inputs: Any, batch: int) -> list[str]:
     """What each process trains on, as strings, the batch in front."""
     if inputs is not None:
-        given = with_batch(as_inputs(inputs), batch)
+        batched: Inputs | None = with_batch(as_inputs(inputs), batch)
     else:
-        found = smallest(recipe, recipe.build("meta") if recipe.rebuilds else recipe.build("cpu"), batch)
-        if found is None:
-            raise InspectError(f"{recipe.name} has no default input", "give one with --input 1x3x32x32")
-        given = found
-    texts = [_text(value) for value in given.args]
-    texts += [f"{key}={_text(value)}" for key, value in given.kwargs.items()]
-    first = next(iter((*given.args, *given.kwargs.values())), None)
+        batched = smallest(recipe, recipe.build("meta" if recipe.rebuilds else "cpu"), batch)
+    if batched is None:
+        raise InspectError(f"{recipe.name} has no default input", "give one with --input 1x3x32x32")
+    texts = [_text(value) for value in batched.args]
+    texts += [f"{key}={_text(value)}" for key, value in batched.kwargs.items()]
+    first = next(iter((*batched.args, *batched.kwargs.values())), None)
     if not isinstance(first, InputSpec) or not first.shape:
         raise InspectError(
             f"{recipe.name} takes no tensor of samples: it cannot be trained here",
             "give --input 1x3x32x32, or wrap it in a model that takes one",
         )
     if inputs is not None:
-        trace(recipe, given, phase="train")  # refuses what the model does not take, before processes start
+        trace(recipe, batched, phase="train")  # refuses what the model does not take, before processes start
     return texts
 
 

@@ -30,9 +30,9 @@ from torch import nn
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.core.log import FORMAT, logger
+from inspector.core.processes import PARENT, end_with
 from inspector.distributed import evidence
 from inspector.distributed.job import Job, Place
-from inspector.distributed.launch import alive
 from inspector.distributed.loop import Trainer, connect
 from inspector.models.inputs import first_line
 from inspector.models.subject import Recipe
@@ -224,7 +224,7 @@ def _watched(folder: Path, job: Job, place: Place) -> Iterator[Callable[..., Non
         left = max(job.deadline - time.time(), 1.0) + (LAUNCHER if job.launched else 0.0)
         faulthandler.dump_traceback_later(left, exit=True, file=stack if job.launched else sys.stderr)
     if job.launched:
-        _die_with_launcher(folder)
+        end_with(int(os.environ[PARENT]))  # the launcher's agent, which ends with the launcher
     try:
         if (folder / f"error{rank}.json").exists() or list(folder.glob("refused*.json")):
             raise SystemExit(1)  # started again after an error that would only come back
@@ -298,15 +298,3 @@ def _dump_on_request(stack: IO[str]) -> None:
 def _no_dump_on_request() -> None:
     if hasattr(faulthandler, "unregister"):
         faulthandler.unregister(signal.SIGUSR1)
-
-
-def _die_with_launcher(folder: Path) -> None:
-    """A worker whose agent or launcher is gone must not stay behind."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent and alive(folder):
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -50,7 +50,7 @@ def blocks(trace: Trace) -> list[Block]:
     place = trace.device.partition(":")[0]
     backward = _backward_start(trace)
     shapes = _shapes(trace)
-    found = []
+    needed = []
     for index, storage in enumerate(trace.storages):
         if index in sums or storage.device != place:
             continue
@@ -62,7 +62,7 @@ def blocks(trace: Trace) -> list[Block]:
         birth = storage.birth
         maker = trace.ops[birth] if birth is not None and birth < len(trace.ops) else None
         numel, item = shapes.get(index, (0, 0))
-        found.append(
+        needed.append(
             Block(
                 storage.nbytes,
                 _ROLES.get(role) or _category(maker, birth, death, backward),
@@ -73,13 +73,13 @@ def blocks(trace: Trace) -> list[Block]:
                 *((numel, item) if role == "gradient" else ()),
             )
         )
-    return sorted(found, key=lambda block: -1 if block.birth is None else block.birth)
+    return sorted(needed, key=lambda block: -1 if block.birth is None else block.birth)
 
 
 def _accumulated_in_place(trace: Trace) -> dict[int, int]:
     """Storage of a gradient's first part to the storage of the sum that really is the same. A view keeps
     its base, so that its storage has two owners: autograd then adds out of place."""
-    found: dict[int, int] = {}
+    sums: dict[int, int] = {}
     viewed: set[int] = set()
     for index, op in enumerate(trace.ops):
         if not op.name.endswith("_"):
@@ -92,8 +92,8 @@ def _accumulated_in_place(trace: Trace) -> dict[int, int]:
         old, new = trace.storages[first.storage], trace.storages[result.storage]
         whole = first.nbytes == old.nbytes == new.nbytes and first.storage not in viewed
         if whole and old.death == index and new.birth == index and old.role == "intermediate":
-            found[first.storage] = result.storage
-    return found
+            sums[first.storage] = result.storage
+    return sums
 
 
 def _backward_start(trace: Trace) -> int:
@@ -114,12 +114,12 @@ def _category(maker: Op | None, birth: int | None, death: int | None, backward: 
 
 def _shapes(trace: Trace) -> dict[int, tuple[int, int]]:
     """Elements, and bytes of one, of the tensors that fill their storage."""
-    found = {}
+    shapes = {}
     for op in trace.ops:
         for spec in op.outputs:
             if spec.storage >= 0 and spec.numel:
-                found[spec.storage] = prod(spec.shape), spec.nbytes // spec.numel
-    return found
+                shapes[spec.storage] = prod(spec.shape), spec.nbytes // spec.numel
+    return shapes
 
 
 def multiplies(op: Op) -> bool:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from inspector.footprint import CATEGORIES, Memory, Plan
 from inspector.footprint.shard import estimate
+from inspector.footprint.step import CUDA_CONTEXT
 from inspector.footprint.tables import (
     bars_frame,
     composition_frame,
@@ -22,8 +23,6 @@ from inspector.reporting.report import Chart, Finding, Metric, Report, Section
 from inspector.tracing.capture.setting import PORTABLE, Setting
 from inspector.tracing.record import Trace
 
-CUDA_CONTEXT = (200 * 2**20, 800 * 2**20)
-"""What CUDA itself takes outside torch's allocator: a range, by device, driver and loaded kernels."""
 UNITS = {
     "blocks": "count",
     "bytes": "bytes",
@@ -55,11 +54,6 @@ class Asked:
     world_size: int | None = None
     shard: str = "ddp"
     measured: Any = None
-
-
-def needed(memory: Memory) -> int:
-    """What a device must have: what torch reserves, and the upper end of the CUDA context."""
-    return memory.reserved + CUDA_CONTEXT[1]
 
 
 def report(asked: Asked) -> Report:
@@ -177,7 +171,7 @@ def _precision(setting: Setting) -> str:
 def _fits(asked: Asked, composition: pd.DataFrame) -> list[Finding]:
     if asked.limit is None:
         return []
-    need, parts = needed(asked.memory), composition.set_index("category")["bytes"]
+    need, parts = asked.memory.needed, composition.set_index("category")["bytes"]
     largest = ", ".join(f"{name} {_gib(nbytes)}" for name, nbytes in parts.nlargest(4).items())
     evidence = {"needed": need, "limit": asked.limit, **{str(k): int(v) for k, v in parts.items()}}
     context = f"reserved, and {_gib(CUDA_CONTEXT[1])} for CUDA itself"

@@ -20,6 +20,9 @@ CUBLAS_WORKSPACE_HOPPER = 32 * 2**20
 """cuBLAS's workspace, which torch takes from its allocator for each handle and keeps: the forward's and,
 in training, that of the backward's thread. aten/src/ATen/cuda/CublasHandlePool.cpp, torch 2.15."""
 
+CUDA_CONTEXT = (200 * 2**20, 800 * 2**20)
+"""What CUDA itself takes outside torch's allocator: a range, by device, driver and loaded kernels."""
+
 OPTIMIZER_STEP = -1
 """The moment of the optimizer's step, after all operators."""
 
@@ -56,6 +59,11 @@ class Memory:
     peak: list[tuple[Block, int]] = field(default_factory=list)
     curve: list[dict[str, int]] = field(default_factory=list)
 
+    @property
+    def needed(self) -> int:
+        """What a device must have: what torch reserves, and the upper end of the CUDA context."""
+        return self.reserved + CUDA_CONTEXT[1]
+
 
 def simulate(trace: Trace, plan: Plan) -> Memory:
     """The memory of a step of `trace` under `plan`: a pure function of the two."""
@@ -91,10 +99,10 @@ class _Run:
         self.states: list[int] = []
         self.gradients: list[int] = []
         self.handles: set[str] = set()
-        found = blocks(trace)
-        self.before = [block for block in found if block.birth is None]
+        needed = blocks(trace)
+        self.before = [block for block in needed if block.birth is None]
         self.born: dict[int, list[Block]] = defaultdict(list)
-        for block in found:
+        for block in needed:
             if block.birth is not None:
                 self.born[block.birth].append(block)
         self.highest = 0

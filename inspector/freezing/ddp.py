@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
 
+from inspector.core.processes import Child, loopback
 from inspector.freezing.plan import Plan
 from inspector.models.inputs import first_line
 from inspector.reporting.report import Finding
@@ -35,11 +33,8 @@ class TwoProcesses:
         self, model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int, prepare: str = ""
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="inspector-ddp-"))
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Child] = []
         self.plan = plan
-        self.why_not = self._obstacle(model)
-        if self.why_not:
-            return
         payload = {
             "model": model,
             "trainable": plan.trainable,
@@ -49,19 +44,19 @@ class TwoProcesses:
             "prepare": prepare,
         }
         try:
+            self.why_not = self._obstacle(model) or self._not_saved(payload)
+            for rank in range(0 if self.why_not else RANKS):
+                self.processes.append(self._start(rank, model))
+        except BaseException:  # interrupted: no __exit__ will come
+            self.__exit__()
+            raise
+
+    def _not_saved(self, payload: dict[str, Any]) -> str:
+        try:
             torch.save(payload, self.folder / "payload.pt")
         except Exception as error:
-            self.why_not = f"the model cannot be pickled: {first_line(error)}"
-            return
-        except BaseException:  # interrupted while writing: no __exit__ will come
-            self._clean()
-            raise
-        try:
-            for rank in range(RANKS):
-                self.processes.append(self._start(rank, model))
-        except BaseException:
-            self._clean()
-            raise
+            return f"the model cannot be pickled: {first_line(error)}"
+        return ""
 
     def _obstacle(self, model: nn.Module) -> str:
         if not self.plan.trainable:
@@ -71,58 +66,38 @@ class TwoProcesses:
         classes = {type(module).__module__ for module in model.modules()}
         return "its classes are defined in __main__" if "__main__" in classes else ""
 
-    def _start(self, rank: int, model: nn.Module) -> subprocess.Popen[bytes]:
+    def _start(self, rank: int, model: nn.Module) -> Child:
         """Files of a user's model were imported under a name of our own: the process does so too."""
         modules = {type(module).__module__ for module in model.modules()}
         files = [sys.modules[m].__file__ or "" for m in sorted(modules) if m.startswith("inspected_")]
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        if sys.platform.startswith("linux"):
-            environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        words = [
-            sys.executable,
-            "-m",
-            "inspector.freezing.ddp_worker",
-            str(self.folder),
-            str(rank),
-            *files,
-        ]
-        log = (self.folder / f"log{rank}").open("wb")
-        with log:
-            return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        return Child(
+            "inspector.freezing.ddp_worker:main",
+            [str(self.folder), str(rank), *files],
+            self.folder,
+            f"rank{rank}",
+            environment={"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **loopback()},
+        )
 
     def findings(self) -> list[Finding]:
         """Wait for both processes and judge what they saw."""
         if self.why_not:
             return [Finding("ddp", "skip", "", f"no DDP step: {self.why_not}")]
-        try:
-            for process in self.processes:
-                process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
+        end = time.monotonic() + DEADLINE
+        if not all(process.wait(end - time.monotonic()) for process in self.processes):
             return [Finding("ddp", "fail", "", f"a DDP step did not end within {DEADLINE:.0f} s: deadlock")]
-        return judge([self._result(rank) for rank in range(RANKS)], self.plan)
-
-    def _result(self, rank: int) -> dict[str, Any]:
-        file = self.folder / f"result{rank}.json"
-        if file.exists():
-            return json.loads(file.read_text())
-        log = (self.folder / f"log{rank}").read_text(errors="replace").strip().splitlines()
-        return {"stage": "start", "error": log[-1] if log else "the process died"}
+        return judge([_result(process) for process in self.processes], self.plan)
 
     def __enter__(self) -> TwoProcesses:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._clean()
-
-    def _clean(self) -> None:
+    def __exit__(self, *error: object) -> None:
         for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            process.end()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _result(process: Child) -> dict[str, Any]:
+    return process.answer() or {"stage": "start", "error": process.death()}
 
 
 def judge(results: list[dict[str, Any]], plan: Plan) -> list[Finding]:
@@ -139,7 +114,7 @@ def judge(results: list[dict[str, Any]], plan: Plan) -> list[Finding]:
                 Finding("ddp", "fail", "", f"{message}; {_CAUSES}", {"rank": rank, "error": result["error"]})
             ]
     first = results[0]
-    found = [
+    faults = [
         Finding("ddp", "fail", names[0], f"{what} ({len(names)} tensors); {_CAUSES}", {"names": names})
         for what, names in (
             ("its gradient differs between the ranks after a DDP backward", first["unsynchronised"]),
@@ -148,8 +123,8 @@ def judge(results: list[dict[str, Any]], plan: Plan) -> list[Finding]:
         )
         if names
     ]
-    if found:
-        return found
+    if faults:
+        return faults
     message = f"two processes train under DDP: {len(plan.trainable)} gradients agree on both"
     return [Finding("ddp", "pass", "", message)]
 

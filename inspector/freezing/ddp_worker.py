@@ -1,12 +1,9 @@
-"""One process of the DDP step: `python -m inspector.freezing.ddp_worker FOLDER RANK [FILE...]`."""
+"""One process of the DDP step."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import json
-import sys
-from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,8 +24,9 @@ from inspector.tracing.capture.isolate import seed_all
 TIMEOUT = timedelta(seconds=90)
 
 
-def main(folder: Path, rank: int, files: list[str]) -> None:
-    """Write result{rank}.json into the folder, also when the step raises."""
+def main(words: list[str]) -> dict[str, Any]:
+    """What this process saw, also when the step raises. `words`: the folder, the rank, files of the model."""
+    folder, rank, files = Path(words[0]), int(words[1]), words[2:]
     result: dict[str, Any] = {
         "stage": "start", "error": "", "unsynchronised": [], "diverged": [], "frozen_moved": [],
     }  # fmt: skip
@@ -39,13 +37,10 @@ def main(folder: Path, rank: int, files: list[str]) -> None:
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS, timeout=TIMEOUT)
         result["stage"] = "train"
         _train(payload, rank, result)
-    except Exception as error:
-        result["error"] = f"{type(error).__name__}: {first_line(error)}"
-    partial = folder / f"partial{rank}.json"
-    partial.write_text(json.dumps(result))
-    partial.rename(folder / f"result{rank}.json")
-    if dist.is_initialized() and not result["error"]:
         dist.destroy_process_group()
+    except Exception as error:  # destroying the group would wait for a rank that is gone
+        result["error"] = f"{type(error).__name__}: {first_line(error)}"
+    return result
 
 
 def _payload(folder: Path, files: list[str]) -> dict[str, Any]:
@@ -71,8 +66,8 @@ def _train(payload: dict[str, Any], rank: int, result: dict[str, Any]) -> None:
     seed_all(payload["seed"] + rank)
     for step in range(STEPS):
         optimizer.zero_grad(set_to_none=False)
-        given, named = copied((args, kwargs))
-        loss = objective(wrapped(*given, **named), 1000 * rank + step)
+        own_args, own_kwargs = copied((args, kwargs))
+        loss = objective(wrapped(*own_args, **own_kwargs), 1000 * rank + step)
         if loss is None:
             raise RuntimeError("the output holds no tensor that requires grad")
         loss.backward()
@@ -102,16 +97,10 @@ def _differing(tensors: dict[str, Tensor | None], result: dict[str, Any]) -> lis
     mine = {name: _digest(tensor) for name, tensor in tensors.items()}
     everyone: list[Any] = [None] * RANKS
     dist.all_gather_object(everyone, mine)
-    return [n for n in mine if len({ranks[n] for ranks in everyone}) > 1 and n not in _reported(result)]
-
-
-def _reported(result: dict[str, Any]) -> Iterable[str]:
-    return result["unsynchronised"]
+    return [
+        n for n in mine if len({ranks[n] for ranks in everyone}) > 1 and n not in result["unsynchronised"]
+    ]
 
 
 def _digest(tensor: Tensor | None) -> str:
     return "none" if tensor is None else hashlib.sha1(raw(tensor).numpy().tobytes()).hexdigest()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -21,10 +21,11 @@ from inspector.freezing.batch import empty
 from inspector.freezing.plan import swin
 from inspector.freezing.schemes import equivalents
 from inspector.models import Model, Recipe, as_recipe
+from inspector.models.device import device_of
 from inspector.models.inputs import Inputs, as_inputs, materialise
 from inspector.models.replica import named_state
 from inspector.models.small import smallest, with_batch
-from inspector.models.subject import lazy, refuse_scripted, with_values
+from inspector.models.subject import trainable
 from inspector.reporting.report import Finding, Metric, Report, Section, environment
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.describe import describe_call
@@ -74,10 +75,7 @@ def freeze(
     given = as_inputs(inputs) if inputs is not None else None
     if recipe.only_on is not None:
         raise InspectError(f"{recipe.name} does not train: {recipe.only_on[1]}", "name the float model")
-    live = with_values(recipe, given, seed, weights)
-    refuse_scripted(live)
-    if lazy(live):
-        raise InspectError("the model has lazy parameters", "run it once before, or give --input")
+    live = trainable(recipe, given, seed, weights)
     backbone = backbone_of(recipe, live, given, stages, seed) if at is not None else None
     claim = plan(live, backbone, at, scheme, patterns, norm)
     applied = at is not None or bool(patterns)
@@ -155,7 +153,7 @@ class Frozen:
                 f"{self.recipe.name} has no default input to verify it on",
                 "give one with --input 2x3x224x224, or skip the steps with --no-verify",
             )
-        args, kwargs = materialise(known, self.model, self._device(), self.seed)
+        args, kwargs = materialise(known, self.model, device_of(self.model), self.seed)
         if empty(args, kwargs):
             raise InspectError("the input holds no sample", "give at least two: --input 2x3x224x224")
         return args, kwargs
@@ -174,9 +172,6 @@ class Frozen:
         """The normalisations that are kept in eval mode now."""
         modules = dict(self.model.named_modules(remove_duplicate=False))
         return [p for p in self.plan.norms if p in modules and rests(modules[p])]
-
-    def _device(self) -> str:
-        return next((str(p.device) for p in self.model.parameters()), "cpu")
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the state_dict, and next to it a manifest (JSON) with the frozen names."""
@@ -207,7 +202,7 @@ class Frozen:
                 "source": self.recipe.source,
                 "inputs": [],
                 "phase": "train",
-                "device": self._device(),
+                "device": device_of(self.model),
             },
             environment=environment(seed=self.seed),
             metrics=self._metrics(),

@@ -19,6 +19,7 @@ from inspector.initialization.expect import Outcome, Row, auto, expect
 from inspector.initialization.schemes import Choice, choose
 from inspector.models import Recipe, as_recipe
 from inspector.models.checkpoint import is_checkpoint
+from inspector.models.device import device_of
 from inspector.models.inputs import as_inputs, first_line, materialise
 from inspector.models.small import smallest
 from inspector.models.subject import refuse_scripted, with_values
@@ -244,7 +245,7 @@ def _propagate(job: _Job, report: Report) -> None:
         given = job.inputs if job.inputs is not None else smallest(job.recipe, job.model, BATCH)
         if given is None:
             raise InspectError("no input is known: give --input")
-        args, kwargs = materialise(given, job.model, _device(job.model), job.seed)
+        args, kwargs = materialise(given, job.model, device_of(job.model), job.seed)
         found = propagate(job.model, args, kwargs, job.seed)
     except InspectError as error:
         said = f"not measured: {first_line(error)}"
@@ -259,10 +260,6 @@ def _propagate(job: _Job, report: Report) -> None:
     if len(frame):
         note = f"(the first {PLOTTED} of {len(frame)} modules)" if len(frame) > PLOTTED else ""
         report.sections.append(Section("propagation", _written_out(frame[:PLOTTED]), note=note))
-
-
-def _device(model: nn.Module) -> str:
-    return str(next((p.device for p in model.parameters()), "cpu"))
 
 
 def _save(job: _Job, report: Report, choice: Choice | None, path: str | Path) -> None:

@@ -26,7 +26,7 @@ def replica(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     storages: dict[int, torch.UntypedStorage] = {}
-    for tensor in _held(model):
+    for tensor in () if isinstance(model, torch.jit.ScriptModule) else _held(model):
         if id(tensor) not in memo:
             memo[id(tensor)] = _twin(tensor, storages)
     try:

@@ -15,6 +15,7 @@ from torch import nn
 from inspector.core.errors import InspectError
 from inspector.models.build import build, out_of_memory
 from inspector.models.inputs import Inputs, batch_of_two, first_line, materialise
+from inspector.models.replica import replica
 from inspector.tracing.capture.isolate import random_state
 from inspector.tracing.capture.pricing import Rule
 
@@ -63,6 +64,16 @@ class Recipe:
             )
         return model
 
+    def inputs(self, model: nn.Module, chosen: Inputs | None = None, phase: str = "forward") -> Inputs:
+        """`chosen`, or what the source calls `model` with. Raises InspectError where nobody knows."""
+        inputs = chosen if chosen is not None else self.defaults(model, phase)
+        if inputs is None:
+            raise InspectError(
+                f"{self.name} has no default input",
+                "give one with --input 1x3x224x224, or define example_inputs() in its file",
+            )
+        return inputs
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -85,17 +96,12 @@ class Subject:
     ) -> Subject:
         """Build the recipe's model on `device`, with `inputs` or the source's own (`batch` 1 or 2)."""
         model = recipe.build(device, seed)
-        given = inputs if inputs is not None else recipe.defaults(model, phase)
-        if inputs is None and given is not None and batch == 2:
-            given = batch_of_two(given)
-        if given is None:
-            raise InspectError(
-                f"{recipe.name} has no default input",
-                "give one with --input 1x3x224x224, or define example_inputs() in its file",
-            )
-        args, kwargs = materialise(given, model, device, seed)
+        chosen = recipe.inputs(model, inputs, phase)
+        if inputs is None and batch == 2:
+            chosen = batch_of_two(chosen)
+        args, kwargs = materialise(chosen, model, device, seed)
         if lazy(model):
-            model = materialised(recipe, given, seed)
+            model = materialised(recipe, chosen, seed)
         return Subject(recipe, model, args, kwargs, device)
 
 
@@ -114,6 +120,31 @@ def with_values(
 
         load_into(model, weights)
     return model
+
+
+def trainable(
+    recipe: Recipe, inputs: Inputs | None, seed: int, weights: str | Path | None = None
+) -> nn.Module:
+    """`with_values`, for what trains or is measured part by part: Python modules whose parameters have a
+    shape. Raises InspectError for others."""
+    model = with_values(recipe, inputs, seed, weights)
+    refuse_scripted(model)
+    if lazy(model):
+        raise InspectError("the model has lazy parameters", "run it once before, or give --input")
+    return model
+
+
+def owned(recipe: Recipe, device: str, seed: int, inputs: Inputs | None = None) -> nn.Module:
+    """The model with values on `device`, which is nobody else's: a live one is copied."""
+    model = with_values(recipe, inputs, seed)
+    refuse_meta(model)
+    return (model if recipe.rebuilds else replica(model)).to(device)
+
+
+def refuse_meta(model: nn.Module) -> None:
+    """Without values nothing can run."""
+    if any(tensor.device.type == "meta" for tensor in model.parameters()):
+        raise InspectError("the model is on meta: it has no values", "give a model with real weights")
 
 
 def refuse_scripted(model: nn.Module) -> None:

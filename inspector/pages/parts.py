@@ -8,8 +8,8 @@ from inspector.backbones.report import UNITS as STAGE_UNITS
 from inspector.backbones.report import shown
 from inspector.pages.timeline import ROLES, peak
 from inspector.profiling import params as ledger
-from inspector.profiling.module_times import ModuleTimes
 from inspector.profiling.report import UNITS
+from inspector.profiling.timer import ModuleTimes
 from inspector.profiling.views.modules import named
 from inspector.reporting.numbers import MISSING, duration, size, written
 from inspector.reporting.report import Chart, Report, Section

@@ -13,15 +13,16 @@ from inspector.backbones import find_stages
 from inspector.backbones.report import stage_frame, state
 from inspector.core.errors import InspectError
 from inspector.models import Model, Recipe, as_recipe
+from inspector.models.device import real_device
 from inspector.models.inputs import as_inputs
 from inspector.models.subject import lazy
 from inspector.pages import parts
 from inspector.pages.added import foreign, presentable
 from inspector.pages.icicle import icicle_frame
 from inspector.pages.timeline import timeline_frame
+from inspector.profiling import timer
 from inspector.profiling.report import report as profiled
 from inspector.profiling.run import trace
-from inspector.profiling.timed import measure, refuse
 from inspector.profiling.views.calls import calls_frame
 from inspector.profiling.views.state import kinds_frame, ledger_frame
 from inspector.reporting.report import Finding, Metric, Report
@@ -56,59 +57,60 @@ def page(
     """
     reports = [entry if isinstance(entry, Report) else Report.read(entry) for entry in added]
     if time is not None:
-        refuse(time, phase, isinstance(model, Trace))
+        real_device(time, "measure time")
+        timer.check(phase, isinstance(model, Trace))
     if isinstance(model, Trace):
-        found, recipe = model, None
+        record, recipe = model, None
     else:
         recipe = as_recipe(model, model_args)
         try:
-            found = trace(recipe, inputs, phase=phase, device=device, seed=seed)
+            record = trace(recipe, inputs, phase=phase, device=device, seed=seed)
         except ForwardError as error:
             error.report = page(error.trace, added=reports)
             raise
-    result = _report(found)
-    _add_stages(result, found, recipe, stages, seed)
+    result = _report(record)
+    _add_stages(result, record, recipe, stages, seed)
     seconds = None
     if time is not None and recipe is not None:
-        seconds = _add_times(result, found, recipe, inputs, time, seed)
-    result.charts.insert(0, parts.icicle(icicle_frame(found, seconds), found, time))
+        seconds = _add_times(result, record, recipe, inputs, time, seed)
+    result.charts.insert(0, parts.icicle(icicle_frame(record, seconds), record, time))
     result.added = [presentable(entry) for entry in reports]
-    result.findings += [finding for entry in reports for finding in foreign(entry, found.model)]
+    result.findings += [finding for entry in reports for finding in foreign(entry, record.model)]
     return result
 
 
-def _report(found: Trace) -> Report:
+def _report(trace: Trace) -> Report:
     """What the trace alone tells."""
-    base = profiled(found)
-    calls, timeline = calls_frame(found), timeline_frame(found)
+    base = profiled(trace)
+    calls, timeline = calls_frame(trace), timeline_frame(trace)
     tables = {
         **base.tables,
         "calls": calls,
         "timeline": timeline,
-        "state": ledger_frame(found.state),
-        "kinds": kinds_frame(found.state),
+        "state": ledger_frame(trace.state),
+        "kinds": kinds_frame(trace.state),
     }
     return replace(
         base,
         command="report",
         tables=tables,
-        sections=parts.sections(found, tables),
-        charts=[chart for chart in (parts.roofline(calls, found), parts.memory(timeline, found)) if chart],
+        sections=parts.sections(trace, tables),
+        charts=[chart for chart in (parts.roofline(calls, trace), parts.memory(timeline, trace)) if chart],
     )
 
 
 def _add_stages(
     result: Report,
-    found: Trace,
+    trace: Trace,
     recipe: Recipe | None,
-    given: Sequence[Sequence[str]] | None,
+    chosen: Sequence[Sequence[str]] | None,
     seed: int,
 ) -> None:
     """The table of stages with what is frozen in each, or the reason why there is none."""
     try:
-        frame = _stages(found, recipe, given, seed)
+        frame = _stages(trace, recipe, chosen, seed)
     except InspectError as error:
-        if given:
+        if chosen:
             raise
         result.findings.append(Finding("stages", "skip", "", f"no stages: {error.message}"))
         return
@@ -117,17 +119,17 @@ def _add_stages(
 
 
 def _stages(
-    found: Trace, recipe: Recipe | None, given: Sequence[Sequence[str]] | None, seed: int
+    trace: Trace, recipe: Recipe | None, chosen: Sequence[Sequence[str]] | None, seed: int
 ) -> pd.DataFrame:
     if recipe is None:
         raise InspectError("a trace alone does not hold the model", "give the model")
-    if any(entry.kind == "packed" for entry in found.state):
+    if any(entry.kind == "packed" for entry in trace.state):
         raise InspectError("quantized weights are packed and never train", "name the float model")
     model = recipe.build(recipe.only_on[0] if recipe.only_on else "meta", seed)
     if lazy(model):
         raise InspectError("the parameters of the model are lazy", "run it once before")
-    forward = replace(found, ops=tuple(op for op in found.ops if op.phase == "forward"))
-    backbone = find_stages(model, forward, given)
+    forward = replace(trace, ops=tuple(op for op in trace.ops if op.phase == "forward"))
+    backbone = find_stages(model, forward, chosen)
     entries = [entry for entry in state_entries(model) if entry.kind == "parameter"]
     resting = [entry for entry in entries if not entry.trainable]
     frozen = [name for entry in resting for name in (entry.name, *entry.aliases)]
@@ -141,18 +143,18 @@ def _stages(
 
 
 def _add_times(
-    result: Report, found: Trace, recipe: Recipe, inputs: Any, device: str, seed: int
+    result: Report, trace: Trace, recipe: Recipe, inputs: Any, device: str, seed: int
 ) -> Mapping[str, float] | None:
     """Each module's own seconds, also as a table, or the reason why they could not be measured."""
-    given = as_inputs(inputs) if inputs is not None else None
+    chosen = as_inputs(inputs) if inputs is not None else None
     try:
-        times, place = measure(recipe, given, device, seed)
+        times = timer.measure(recipe, chosen, device, seed)
     except InspectError as error:
         result.findings.append(Finding("time", "skip", "", f"not measured on {device}: {error.message}"))
         return None
     result.metrics["forward_seconds"] = Metric(times.bare, "seconds", "noisy", label="forward time")
-    result.header.append(("time", parts.timing(times, place)))
-    frame = icicle_frame(found, times.own)[["path", "type", "seconds"]]
+    result.header.append(("time", parts.timing(times, timer.place(device))))
+    frame = icicle_frame(trace, times.own)[["path", "type", "seconds"]]
     result.tables["times"] = frame.assign(own_seconds=[times.own.get(p, 0.0) for p in frame["path"]])
     parts.with_times(result, result.tables["times"])
     return times.own

@@ -57,46 +57,66 @@ def profile(
     Raises ForwardError when the model raises (its `report` holds what was counted until then), InspectError
     for everything else that is wrong.
     """
-    if counter != "ours":
-        _refuse(
-            counter, trace=isinstance(model, Trace), device=device, strict=strict, save_trace=save_trace,
-            roofline=roofline, device_file=device_file, tf32=tf32, amp=amp, dtype=dtype, measure=measure,
-        )  # fmt: skip
-        from inspector.counters.profile import counted
-
-        assert not isinstance(model, Trace)
-        return counted(
-            model, inputs, counter=counter, phase=phase, seed=seed, model_args=model_args,
-            by=by, depth=depth, top=top,
-        )  # fmt: skip
     limits = {"tf32": tf32, "amp": amp, "dtype": dtype, "measure": measure}
-    plain = roofline is None and device_file is None and not any(limits.values())
-    make = partial(report, by=by, depth=depth, top=top, strict=strict)
-    entry = None
-    if cache and plain and device in (None, "meta"):
-        entry = Entry.of(model, model_args, inputs, phase, seed)
+    device_limits = {"roofline": roofline, "device_file": device_file, **limits}
+    view: dict[str, Any] = {"by": by, "depth": depth, "top": top}
+    how: dict[str, Any] = {"phase": phase, "seed": seed, "model_args": model_args}
+    if counter != "ours":
+        ours = {"device": device, "strict": strict, "save_trace": save_trace, **device_limits}
+        return _counted(counter, model, inputs, ours, **how, **view)
+    make = partial(report, strict=strict, **view)
+    if cache and device in (None, "meta") and not any(device_limits.values()):
+        return _cached(Entry.of(model, model_args, inputs, phase, seed), model, inputs, make, save_trace, how)
+    from inspector.profiling.roofline import Roofline
+
+    asked = Roofline.of(roofline, device_file, **limits)
+    run = _run(model, inputs, make, setting=asked.setting, device=device, **how)
+    return asked.add(_saved(run, save_trace, make), run, model, inputs, model_args, seed, depth)
+
+
+def _counted(
+    counter: str, model: Model | Trace, inputs: Any, ours: Mapping[str, object], **how: Any
+) -> Report:
+    """The report of another counter, which has none of the options that are `ours`."""
+    _refuse(counter, trace=isinstance(model, Trace), **ours)
+    from inspector.counters.profile import counted
+
+    assert not isinstance(model, Trace)
+    return counted(model, inputs, counter=counter, **how)
+
+
+def _cached(
+    entry: Entry | None,
+    model: Model | Trace,
+    inputs: Any,
+    make: Callable[[Trace], Report],
+    file: str | Path | None,
+    how: Mapping[str, Any],
+) -> Report:
+    """The report of the trace that an earlier run kept; of one that is kept now where there is none."""
     kept = entry.load() if entry is not None else None
     if kept is not None:
-        result = _saved(kept, save_trace, make)
+        result = _saved(kept, file, make)
         result.header.append(("cached", "counted by an earlier run; --no-cache counts again"))
         return result
-    from inspector.profiling.roofline import Roofline
+    run = _run(model, inputs, make, **how)
+    if entry is not None:
+        entry.store(run)
+    return _saved(run, file, make)
+
+
+def _run(model: Model | Trace, inputs: Any, make: Callable[[Trace], Report], **how: Any) -> Trace:
+    """The trace; a forward that raises carries the report of what was counted until then."""
+    if isinstance(model, Trace):
+        return model
     from inspector.profiling.run import trace
     from inspector.tracing.capture import ForwardError
 
-    asked = Roofline.of(roofline, device_file, **limits)
     try:
-        run = model if isinstance(model, Trace) else trace(
-            model, inputs, phase=phase, device=device, seed=seed, model_args=model_args,
-            setting=asked.setting,
-        )  # fmt: skip
+        return trace(model, inputs, **how)
     except ForwardError as error:
         error.report = make(error.trace)
         raise
-    if entry is not None:
-        entry.store(run)
-    result = _saved(run, save_trace, make)
-    return asked.add(result, run, model, inputs, model_args, seed, depth)
 
 
 def _saved(trace: Trace, file: str | Path | None, make: Callable[[Trace], Report]) -> Report:

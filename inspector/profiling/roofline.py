@@ -13,6 +13,9 @@ from inspector.core import devices
 from inspector.core.devices import Device
 from inspector.core.errors import InspectError
 from inspector.models import Model, as_recipe
+from inspector.models.device import real_device
+from inspector.models.inputs import as_inputs
+from inspector.profiling import timer
 from inspector.profiling.views.bounds import PRECISIONS, Roof, modules_frame, operators_frame, whole
 from inspector.profiling.views.modules import tree
 from inspector.reporting.report import Chart, Finding, Metric, Report, Section
@@ -24,6 +27,8 @@ UNITS = {
     "calls": "count", "flops": "FLOP", "bytes": "bytes", "intensity": "rate", "seconds": "seconds",
     "share": "share", "unknown": "count", "measured": "seconds", "achieved": "share",
 }  # fmt: skip
+MEASURE_SECONDS = 2.0
+"""Time budget of the modules' times."""
 _TOP = 15
 
 
@@ -77,15 +82,12 @@ class Roofline:
             return report
         measured, place = None, ""
         if self.measure:
-            from inspector.profiling.roofline_measure import module_seconds
-
-            if isinstance(model, Trace):
-                raise InspectError("a trace alone cannot be timed", "give the model")
-            if trace.phase != "forward":
-                raise InspectError(
-                    "modules are timed in the forward", "leave out --phase train, or --measure"
-                )
-            measured, place = module_seconds(as_recipe(model, model_args), inputs, self.setting, seed)
+            timer.check(trace.phase, isinstance(model, Trace))
+            device, recipe = real_device(None), as_recipe(model, model_args)  # type: ignore[arg-type]
+            chosen = as_inputs(inputs) if inputs is not None else None
+            times = timer.measure(recipe, chosen, device, seed, self.setting, MEASURE_SECONDS)
+            measured = pd.DataFrame(times.inside.items(), columns=["path", "measured"])
+            place = timer.place(device)
         return with_roofline(
             report, trace, self.device, tf32=self.tf32, depth=depth, measured=measured, place=place
         )

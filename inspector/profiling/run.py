@@ -47,18 +47,19 @@ def trace(
     Raises ForwardError when the model raises, InspectError for everything else that is wrong.
     """
     from inspector.models import as_recipe
+    from inspector.models.device import check_device
     from inspector.models.inputs import as_inputs
     from inspector.tracing.capture import ForwardError
     from inspector.tracing.capture.setting import PORTABLE
 
     recipe = as_recipe(model, model_args)
-    given = as_inputs(inputs) if inputs is not None else None
-    attempt = _Attempt(recipe, given, phase, seed, setting or PORTABLE)
+    chosen = as_inputs(inputs) if inputs is not None else None
+    attempt = _Attempt(recipe, chosen, phase, seed, setting or PORTABLE)
     if recipe.only_on is not None and device in (None, recipe.only_on[0]):
         place, reason = recipe.only_on
         return attempt.run(place, f"counted on {place}: {reason}")
     if device is not None:
-        _check_device(device)
+        check_device(device)
         return attempt.run(device)
     try:
         return attempt.run("meta")
@@ -116,7 +117,7 @@ class _Attempt:
         subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch)
         notes += recipe.assumed(subject.model) if device == "meta" else ()
         try:
-            found = capture(
+            counted = capture(
                 subject.model,
                 subject.args,
                 subject.kwargs,
@@ -133,15 +134,17 @@ class _Attempt:
             )
         except ForwardError as error:
             raise ForwardError(self._completed(error.trace, device)) from error.__cause__
-        return self._completed(found, device)
+        return self._completed(counted, device)
 
-    def _completed(self, found: Trace, device: str) -> Trace:
+    def _completed(self, counted: Trace, device: str) -> Trace:
+        from inspector.models.device import gpu_name
+
         if self.recipe.reference is not None:
-            found = _with_reference(found, self.recipe)
-        return replace(found, environment=environment(gpu=_gpu(device), seed=self.seed))
+            counted = _with_reference(counted, self.recipe)
+        return replace(counted, environment=environment(gpu=gpu_name(device), seed=self.seed))
 
 
-def _with_reference(found: Trace, recipe: Recipe) -> Trace:
+def _with_reference(counted: Trace, recipe: Recipe) -> Trace:
     """A quantized model has no parameters: count those of the float model that it was made of."""
     from inspector.models import Recipe
     from inspector.tracing.capture.state import state_entries
@@ -149,9 +152,9 @@ def _with_reference(found: Trace, recipe: Recipe) -> Trace:
     assert recipe.reference is not None
     twin = Recipe(recipe.name, recipe.source, recipe.reference).build("meta")
     state = tuple(e for e in state_entries(twin) if e.kind == "parameter")
-    packed = tuple(entry for entry in found.state if entry.kind != "parameter")
+    packed = tuple(entry for entry in counted.state if entry.kind != "parameter")
     note = "parameters are those of the float model before fusion and quantization"
-    return replace(found, state=state + packed, notes=(*found.notes, note))
+    return replace(counted, state=state + packed, notes=(*counted.notes, note))
 
 
 def _why_not_meta(error: ForwardError) -> str | None:
@@ -180,20 +183,3 @@ def _check_memory(recipe: Recipe, reason: str) -> None:
             " do not fit into memory",
             "give a smaller configuration with --model-arg",
         )
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InspectError(
-            f"no device {device!r} here", "use meta, cpu or cuda; leave --device out to choose"
-        ) from error
-
-
-def _gpu(device: str) -> str | None:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None

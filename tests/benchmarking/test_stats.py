@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import numpy as np
 import pytest
 
 from inspector.benchmarking.stats import (
     Interval,
     claimed,
-    median,
     median_interval,
     percentile,
     ratio_interval,

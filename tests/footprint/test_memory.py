@@ -11,8 +11,8 @@ from torch import nn
 
 import inspector
 from inspector.core.errors import InspectError
-from inspector.footprint.report import largest_batch, parse_size
-from inspector.footprint.sections import CUDA_CONTEXT
+from inspector.footprint.question import largest_batch, parse_size
+from inspector.footprint.step import CUDA_CONTEXT
 
 
 class Net(nn.Module):

@@ -49,7 +49,7 @@ def test_a_deadlock_ends_in_a_finding(claim: Plan, monkeypatch: pytest.MonkeyPat
         (finding,) = processes.findings()
         running = processes.processes
     assert "deadlock" in finding.message
-    assert all(process.poll() is not None for process in running)
+    assert all(process.code is not None for process in running)
     assert not processes.folder.exists()
 
 

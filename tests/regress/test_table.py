@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from inspector.core.errors import InspectError
+from inspector.profiling.meter import metered
 from inspector.regress.sweep import pool as table_sweep
 from inspector.regress.sweep.entries import entries
-from inspector.regress.sweep.measure import peak_memory
 from inspector.regress.sweep.row import Entry, digest
 from inspector.regress.sweep.table import table
 
@@ -263,7 +263,9 @@ class TestMeasuring:
             del y
             return z * z  # in the place of y
 
-        assert 8_000_000 <= peak_memory(step, "cpu") < 8_100_000
+        with metered("cpu") as peak:
+            step()
+        assert 8_000_000 <= peak.whole < 8_100_000
 
     def test_two_checkouts_that_add_a_round_each_in_turn_are_compared(
         self, zoo: Path, tmp_path, inspect

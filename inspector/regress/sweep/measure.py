@@ -1,22 +1,19 @@
-"""Latency and peak memory of one forward pass, for the rows of a regression table."""
+"""Latency of one forward pass, for the rows of a regression table."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
-from inspector.benchmarking.stats import median
 from inspector.benchmarking.timing import Clock, EventClock, HostClock, warm_up
 from inspector.models import Subject, resolve
 from inspector.models.inputs import Inputs, as_inputs
@@ -76,28 +73,6 @@ def rounds(models: Sequence[Live], count: int, tell: Callable[[int], None] = lam
                 }
             )
         tell(number + 1)
-
-
-def peak_memory(step: Callable[[], Any], device: str) -> int:
-    """Bytes that one step holds at its peak over what was held before: torch's own allocators' figures."""
-    if device != "cpu":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        step()
-        torch.cuda.synchronize(device)
-        return int(torch.cuda.max_memory_allocated(device) - before)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        step()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "trace.json"
-        recorded.export_chrome_trace(str(file))
-        events = json.loads(file.read_text())["traceEvents"]
-    held = peak = 0
-    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: float(e["ts"])):
-        held += int(event["args"]["Bytes"])
-        peak = max(peak, held)
-    return peak
 
 
 def job_id() -> str:

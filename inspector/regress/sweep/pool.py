@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -10,15 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from inspector.core.errors import InspectError
 from inspector.core.log import logger
+from inspector.core.processes import end_with
 from inspector.core.version import __version__
 from inspector.regress.sweep.row import Counted, Entry, count, failed
 
@@ -39,19 +41,19 @@ def sweep(
     error. Every row is added to `journal` when it is known; with `resume` those that are there already,
     and did not fail, are taken from it. Once all are known the journal is removed."""
     key = _key(entries, device, seed)
-    known = _resumed(journal, key) if journal is not None and resume else {}
+    rows = _resumed(journal, key) if journal is not None and resume else {}
     if journal is not None:
-        _begin(journal, key, known)
-    left = [entry for entry in entries if entry.name not in known]
-    for name, found in _counted(left, device, seed, min(jobs, max(len(left), 1))):
-        known[name] = found
-        tell(name, len(known) / len(entries))
+        _begin(journal, key, rows)
+    left = [entry for entry in entries if entry.name not in rows]
+    for name, counted in _counted(left, device, seed, min(jobs, max(len(left), 1))):
+        rows[name] = counted
+        tell(name, len(rows) / len(entries))
         if journal is not None:
             with journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_plain(found), allow_nan=False) + "\n")
+                file.write(json.dumps(_plain(counted), allow_nan=False) + "\n")
     if journal is not None:
         journal.unlink()
-    return [known[entry.name] for entry in entries]
+    return [rows[entry.name] for entry in entries]
 
 
 def _counted(
@@ -63,9 +65,9 @@ def _counted(
         return
     done: set[str] = set()
     try:
-        for name, found in _pooled(entries, device, seed, jobs):
+        for name, counted in _pooled(entries, device, seed, jobs):
             done.add(name)
-            yield name, found
+            yield name, counted
     except BrokenProcessPool:
         logger.warning("a process died: each of the models left gets a process of its own")
         for entry in entries:
@@ -78,7 +80,10 @@ def _pooled(
 ) -> Iterator[tuple[str, Counted]]:
     threads = max(torch.get_num_threads() // jobs, 1)
     pool = ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_quiet, initargs=(threads, list(sys.path))
+        jobs,
+        mp_context=get_context("spawn"),
+        initializer=_quiet,
+        initargs=(os.getpid(), threads, list(sys.path)),
     )
     try:
         with _deaf():
@@ -102,8 +107,10 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _quiet(threads: int, path: list[str]) -> None:
-    """What models print goes to standard error, and the processes share the cores."""
+def _quiet(parent: int, threads: int, path: list[str]) -> None:
+    """What models print goes to standard error, and the processes share the cores. A pool's own worker
+    would wait for ever for more work of a parent that was killed."""
+    end_with(parent)
     sys.path[:] = path
     redirect_stdout(sys.stderr).__enter__()
     torch.set_num_threads(threads)
@@ -111,7 +118,7 @@ def _quiet(threads: int, path: list[str]) -> None:
 
 def _alone(entry: Entry, device: str | None, seed: int) -> Counted:
     try:
-        return next(found for _, found in _pooled([entry], device, seed, 1))
+        return next(counted for _, counted in _pooled([entry], device, seed, 1))
     except BrokenProcessPool:
         return failed(entry, "its process died (out of memory, or a crash in native code)")
 
@@ -122,7 +129,7 @@ def _key(entries: Sequence[Entry], device: str | None, seed: int) -> dict[str, A
         "entries": [entry.as_dict() for entry in entries],
         "device": device,
         "seed": seed,
-        "versions": [__version__, torch.__version__, torchvision.__version__],
+        "versions": [__version__, torch.__version__, version("torchvision")],
     }
 
 
@@ -142,20 +149,20 @@ def _resumed(journal: Path, key: dict[str, Any]) -> dict[str, Counted]:
                 "leave out --resume to start anew",
             )
         for line in lines[1:]:
-            found = Counted(**json.loads(line))
-            if not found.error:
-                rows[found.row["model"]] = found
+            counted = Counted(**json.loads(line))
+            if not counted.error:
+                rows[counted.row["model"]] = counted
     except (ValueError, TypeError, KeyError) as error:
         logger.info("the journal ends in half a line: %s", error)
     return rows
 
 
-def _begin(journal: Path, key: dict[str, Any], known: dict[str, Counted]) -> None:
-    lines = [json.dumps(key), *(json.dumps(_plain(found), allow_nan=False) for found in known.values())]
+def _begin(journal: Path, key: dict[str, Any], rows: dict[str, Counted]) -> None:
+    lines = [json.dumps(key), *(json.dumps(_plain(counted), allow_nan=False) for counted in rows.values())]
     from inspector.core.files import write_whole
 
     write_whole(journal, "".join(f"{line}\n" for line in lines))
 
 
-def _plain(found: Counted) -> dict[str, Any]:
-    return {"row": found.row, "layers": found.layers, "ops": found.ops, "stages": found.stages}
+def _plain(counted: Counted) -> dict[str, Any]:
+    return {"row": counted.row, "layers": counted.layers, "ops": counted.ops, "stages": counted.stages}

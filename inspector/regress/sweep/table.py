@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
 import torch
 
-from inspector.benchmarking.stats import median
 from inspector.core.errors import InspectError
+from inspector.models.device import gpu_name, real_device
+from inspector.profiling.meter import metered
 from inspector.regress.kinds import COLUMNS
 from inspector.regress.sweep import measure as measuring
 from inspector.regress.sweep.entries import entries as read_entries
@@ -72,7 +74,7 @@ def table(
         tell=tell,
     )
     rows = {one.row["model"]: dict(one.row) for one in counted}
-    place = _place(device) if measure else None
+    place = real_device(device) if measure else None
     taken = _measured(found, rows, measure, rounds, place, seed, add_to, tell) if place else []
     return report(counted, list(rows.values()), taken, _title(models, every), place, seed)
 
@@ -117,15 +119,6 @@ def _check_same(entries: Sequence[Entry], add_to: Report | None) -> None:
             )
 
 
-def _place(device: str | None) -> str:
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise InspectError(f"no device {chosen!r} here", "use cpu, or see: inspect env") from error
-    return chosen
-
-
 def _measured(
     entries: Sequence[Entry],
     rows: dict[str, dict[str, Any]],
@@ -145,7 +138,9 @@ def _measured(
         try:
             model = measuring.live(entry, device, seed)
             if "memory" in measure:
-                row["peak_memory"] = measuring.peak_memory(model.step, device)
+                with metered(device) as peak:
+                    model.step()
+                row["peak_memory"] = peak.whole
             models.append(model)
         except Exception as error:  # the model's own, on real values
             said = error.message if isinstance(error, InspectError) else f"{type(error).__name__}: {error}"
@@ -212,8 +207,7 @@ def _environment(measured_on: str | None, seed: int) -> dict[str, Any]:
     if measured_on is None:
         found.pop("platform")
         return found
-    gpu = torch.cuda.get_device_name(measured_on) if measured_on != "cpu" else None
-    return {**found, "gpu": gpu, "device": measured_on, "threads": torch.get_num_threads()}
+    return {**found, "gpu": gpu_name(measured_on), "device": measured_on, "threads": torch.get_num_threads()}
 
 
 def _shown(rows: list[dict[str, Any]]) -> pd.DataFrame:

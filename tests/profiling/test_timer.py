@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inspector.profiling import module_times as room
-from inspector.profiling.module_times import module_times
+from inspector.profiling import timer as room
+from inspector.profiling.timer import module_times
 
 
 class Ticks:
@@ -45,20 +45,24 @@ def test_every_piece_between_two_marks_belongs_to_the_innermost_module() -> None
     model = nn.Sequential(Twice(), nn.ReLU())
     # marks: start, model in, 0 in, 0.inner in, out, in, out, 0 out, 1 in, 1 out, model out, end.
     # The model owns before it, 0 out to 1 in, and after; each piece is one tick.
-    own = room._marked(lambda: model(torch.zeros(1)), paths(model), Ticks())
+    line = room._marked(lambda: model(torch.zeros(1)), paths(model), Ticks())
+    own = line.own
     assert own == {"": 1 + 1 + 1 + 1 + 1, "0": 3, "0.inner": 2, "1": 1}
-    assert sum(own.values()) == 11
+    assert sum(own.values()) == line.total == 11
+    # Between entry and exit: the model all but the first and the last piece, 0 its own three and two of
+    # 0.inner, each call of which is one.
+    assert line.inside == {"": 9, "0": 5, "0.inner": 2, "1": 1}
 
 
 def test_without_marks_all_is_the_models() -> None:
-    assert room._marked(lambda: None, {}, Ticks()) == {"": 1.0}
+    assert room._marked(lambda: None, {}, Ticks()) == ({"": 1.0}, {})
 
 
 def test_a_forward_that_raises_leaves_torch_as_it_was() -> None:
     call = nn.Module.__call__
     model = nn.Sequential(nn.Linear(2, 2))
     with pytest.raises(RuntimeError):
-        module_times(model, (torch.zeros(1, 3),), {}, seconds=0.0)
+        module_times(model, lambda: model(torch.zeros(1, 3)), seconds=0.0)
     with pytest.raises(RuntimeError):
         room._marked(lambda: model(torch.zeros(1, 3)), paths(model), Ticks())
     assert nn.Module.__call__ is call
@@ -66,11 +70,12 @@ def test_a_forward_that_raises_leaves_torch_as_it_was() -> None:
 
 def test_a_real_forward_is_measured_and_adds_up() -> None:
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU())
-    times = module_times(model, (torch.zeros(8, 64),), {}, seconds=0.0)
+    times = module_times(model, lambda: model(torch.zeros(8, 64)), seconds=0.0)
     assert times.runs == room.LEAST_RUNS
     assert set(times.own) == {"", "0", "1"}
     assert min(times.own.values()) >= 0
     assert sum(times.own.values()) == pytest.approx(times.total)
+    assert times.own["1"] == times.inside["1"] < times.inside[""] < times.total
     assert times.bare > 0
     assert not model[0]._forward_hooks
 
@@ -78,13 +83,13 @@ def test_a_real_forward_is_measured_and_adds_up() -> None:
 def test_the_heavy_layer_takes_the_time() -> None:
     # 1024^3 multiplications against 1024^2 comparisons
     model = nn.Sequential(nn.ReLU(), nn.Linear(1024, 1024))
-    times = module_times(model, (torch.zeros(1024, 1024),), {}, seconds=0.0)
+    times = module_times(model, lambda: model(torch.zeros(1024, 1024)), seconds=0.0)
     assert times.own["1"] > times.own["0"]
 
 
 @pytest.mark.gpu
 def test_a_gpu_is_timed_by_events() -> None:
     model = nn.Sequential(nn.ReLU(), nn.Linear(2048, 2048)).cuda()
-    times = module_times(model, (torch.zeros(2048, 2048, device="cuda"),), {}, "cuda", seconds=0.0)
+    times = module_times(model, lambda: model(torch.zeros(2048, 2048, device="cuda")), "cuda", seconds=0.0)
     assert sum(times.own.values()) == pytest.approx(times.total)
     assert times.own["1"] > times.own["0"]

@@ -1,0 +1,207 @@
+"""How long each module takes in a forward, on this machine.
+
+The time line of a forward is cut at every entry and exit of a module; each piece is the own work of the
+innermost module that runs. So the own work of all modules adds up to the whole forward, and what lies between
+an entry and its exit is the module with everything inside.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from inspector.core.errors import InspectError
+from inspector.models import Recipe
+from inspector.models.device import gpu_name
+from inspector.models.inputs import Inputs, first_line
+from inspector.profiling.live import Live
+from inspector.tracing.capture.isolate import random_state
+from inspector.tracing.capture.setting import PORTABLE, Setting
+
+WARM_UP = 3
+"""Forwards before the first that counts, fewer where they take long."""
+LEAST_RUNS, MOST_RUNS = 5, 100
+SECONDS = 5.0
+"""Time budget; the least runs are made also where they take longer."""
+
+
+@dataclass(frozen=True)
+class ModuleTimes:
+    """Seconds of one forward by module (path "" is the model): `own` is a module's own work, `inside` all of
+    its calls with everything inside. It is the marked run whose total is the median of `runs`. `bare` is the
+    median of as many forwards without marks, run in turn."""
+
+    own: Mapping[str, float]
+    inside: Mapping[str, float]
+    total: float
+    bare: float
+    runs: int
+
+
+def check(phase: str, only_trace: bool) -> None:
+    """Raise InspectError for what cannot be timed, before any work."""
+    if phase != "forward":
+        raise InspectError("timing measures a forward", "leave phase='train' out, or see: inspect bench")
+    if only_trace:
+        raise InspectError("a trace alone cannot be timed", "give the model")
+
+
+def measure(
+    recipe: Recipe,
+    inputs: Inputs | None,
+    device: str,
+    seed: int,
+    setting: Setting = PORTABLE,
+    seconds: float = SECONDS,
+) -> ModuleTimes:
+    """The times of a copy of the model in eval mode, without gradients. Raises InspectError for whatever the
+    user's forward raises."""
+    with random_state():
+        try:
+            live = Live.make(recipe, inputs, device, seed, setting)
+            return module_times(live.model, live, device, seconds)
+        except InspectError:
+            raise
+        except Exception as error:
+            raise InspectError(f"{type(error).__name__}: {first_line(error)}", "see --debug") from error
+
+
+def place(device: str) -> str:
+    """What was measured on."""
+    threads = torch.get_num_threads()
+    processor = platform.processor() or platform.machine()
+    return gpu_name(device) or f"this CPU ({processor}, {threads} thread{'s' if threads > 1 else ''})"
+
+
+def module_times(
+    model: nn.Module, forward: Callable[[], Any], device: str = "cpu", seconds: float = SECONDS
+) -> ModuleTimes:
+    """Run `forward` of `model`, which is on `device`, without gradients, marked and bare in turn.
+
+    On a CUDA device the marks are events in its stream: they see the GPU's time, its waiting included.
+    """
+    marks = _Events(device) if device.startswith("cuda") else _HostMarks()
+    paths = {id(module): path for path, module in model.named_modules()}
+    marked: list[_Line] = []
+    bare: list[float] = []
+    with torch.no_grad():
+        start = time.perf_counter()
+        for _ in range(WARM_UP):
+            forward()
+            if time.perf_counter() - start > seconds / 2:
+                break
+        deadline = time.perf_counter() + seconds
+        while len(marked) < LEAST_RUNS or (len(marked) < MOST_RUNS and time.perf_counter() < deadline):
+            marked.append(_marked(forward, paths, marks))
+            bare.append(_marked(forward, {}, marks).total)
+    middle = sorted(marked, key=lambda line: line.total)[(len(marked) - 1) // 2]
+    return ModuleTimes(middle.own, middle.inside, middle.total, median(bare), len(marked))
+
+
+class _Line(NamedTuple):
+    """Seconds of one run by path; with no paths all is the model's own."""
+
+    own: dict[str, float]
+    inside: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.own.values())
+
+
+def _marked(run: Callable[[], Any], paths: Mapping[int, str], marks: _Marks) -> _Line:
+    line: list[tuple[str | None, Any]] = []
+    marks.begin()
+    with _entries(paths, lambda path: line.append((path, marks.now()))):
+        start = marks.now()
+        run()
+        line.append((None, marks.now()))
+    marks.end()
+    own: dict[str, float] = defaultdict(float)
+    inside: dict[str, float] = defaultdict(float)
+    running, before = [("", start)], start
+    for path, mark in line:
+        own[running[-1][0]] += marks.between(before, mark)
+        if path is not None:
+            running.append((path, mark))
+        elif len(running) > 1:  # the last mark of all leaves no module
+            left, entered = running.pop()
+            inside[left] += marks.between(entered, mark)
+        before = mark
+    return _Line(dict(own), dict(inside))
+
+
+@contextmanager
+def _entries(paths: Mapping[int, str], note: Callable[[str | None], None]) -> Iterator[None]:
+    """Tell the path of each of `paths` that is entered, and None where one is left.
+
+    `nn.Module.__call__` is wrapped instead of hooks registered: with hooks on it, a transformer layer
+    leaves its fast path.
+    """
+    if not paths:
+        yield
+        return
+    call = nn.Module.__call__
+
+    def marked(module: Any, *args: Any, **kwargs: Any) -> Any:
+        path = paths.get(id(module))
+        if path is None:
+            return call(module, *args, **kwargs)
+        note(path)
+        try:
+            return call(module, *args, **kwargs)
+        finally:
+            note(None)
+
+    nn.Module.__call__ = marked  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+
+
+class _HostMarks:
+    """Work is done when the call returns: the CPU's."""
+
+    def begin(self) -> None: ...
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def end(self) -> None: ...
+
+    def between(self, start: float, stop: float) -> float:
+        return stop - start
+
+
+class _Events:
+    """Marks in the stream of a CUDA device."""
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+
+    def begin(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def now(self) -> Any:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def end(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def between(self, start: Any, stop: Any) -> float:
+        return float(start.elapsed_time(stop)) / 1e3
+
+
+_Marks = _HostMarks | _Events
