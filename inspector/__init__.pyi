@@ -6,8 +6,8 @@ from .core.version import __version__ as __version__
 from .counters.report import reconcile as reconcile
 from .distributed.report import ddp as ddp
 from .footprint.report import memory as memory
-from .freezing.report import Frozen as Frozen
-from .freezing.report import freeze as freeze
+from .freezing.handle import Frozen as Frozen
+from .freezing.handle import freeze as freeze
 from .initialization.report import init as init
 from .pages.report import page as page
 from .profiling.params import params as params

@@ -8,9 +8,7 @@ Hooks are on every module while it runs, so that torch's fused transformer fast 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -18,11 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.models.determinate import cast
-from inspector.models.values import batch_size, floats, tensors
-
-ROOT = "(model)"
-Hook = Callable[[str, nn.Module, list[Tensor]], None]
+from inspector.benchmarking.distance import Sums, measure, peak, read
+from inspector.benchmarking.observed import ROOT, run
+from inspector.models.values import batch_size
 
 
 @dataclass(frozen=True)
@@ -72,35 +68,8 @@ class Drift:
         for row in self.modules:
             parts = row.module.split(".")
             outer.update(".".join(parts[:length]) for length in range(1, len(parts)))
-        known = [row for row in self.modules if row.module not in outer and row.rel_l2 is not None]
-        return sorted(known, key=lambda row: row.rel_l2 or 0.0, reverse=True)
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """Squared error, squared norm of the reference, values not finite; `alike`: shapes were equal."""
-
-    error: float = 0.0
-    norm: float = 0.0
-    nans: int = 0
-    infs: int = 0
-    alike: bool = True
-
-    def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(
-            self.error + other.error,
-            self.norm + other.norm,
-            self.nans + other.nans,
-            self.infs + other.infs,
-            self.alike and other.alike,
-        )
-
-    @property
-    def relative(self) -> float | None:
-        if not self.alike or self.nans or self.infs or not self.norm:
-            return None
-        ratio = math.sqrt(self.error) / math.sqrt(self.norm)
-        return ratio if math.isfinite(ratio) else None
+        inner = [row for row in self.modules if row.module not in outer and row.rel_l2 is not None]
+        return sorted(inner, key=lambda row: row.rel_l2 or 0.0, reverse=True)
 
 
 @dataclass
@@ -112,16 +81,16 @@ class _Watch:
     types: dict[str, str] = field(default_factory=dict)
     events: list[tuple[str, Tensor | None]] = field(default_factory=list)
 
-    def __call__(self, path: str, module: nn.Module, found: list[Tensor]) -> None:
+    def __call__(self, path: str, module: nn.Module, values: list[Tensor]) -> None:
         call = self.calls.get(path, 0)
         self.calls[path] = call + 1
         self.types.setdefault(path, type(module).__name__)
         truth = self.kept.get(path, [])
-        self.events.append((path, _measure(found, truth[call]) if call < len(truth) else None))
+        self.events.append((path, measure(values, truth[call]) if call < len(truth) else None))
 
-    def read(self) -> list[tuple[str, _Sums]]:
+    def read(self) -> list[tuple[str, Sums]]:
         """The sums in the order in which the calls ended."""
-        return [(path, _read(sums)) for path, sums in self.events]
+        return [(path, read(sums)) for path, sums in self.events]
 
     def complete(self, path: str) -> bool:
         """Whether a module was called as often as in float64."""
@@ -158,21 +127,21 @@ class Reference:
 
         A model that cannot do it gives a reference with `failure`, which is every comparison's reason.
         """
-        found = Reference(mode, loss, batch=batch_size(args, kwargs))
+        reference = Reference(mode, loss, batch=batch_size(args, kwargs))
 
         def keep(path: str, module: nn.Module, values: list[Tensor]) -> None:
             copies = [value.to(torch.float64, copy=True) for value in values]
-            found.kept.setdefault(path, []).append(copies)
+            reference.kept.setdefault(path, []).append(copies)
 
         try:
-            outputs = _run(model64, args, kwargs, mode, loss, keep)
+            outputs = run(model64, args, kwargs, mode, loss, keep)
         except Exception as error:  # whatever a foreign model raises, the benchmark goes on without drift
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             return Reference(mode, loss, failure=f"the model cannot run in float64: {first}")
-        found.outputs = [value.double() for value in outputs]
-        found.gradients = {name: gradient.double() for name, gradient in _gradients(model64)}
-        found.peaks = {path: _peak(chain.from_iterable(calls)) for path, calls in found.kept.items()}
-        return found
+        reference.outputs = [value.double() for value in outputs]
+        reference.gradients = {name: gradient.double() for name, gradient in _gradients(model64)}
+        reference.peaks = {path: peak(chain.from_iterable(calls)) for path, calls in reference.kept.items()}
+        return reference
 
     def compare(
         self,
@@ -191,8 +160,8 @@ class Reference:
         if self.failure:
             return Drift(None, self.failure)
         watch = _Watch(self.kept)
-        outputs = _run(model, args, kwargs, self.mode, self.loss, watch, autocast, scale)
-        total = _read(_measure(outputs, self.outputs))
+        outputs = run(model, args, kwargs, self.mode, self.loss, watch, autocast, scale)
+        total = read(measure(outputs, self.outputs))
         events = watch.read()
         bad = next((path for path, sums in events if sums.nans or sums.infs), None)
         grads, grad_rel_l2 = self._gradient_rows(model, scale)
@@ -209,27 +178,27 @@ class Reference:
             grads=grads,
         )
 
-    def _module_rows(self, watch: _Watch, events: list[tuple[str, _Sums]]) -> Iterator[ModuleDrift]:
-        totals: dict[str, _Sums] = {}
+    def _module_rows(self, watch: _Watch, events: list[tuple[str, Sums]]) -> Iterator[ModuleDrift]:
+        totals: dict[str, Sums] = {}
         for path, sums in events:
-            totals[path] = totals.get(path, _Sums(alike=watch.complete(path))) + sums
+            totals[path] = totals.get(path, Sums(alike=watch.complete(path))) + sums
         for path, sums in totals.items():
             yield _row(path, watch.types[path], sums, self.peaks.get(path))
 
     def _gradient_rows(self, model: nn.Module, scale: float) -> tuple[tuple[ModuleDrift, ...], float | None]:
         if self.mode != "train":
             return (), None
-        found = dict(_gradients(model))
-        rows, total = [], _Sums()
-        for name in self.gradients | found:
-            mine = [found[name].double() / scale] if name in found else []
+        gradients = dict(_gradients(model))
+        rows, total = [], Sums()
+        for name in self.gradients | gradients:
+            mine = [gradients[name].double() / scale] if name in gradients else []
             truth = [self.gradients[name]] if name in self.gradients else []
-            sums = _read(_measure(mine, truth))
-            rows.append(_row(name, "gradient", sums, _peak(truth)))
+            sums = read(measure(mine, truth))
+            rows.append(_row(name, "gradient", sums, peak(truth)))
             total += sums
         return tuple(rows), total.relative
 
-    def _why_unknown(self, total: _Sums, outputs: list[Tensor]) -> str:
+    def _why_unknown(self, total: Sums, outputs: list[Tensor]) -> str:
         if total.relative is not None:
             return ""
         if not total.alike:
@@ -253,95 +222,8 @@ class Reference:
         return None
 
 
-def _run(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    mode: str,
-    loss: Callable[[Any], Tensor],
-    hook: Hook,
-    autocast: torch.dtype | None = None,
-    scale: float = 1.0,
-) -> list[Tensor]:
-    """Clones of the float outputs; in training the gradients of loss * scale are in the model after it."""
-    training = mode == "train"
-    mine, options = cast((args, kwargs))  # a model may change its input in place
-    model.train(training).zero_grad(set_to_none=True)
-    with torch.set_grad_enabled(training):
-        with _autocast(model, (args, kwargs), autocast):
-            with _hooked(model, hook):  # off before backward, which may run checkpointed blocks again
-                outputs = model(*mine, **options)
-            found = [value.detach().clone() for value in floats(outputs)]
-            value = loss(outputs) if training else None
-        if value is not None:
-            (value * scale).backward()
-    return found
-
-
-@contextmanager
-def _hooked(model: nn.Module, hook: Hook) -> Iterator[None]:
-    """Give the float outputs of every module call to `hook` at once: the next layer may overwrite them."""
-
-    def listener(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        @torch.no_grad()
-        def listen(module: nn.Module, inputs: Any, output: Any) -> None:
-            found = [value.detach() for value in floats(output)]
-            if found:
-                hook(path, module, found)
-
-        return listen
-
-    handles = []
-    try:
-        for path, module in model.named_modules():
-            if not isinstance(module, torch.jit.ScriptModule):  # its submodules are not called from Python
-                handles.append(module.register_forward_hook(listener(path or ROOT)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _autocast(model: nn.Module, inputs: Any, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    if dtype is None:
-        return nullcontext()
-    first = next(chain(model.parameters(), model.buffers(), tensors(inputs)), None)
-    return torch.autocast(first.device.type if first is not None else "cpu", dtype)
-
-
-@torch.no_grad()
-def _measure(found: list[Tensor], truth: list[Tensor]) -> Tensor | None:
-    """(error, norm, nans, infs) as a float64 tensor on the device; None when shapes differ."""
-    if [value.shape for value in found] != [value.shape for value in truth]:
-        return None
-    pairs = [_pair(value.double(), reference) for value, reference in zip(found, truth)]
-    return torch.stack(pairs).sum(0) if pairs else torch.zeros(4, dtype=torch.float64)
-
-
-def _pair(value: Tensor, truth: Tensor) -> Tensor:
-    truth = truth.to(value.device)
-    finite = truth.isfinite()
-    # what is not finite on either side is counted, not summed
-    gap = (value - truth).nan_to_num(0.0, 0.0, 0.0)
-    norm = truth.nan_to_num(0.0, 0.0, 0.0).square().sum()
-    nans, infs = (value.isnan() & finite).sum(), (value.isinf() & finite).sum()
-    return torch.stack([gap.square().sum(), norm, nans.double(), infs.double()])
-
-
-def _read(sums: Tensor | None) -> _Sums:
-    if sums is None:
-        return _Sums(alike=False)
-    error, norm, nans, infs = sums.tolist()
-    return _Sums(error, norm, int(nans), int(infs))
-
-
-def _row(name: str, kind: str, sums: _Sums, peak: float | None) -> ModuleDrift:
+def _row(name: str, kind: str, sums: Sums, peak: float | None) -> ModuleDrift:
     return ModuleDrift(name, kind, sums.relative, peak, sums.nans, sums.infs)
-
-
-def _peak(values: Iterable[Tensor]) -> float | None:
-    peaks = [float(v.abs().nan_to_num(0.0, posinf=0.0).amax()) for v in values if v.numel()]
-    return max(peaks, default=None)
 
 
 def _gradients(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

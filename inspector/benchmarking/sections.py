@@ -8,11 +8,12 @@ import pandas as pd
 import torch
 
 from inspector.benchmarking import gpu
-from inspector.benchmarking.checks import examine
+from inspector.benchmarking.checks import CHECKS, Case
 from inspector.benchmarking.drift import Drift
 from inspector.benchmarking.record import Group, Row
 from inspector.benchmarking.run import Bench, faster
 from inspector.models.inputs import Inputs, materialise
+from inspector.reporting.checks import examine
 from inspector.reporting.report import Chart, Finding, Metric, Report, Section, environment
 from inspector.tracing.describe import describe_call
 
@@ -38,7 +39,7 @@ def report(
     """Everything that `bench` knows."""
     findings = _remarks(bench, random_weights, interrupted)
     for group in bench.groups:
-        findings += examine(group, strict)
+        findings += examine(CHECKS, Case(group, strict))
     rows = [row for group in bench.groups for row in group.rows]
     table = pd.DataFrame([_record(row, group.base) for group in bench.groups for row in group.rows])
     failed = any(finding.status == "fail" for finding in findings)

@@ -63,7 +63,7 @@ def freeze(
         from inspector.models.weights import check_save
 
         check_save(save, output)
-    from inspector.freezing.report import freeze as apply
+    from inspector.freezing.handle import freeze as apply
 
     with options.foreign_output():
         handle = apply(

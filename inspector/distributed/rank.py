@@ -12,7 +12,7 @@ from inspector.core.errors import InspectError
 from inspector.core.log import logger
 from inspector.distributed import worker
 from inspector.distributed.job import Job
-from inspector.freezing.report import freeze
+from inspector.freezing.handle import freeze
 from inspector.initialization.apply import apply
 from inspector.initialization.schemes import choose
 from inspector.models import resolve

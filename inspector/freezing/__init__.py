@@ -1,4 +1,4 @@
-"""Freezing: `plan` what rests, `apply` it to a live model, `verify` that it does."""
+"""Freezing: `plan` what stays fixed, `apply` it to a live model, `verify` that it does."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from inspector.freezing.apply import Undo, apply
-from inspector.freezing.checks import CHECKS, Case, optimizer_audit
+from inspector.freezing.checks import CHECKS, Case
 from inspector.freezing.ddp import TwoProcesses
 from inspector.freezing.evidence import gather
 from inspector.freezing.plan import Plan, plan
+from inspector.reporting.checks import examine
 from inspector.reporting.report import Finding
 
 __all__ = ["Plan", "Undo", "apply", "plan", "verify"]
@@ -28,24 +29,19 @@ def verify(
     optimizer: torch.optim.Optimizer | None = None,
     prepare: str = "",
 ) -> list[Finding]:
-    """Every check of `claim` on a model that was frozen, by us or by others. The model stays as it is.
+    """Every check of `claim` on a model that was frozen, by us or by others. The model is not changed.
 
     args, kwargs: a training batch of two or more samples, on the model's device.
-    optimizer: a training script's own one, to be audited.
+    optimizer: the training script's own, to be checked too.
     ddp: also train in two processes; `prepare` ("module:function") is called there on the wrapped
         model before the first step.
     Raises InspectError when the model cannot take a training step on these inputs.
     """
-    findings: list[Finding] = []
+    parallel = None
     if ddp:
         with TwoProcesses(model, claim, args, kwargs, seed, prepare) as processes:
             evidence = gather(model, claim, args, kwargs, seed)
-            parallel = processes.findings()
+            parallel = processes.wait()
     else:
-        evidence, parallel = gather(model, claim, args, kwargs, seed), []
-    case = Case(model, claim, evidence)
-    for check in CHECKS:
-        findings += check(case)
-    if optimizer is not None:
-        findings += optimizer_audit(model, claim, optimizer)
-    return findings + parallel
+        evidence = gather(model, claim, args, kwargs, seed)
+    return examine(CHECKS, Case(model, claim, evidence, optimizer, parallel))

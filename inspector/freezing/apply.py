@@ -11,8 +11,8 @@ from inspector.freezing.plan import Plan
 
 
 class KeepEval:
-    """Stands in for a module's own `train`: the module stays in eval mode whatever the model is set
-    to. An object, not a function, so that deepcopy and pickle bind it to the copy."""
+    """Stands in for a module's own `train`: the module stays in eval mode whatever mode the model is put
+    in. An object, not a function, so that deepcopy and pickle bind it to the copy."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -23,7 +23,7 @@ class KeepEval:
         return self.module
 
 
-def rests(module: nn.Module) -> bool:
+def kept_in_eval(module: nn.Module) -> bool:
     """Whether a module is kept in eval mode by `KeepEval`."""
     return isinstance(module.__dict__.get("train"), KeepEval)
 
@@ -37,7 +37,7 @@ class Undo:
 
     def __call__(self) -> None:
         """Put everything back: requires_grad, gradients, training flags, and each `train` method. (A
-        gradient of another dtype or shape than the parameter has by now is let go.)"""
+        gradient that no longer fits its parameter's dtype or shape is dropped.)"""
         for parameter, wanted, grad in self.parameters:
             parameter.requires_grad_(wanted)
             fits = grad is not None and (grad.dtype, grad.shape, grad.device) == (
@@ -63,8 +63,8 @@ def freeze_parameters(model: nn.Module, plan: Plan, undo: Undo) -> None:
         parameter.grad = None
 
 
-def rest_norms(model: nn.Module, plan: Plan, undo: Undo) -> None:
-    """Keep normalisations of the frozen part in eval mode, also after `model.train()`."""
+def keep_norms_in_eval(model: nn.Module, plan: Plan, undo: Undo) -> None:
+    """Keep normalisation layers of the frozen part in eval mode, even after `model.train()`."""
     for path in plan.norms:
         module = model.get_submodule(path)
         undo.modules.append((module, module.training, module.__dict__.get("train")))
@@ -73,9 +73,9 @@ def rest_norms(model: nn.Module, plan: Plan, undo: Undo) -> None:
 
 
 def apply(model: nn.Module, plan: Plan) -> Undo:
-    """Freeze what the plan says on the live model; call the result to undo it."""
+    """Freeze the live model as planned; call the result to undo it."""
     undo = Undo()
     freeze_parameters(model, plan, undo)
     if plan.norm != "train":
-        rest_norms(model, plan, undo)
+        keep_norms_in_eval(model, plan, undo)
     return undo

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,23 @@ from torch import nn
 from inspector.core.processes import Child, loopback
 from inspector.freezing.plan import Plan
 from inspector.models.inputs import first_line
-from inspector.reporting.report import Finding
 
 RANKS = 2
 DEADLINE = 180.0
 """Seconds after which the processes are taken for deadlocked."""
 
 
+@dataclass(frozen=True)
+class Parallel:
+    """What each rank reported, or why there is nothing: an `obstacle`, or a `deadlock` of so many seconds."""
+
+    ranks: list[dict[str, Any]] = field(default_factory=list)
+    obstacle: str = ""
+    deadlock: float = 0.0
+
+
 class TwoProcesses:
-    """Starts at once, so that the processes import torch while this one works; `findings()` waits.
+    """Starts at once, so that the processes import torch while this one works; `wait()` gives the outcome.
 
     `prepare` names a function ("module:function") that each process calls on the wrapped model
     before the first step: what a training script does after the wrap. Use as a context manager.
@@ -78,14 +87,14 @@ class TwoProcesses:
             environment={"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **loopback()},
         )
 
-    def findings(self) -> list[Finding]:
-        """Wait for both processes and judge what they saw."""
+    def wait(self) -> Parallel:
+        """Wait for both processes."""
         if self.why_not:
-            return [Finding("ddp", "skip", "", f"no DDP step: {self.why_not}")]
+            return Parallel(obstacle=self.why_not)
         end = time.monotonic() + DEADLINE
         if not all(process.wait(end - time.monotonic()) for process in self.processes):
-            return [Finding("ddp", "fail", "", f"a DDP step did not end within {DEADLINE:.0f} s: deadlock")]
-        return judge([_result(process) for process in self.processes], self.plan)
+            return Parallel(deadlock=DEADLINE)
+        return Parallel([_result(process) for process in self.processes])
 
     def __enter__(self) -> TwoProcesses:
         return self
@@ -98,35 +107,3 @@ class TwoProcesses:
 
 def _result(process: Child) -> dict[str, Any]:
     return process.answer() or {"stage": "start", "error": process.death()}
-
-
-def judge(results: list[dict[str, Any]], plan: Plan) -> list[Finding]:
-    """The findings of what the ranks reported."""
-    for rank, result in enumerate(results):
-        if result["error"] and result["stage"] == "start":
-            return [
-                Finding("ddp", "skip", "", f"no DDP step: rank {rank} could not start: {result['error']}")
-            ]
-    for rank, result in enumerate(results):
-        if result["error"]:
-            message = f"a DDP training step raises on rank {rank}: {result['error'][:300]}"
-            return [
-                Finding("ddp", "fail", "", f"{message}; {_CAUSES}", {"rank": rank, "error": result["error"]})
-            ]
-    first = results[0]
-    faults = [
-        Finding("ddp", "fail", names[0], f"{what} ({len(names)} tensors); {_CAUSES}", {"names": names})
-        for what, names in (
-            ("its gradient differs between the ranks after a DDP backward", first["unsynchronised"]),
-            ("differs between the ranks after a DDP step", first["diverged"]),
-            ("is frozen, but moved in a DDP step", first["frozen_moved"]),
-        )
-        if names
-    ]
-    if faults:
-        return faults
-    message = f"two processes train under DDP: {len(plan.trainable)} gradients agree on both"
-    return [Finding("ddp", "pass", "", message)]
-
-
-_CAUSES = "freeze and unfreeze before the DDP wrap, and leave no trainable parameter unused"

@@ -30,9 +30,9 @@ LEARNING_RATE = 0.1
 WEIGHT_DECAY = 0.1
 """Together they move every weight that is in an optimizer by 1%, more than bfloat16 rounds away."""
 PATIENCE = 12
-"""More backwards on other data before a parameter is said to get no gradient."""
+"""More backward passes on other data before a parameter counts as getting no gradient."""
 CLIP = 1.0
-"""Norm to which gradients are clipped: the steps must not blow up an untrained model."""
+"""Norm that gradients are clipped to: the steps must not blow up an untrained model."""
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "SGD": lambda params: torch.optim.SGD(params, lr=LEARNING_RATE, momentum=0.9, weight_decay=WEIGHT_DECAY),
@@ -42,7 +42,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 @dataclass
 class Evidence:
-    """`moved[optimizer][name]` is how a frozen tensor changed over the steps (those that did); `still`
+    """`moved[optimizer][name]` is how a frozen tensor changed over the steps (if it did); `still`
     holds the trainable names that moved under no optimizer, `unreached` those that no backward gave a
     gradient, `idle` those whose gradient was zero throughout; `touched` the frozen names that had a
     gradient. `awake` are the frozen norms in train mode after `model.train()`, `asleep` those that were
@@ -69,21 +69,21 @@ def gather(model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int) -> E
     with random_state(), torch.inference_mode(False), torch.enable_grad(), _explained(args, kwargs):
         twin = replica(model)
         with untouched(model):
-            found = Evidence(model, Probes(plan, args, kwargs, seed))
-            found.asleep = [path for path in plan.norms if not twin.get_submodule(path).training]
+            evidence = Evidence(model, Probes(plan, args, kwargs, seed))
+            evidence.asleep = [path for path in plan.norms if not twin.get_submodule(path).training]
             twin.train()
-            found.awake = [path for path in plan.norms if twin.get_submodule(path).training]
-            found.probes = probe(twin, plan, args, kwargs, seed)
-            found.still = found.unreached = found.idle = set(plan.trainable)
+            evidence.awake = [path for path in plan.norms if twin.get_submodule(path).training]
+            evidence.probes = probe(twin, plan, args, kwargs, seed)
+            evidence.still = evidence.unreached = evidence.idle = set(plan.trainable)
             for number, (name, make) in enumerate(OPTIMIZERS.items()):
                 twin = replica(model)
                 seed_all(seed + number)
-                _train(twin, plan, make, args, kwargs, found)
-                found.moved[name] = _changes(model, twin, (*plan.parameters, *plan.buffers))
-                found.still = found.still & _unmoved(model, twin, plan.trainable)
-                found.probes.again(twin)
-            _insist(model, found, args, kwargs, seed)
-    return found
+                _train(twin, plan, make, args, kwargs, evidence)
+                evidence.moved[name] = _changes(model, twin, (*plan.parameters, *plan.buffers))
+                evidence.still = evidence.still & _unmoved(model, twin, plan.trainable)
+                evidence.probes.again(twin)
+            _insist(model, evidence, args, kwargs, seed)
+    return evidence
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def _train(
     make: Callable[[Any], torch.optim.Optimizer],
     args: Any,
     kwargs: Any,
-    found: Evidence,
+    evidence: Evidence,
 ) -> None:
     """A training loop that forgives nothing: all parameters are in the optimizer, gradients are set
     to zero and not to None. Where nothing trains, there are forwards only."""
@@ -117,17 +117,17 @@ def _train(
     held = {name for name in plan.parameters if named[name].grad is not None}
     for step in range(STEPS):
         optimizer.zero_grad(set_to_none=False)
-        given, named_inputs = copied((args, kwargs))
-        loss = objective(model(*given, **named_inputs), step)
+        step_args, step_kwargs = copied((args, kwargs))
+        loss = objective(model(*step_args, **step_kwargs), step)
         if loss is not None:
             loss.backward()
-            found.finite &= bool(torch.isfinite(loss))
+            evidence.finite &= bool(torch.isfinite(loss))
         elif plan.trainable:
             _refuse_without_loss()
-        _note(found, plan, named, held)
+        _note(evidence, plan, named, held)
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
-    found.steps = STEPS
+    evidence.steps = STEPS
 
 
 def _refuse_without_loss() -> None:
@@ -137,40 +137,42 @@ def _refuse_without_loss() -> None:
     )
 
 
-def _note(found: Evidence, plan: Plan, named: dict[str, Any], held: set[str]) -> None:
+def _note(evidence: Evidence, plan: Plan, named: dict[str, Any], held: set[str]) -> None:
     """Which parameters the backward gave a gradient."""
     grads = {name: named[name].grad for name in plan.trainable}
-    found.unreached = found.unreached - {name for name, grad in grads.items() if grad is not None}
-    found.idle = found.idle - {n for n in found.idle if grads[n] is not None and bool(grads[n].any())}
-    found.touched |= {name for name in plan.parameters if _touched(named[name], name in held)}
+    evidence.unreached = evidence.unreached - {name for name, grad in grads.items() if grad is not None}
+    evidence.idle = evidence.idle - {
+        n for n in evidence.idle if grads[n] is not None and bool(grads[n].any())
+    }
+    evidence.touched |= {name for name in plan.parameters if _touched(named[name], name in held)}
 
 
 def _touched(parameter: Tensor, held_before: bool) -> bool:
-    """Whether the backward gave a gradient: one that was there before is the business of another check."""
+    """Whether the backward gave a gradient: one that was there before is another check's business."""
     grad = parameter.grad
     return grad is not None and (not held_before or bool(grad.any()))
 
 
-def _insist(model: nn.Module, found: Evidence, args: Any, kwargs: Any, seed: int) -> None:
-    """What got no gradient may be drawn at random (layer drop) or chosen by the data (experts): more
-    backwards on other data before it is called unreached."""
-    if not found.unreached:
+def _insist(model: nn.Module, evidence: Evidence, args: Any, kwargs: Any, seed: int) -> None:
+    """What got no gradient may be left out at random (layer drop) or by the data (experts): try more
+    backward passes on other data before calling it unreached."""
+    if not evidence.unreached:
         return
     twin = replica(model)
     twin.train()
     named: dict[str, Any] = dict(twin.named_parameters(remove_duplicate=False))
     for attempt in range(PATIENCE):
-        if not found.unreached:
+        if not evidence.unreached:
             return
         seed_all(seed + 100 + attempt)
-        given, named_inputs = _shaken((args, kwargs), attempt)
-        loss = objective(twin(*given, **named_inputs), attempt)
+        other_args, other_kwargs = _shaken((args, kwargs), attempt)
+        loss = objective(twin(*other_args, **other_kwargs), attempt)
         if loss is not None:
             loss.backward()
-        reached = {name for name in found.unreached if named[name].grad is not None}
-        found.unreached = found.unreached - reached
-        found.still = found.still - reached
-        found.idle = found.idle - reached
+        reached = {name for name in evidence.unreached if named[name].grad is not None}
+        evidence.unreached = evidence.unreached - reached
+        evidence.still = evidence.still - reached
+        evidence.idle = evidence.idle - reached
 
 
 def _shaken(inputs: Any, seed: int) -> Any:

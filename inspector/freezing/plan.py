@@ -1,4 +1,4 @@
-"""What is to be frozen: parameters by stage or by pattern, and the modules whose state must rest."""
+"""What is to be frozen: parameters by stage or by pattern, and the modules whose state must not change."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NORMS = ("freeze", "eval", "train")
 class Plan:
     """What is claimed about a model.
 
-    `parameters` are the names that must not move, `trainable` those that must; `buffers` rest too. (A
-    name in neither required no gradient before, or is another name of a frozen parameter.)
+    `parameters` are the names that must not move, `trainable` those that must; `buffers` must not move
+    either. (A name in neither required no gradient before, or is another name of a frozen parameter.)
     `modules` are all modules of the frozen part, `norms` those among them that normalise by batch
     statistics or update a state of their own in train mode, unless kept in eval mode. `prefix` holds
     the outermost modules of the frozen stages, in the order in which they run (empty without --at).
-    `found` says that nothing was asked for: the claim is what the model itself shows.
+    `observed`: nothing was asked for, and the claim is what the model itself shows.
     """
 
     parameters: tuple[str, ...]
@@ -40,12 +40,12 @@ class Plan:
     prefix: tuple[str, ...] = ()
     stages: int | None = None
     scheme: str = "maskrcnn"
-    found: bool = False
+    observed: bool = False
     backbone: Backbone | None = None
 
     @property
     def whole(self) -> bool:
-        """Whether all of the prefix rests: with --norm eval the affine parameters still train."""
+        """Whether all of the prefix is frozen: with norm="eval" the affine parameters still train."""
         frozen = set(self.parameters)
         stages = self.backbone.stages[: self.stages] if self.backbone else ()
         return all(name in frozen for stage in stages for name in stage.parameters)
@@ -77,13 +77,13 @@ def plan(
         stages = backbone.stages[:count]
         chosen |= {name for stage in stages for name in stage.parameters}
         prefix = tuple(path for stage in stages for path in stage.modules)
-    found = at is None and not patterns
-    if found:
+    observed = at is None and not patterns
+    if observed:
         _refuse_options(norm)
-        chosen = _as_found(model)
+        chosen = _frozen_already(model)
     made = _complete(model, chosen, prefix, names, buffers)
     made = replace(
-        made, norm=norm, prefix=prefix, stages=count, scheme=scheme, backbone=backbone, found=found
+        made, norm=norm, prefix=prefix, stages=count, scheme=scheme, backbone=backbone, observed=observed
     )
     return _with_trainable_affine(model, made) if norm == "eval" else made
 
@@ -95,14 +95,14 @@ def _refuse_options(norm: str) -> None:
         )
 
 
-def _as_found(model: nn.Module) -> set[str]:
+def _frozen_already(model: nn.Module) -> set[str]:
     named = model.named_parameters(remove_duplicate=False)
-    found = {name for name, parameter in named if not parameter.requires_grad}
-    if not found:
+    frozen = {name for name, parameter in named if not parameter.requires_grad}
+    if not frozen:
         raise InspectError(
             "nothing is frozen in this model", "say what to freeze: --at N, or --pattern 'layer1.*'"
         )
-    return found
+    return frozen
 
 
 def _complete(
@@ -122,25 +122,25 @@ def _complete(
 
 
 def _norms(model: nn.Module, modules: Sequence[str], buffers: set[str]) -> tuple[str, ...]:
-    """Each module once that would move by itself: in the frozen part, or the owner of a frozen buffer."""
+    """Each module once that changes by itself: in the frozen part, or the owner of a frozen buffer."""
     owners = {name.rpartition(".")[0] for name in buffers}
-    found: dict[int, str] = {}
+    norms: dict[int, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         if (path in modules or path in owners) and moves_by_itself(module):
-            found.setdefault(id(module), path)
-    return tuple(found.values())
+            norms.setdefault(id(module), path)
+    return tuple(norms.values())
 
 
 def _frozen_modules(model: nn.Module, chosen: set[str], prefix: Sequence[str]) -> tuple[str, ...]:
-    """Modules inside the frozen stages, and those with all of their parameters chosen, whole; those
-    without parameters by their buffers."""
-    found: list[str] = []
+    """Modules inside the frozen stages, and those with all of their parameters chosen (without
+    parameters: all of their buffers), with everything inside them."""
+    frozen: list[str] = []
     for path, module in model.named_modules(remove_duplicate=False):
         held = list(module.named_parameters(remove_duplicate=False)) or list(module.named_buffers())
         own = [f"{path}.{name}".lstrip(".") for name, _ in held]
-        if (own and chosen.issuperset(own)) or inside(path, prefix) or inside(path, found):
-            found.append(path)
-    return tuple(found)
+        if (own and chosen.issuperset(own)) or inside(path, prefix) or inside(path, frozen):
+            frozen.append(path)
+    return tuple(frozen)
 
 
 def inside(path: str, places: Iterable[str]) -> bool:
@@ -154,8 +154,8 @@ def outermost(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def moves_by_itself(module: nn.Module) -> bool:
-    """Whether train mode changes the module's state, or what it computes, by the batch: batch norms
-    and the like, and the power iteration of spectral_norm in both of its forms."""
+    """Whether the batch changes the module's state or output in train mode: batch norms and the like,
+    and the power iteration of spectral_norm in both of its forms."""
     if isinstance(module, (NormBase, _torch.SpectralNorm)):
         return True
     if any(isinstance(hook, SpectralNorm) for hook in _torch.pre_hooks_of(module).values()):
@@ -164,7 +164,7 @@ def moves_by_itself(module: nn.Module) -> bool:
 
 
 def _with_trainable_affine(model: nn.Module, made: Plan) -> Plan:
-    """--norm eval: the statistics rest, weight and bias of the normalisation train."""
+    """norm="eval": the statistics stay fixed, weight and bias of the normalisation train."""
     norms = [path for path in made.norms if isinstance(model.get_submodule(path), NormBase)]
     free = {name for name in made.parameters if name.rpartition(".")[0] in norms}
     tensors = dict(model.named_parameters(remove_duplicate=False))

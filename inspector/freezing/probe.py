@@ -1,4 +1,4 @@
-"""What the frozen part computes: for one sample alone and in a batch, before training and after."""
+"""What the frozen part computes: for one sample alone and in a batch, before and after training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ROUNDING = 1e-4
 
 @dataclass
 class Seen:
-    """One call of a module: what it was given (tensors copied before it could change them) and its
-    float outputs."""
+    """One call of a module: its arguments (tensors copied before it could change them) and its float
+    outputs."""
 
     args: Any
     kwargs: Any
@@ -36,11 +36,11 @@ class Seen:
 class Probe:
     """One frozen module observed in train mode (dropout off, as are the batch norms that train).
 
-    `whole`: all of its parameters are frozen. `through_model`: nothing that trains feeds it, so that it
-    is run through the model; else it is run by itself on what it was given before.
+    `whole`: all of its parameters are frozen. `through_model`: nothing that trains feeds it, so it runs
+    as part of the model; else it runs by itself on the arguments of its first call.
     `apart` is the largest difference between a sample's output alone and inside the batch, relative to
     the largest output; `drift` that between before and after training. None where nothing could be
-    compared: `why` says it. `error` is what a batch norm raised on one sample.
+    compared: `why` gives the reason. `error` is what a batch norm raised on one sample.
     """
 
     path: str
@@ -62,7 +62,7 @@ class Probes:
     args: Any
     kwargs: Any
     seed: int
-    found: list[Probe] = field(default_factory=list)
+    observed: list[Probe] = field(default_factory=list)
     requires_grad: str = ""
     feeding: list[str] = field(default_factory=list)
 
@@ -76,14 +76,16 @@ class Probes:
         return seen
 
     def again(self, model: nn.Module) -> None:
-        """After training steps: what was given before must give the same output."""
-        through = [probe.path for probe in self.found if probe.through_model]
+        """After training steps: the same arguments must give the same output."""
+        through = [probe.path for probe in self.observed if probe.through_model]
         seen = self.observe(model, through, self.args, self.kwargs, self.seed) if through else {}
-        for probe in self.found:
+        for probe in self.observed:
             if probe.drift is None:
                 continue
-            given = probe.seen.args, probe.seen.kwargs
-            after = seen[probe.path].output if probe.path in seen else self.called(model, probe.path, *given)
+            if probe.path in seen:
+                after = seen[probe.path].output
+            else:
+                after = self.called(model, probe.path, probe.seen.args, probe.seen.kwargs)
             gap = distance(probe.seen.output, after)
             probe.drift = float("inf") if gap is None else max(gap, probe.drift)
 
@@ -115,13 +117,13 @@ def probe(model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int) -> Pr
     last = next((path for path in reversed(whole) if path in prefix), None)
     if last is not None:
         _trace_back(probes, model, last)
-        probes.found.append(Probe(last, plan.whole, not probes.feeding, whole[last]))
+        probes.observed.append(Probe(last, plan.whole, not probes.feeding, whole[last]))
     frozen = set(plan.parameters)
     for path in units:
         if path in whole and whole[path].output:
             own = [name for name, _ in model.get_submodule(path).named_parameters()]
-            rests = all(f"{path}.{name}" in frozen for name in own)
-            probes.found.append(Probe(path, rests, False, whole[path]))
+            all_frozen = all(f"{path}.{name}" in frozen for name in own)
+            probes.observed.append(Probe(path, all_frozen, False, whole[path]))
     _repeat(probes, model)
     _alone(probes, model)
     return probes
@@ -133,7 +135,7 @@ def _trace_back(probes: Probes, model: nn.Module, last: str) -> None:
     names = [name for name in probes.plan.trainable if name in trainable and trainable[name].requires_grad]
     held: list[Tensor] = []
 
-    def leave(module: nn.Module, given: Any, output: Any) -> None:
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
         held.extend(leaf for leaf in floats(output) if leaf.requires_grad)
         raise _Reached
 
@@ -159,11 +161,11 @@ class _Reached(Exception):
 
 
 def _repeat(probes: Probes, model: nn.Module) -> None:
-    """Compare a second run with another seed: what is random cannot be compared between samples. Then
-    see whether the module can be observed again after training."""
-    paths = [entry.path for entry in probes.found]
+    """Run again with another seed: what is random cannot be compared between samples. Then see whether
+    the module can be observed again after training."""
+    paths = [entry.path for entry in probes.observed]
     other = probes.observe(model, paths, probes.args, probes.kwargs, probes.seed + 1) if paths else {}
-    for entry in probes.found:
+    for entry in probes.observed:
         if entry.path not in other or distance(entry.seen.output, other[entry.path].output) != 0.0:
             entry.why = "its output is random in train mode, dropout switched off"
         if entry.through_model or probes.repeats(model, entry):
@@ -173,7 +175,7 @@ def _repeat(probes: Probes, model: nn.Module) -> None:
 def _alone(probes: Probes, model: nn.Module) -> None:
     """Compare one sample's output alone with its part of the batch's output."""
     batch = batch_size(probes.args, probes.kwargs)
-    open_ = [entry for entry in probes.found if not entry.why]
+    open_ = [entry for entry in probes.observed if not entry.why]
     why = _no_batch(model, probes, batch)
     if why or not open_:
         for entry in open_:
@@ -205,17 +207,17 @@ def _no_batch(model: nn.Module, probes: Probes, batch: int) -> str:
 
 
 def _compare(probes: Probes, model: nn.Module, entry: Probe, alone: Seen | None) -> None:
-    """A prefix is compared as it ran. What is in the middle of a model may be given something that
-    depends on the batch already: then it is called again on its own input's first sample."""
+    """A prefix is compared as it ran. The input of a module in the middle of a model may already depend
+    on the batch: then the module is called again on the first sample of its own input."""
     if alone is None:
         entry.why = "it does not run on one sample alone"
         return
-    given = _apart(floats((entry.seen.args, entry.seen.kwargs)), floats((alone.args, alone.kwargs)))
+    gap = _apart(floats((entry.seen.args, entry.seen.kwargs)), floats((alone.args, alone.kwargs)))
     output = alone.output
-    if not entry.through_model and (given is None or given > ROUNDING):
+    if not entry.through_model and (gap is None or gap > ROUNDING):
         small = _cut((entry.seen.args, entry.seen.kwargs), (alone.args, alone.kwargs))
         if small is None or entry.drift is None:
-            entry.why = "what it is given depends on the batch already"
+            entry.why = "its input already depends on the batch"
             return
         try:
             output = probes.called(model, entry.path, *small)
@@ -228,7 +230,7 @@ def _compare(probes: Probes, model: nn.Module, entry: Probe, alone: Seen | None)
 
 def _cut(whole: Any, alone: Any) -> Any:
     """The batch's arguments with tensors cut to the shapes that they have for one sample; None where
-    the two are not of one form."""
+    the two differ in structure."""
     (large, form), (small, other) = tree_flatten(whole), tree_flatten(alone)
     if form != other:
         return None
@@ -272,7 +274,7 @@ def _clones(output: Any) -> list[Tensor]:
 
 
 class _WithoutDropout(TorchFunctionMode):
-    """Dropout that no module stands for: `F.dropout(x, self.p, self.training)`, and inside attention."""
+    """Switches off dropout that is no module: `F.dropout(x, self.p, self.training)`, and inside attention."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -288,8 +290,8 @@ class _WithoutDropout(TorchFunctionMode):
 
 
 def calm(model: nn.Module, plan: Plan) -> None:
-    """Switch off what is random in train mode by design, and the batch norms that train, so that only
-    what the frozen part does to a batch is compared."""
+    """Switch off what is random in train mode by design, and the batch norms that train, so that the
+    comparison shows only what the frozen part does to a batch."""
     paths = {id(module): path for path, module in model.named_modules()}
     norms = [m for m in model.modules() if isinstance(m, NormBase) and paths[id(m)] not in plan.modules]
     for module in (*random_modules(model), *norms):

@@ -7,6 +7,8 @@ docstring says the mistake, its decorator which check must fail.
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,5 +59,7 @@ def _sentence(run: Run) -> str:
 
 
 def load() -> None:
-    """Import every file of faults, each once."""
-    from . import bench, ddp, freeze, init  # noqa: F401
+    """Import every file of faults."""
+    for entry in pkgutil.walk_packages(__path__, f"{__name__}."):
+        if not entry.name.rpartition(".")[2].startswith(("test_", "__")):
+            importlib.import_module(entry.name)

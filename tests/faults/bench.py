@@ -9,13 +9,14 @@ from torch import nn
 from torch.nn import functional
 
 from inspector.benchmarking import flags, steps
-from inspector.benchmarking.checks import examine
+from inspector.benchmarking.checks import CHECKS, Case
 from inspector.benchmarking.precisions import PRECISIONS, Precision
 from inspector.benchmarking.probe import probe
 from inspector.benchmarking.record import Group, Row
 from inspector.benchmarking.run import Bench, Options
 from inspector.benchmarking.timing import Visit
 from inspector.models.inputs import Inputs, InputSpec
+from inspector.reporting.checks import examine
 from inspector.reporting.report import Finding
 
 from . import clean, fault
@@ -53,7 +54,11 @@ def findings(
     torch.manual_seed(0)
     made = kind(model, inputs, lambda mode, batch: 27 * 8 * 64 * batch, peaks or {}, Options(seconds=SECONDS))
     made.run([PRECISIONS[name] for name in names], [mode], [2])
-    return [found for group in made.groups for found in examine(group, strict)]
+    return [finding for group in made.groups for finding in judged(group, strict)]
+
+
+def judged(group: Group, strict: bool = False) -> list[Finding]:
+    return examine(CHECKS, Case(group, strict))
 
 
 class SetsTF32(Net):
@@ -89,7 +94,7 @@ def convolutions_in_tf32() -> list[Finding]:
         return functional.conv2d(x, weight, *args, **kwargs)
 
     row = Row(PRECISIONS["fp32"], "infer", 1, probe=probe("cpu", torch.float32, None, conv=conv))
-    return examine(Group("infer", 1, [row]))
+    return judged(Group("infer", 1, [row]))
 
 
 @fault("bench", check="synchronise")
@@ -97,7 +102,7 @@ def missing_synchronise() -> list[Finding]:
     """The host's clock is read when the work has been queued, not when it is done."""
     row = Row(PRECISIONS["fp32"], "infer", 1)
     row.visits = [Visit((0.010,) * 10, host=0.002, device=0.100) for _ in range(8)]
-    return examine(Group("infer", 1, [row]))
+    return judged(Group("infer", 1, [row]))
 
 
 class Shrinks(Bench):

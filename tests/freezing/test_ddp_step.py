@@ -9,12 +9,24 @@ import torch
 from torch import nn
 
 from inspector.freezing import ddp, plan
+from inspector.freezing.checks import Case
+from inspector.freezing.checks import script as checks
+from inspector.freezing.ddp import Parallel
+from inspector.freezing.evidence import Evidence
 from inspector.freezing.plan import Plan
+from inspector.freezing.probe import Probes
+from inspector.reporting.report import Finding
 
 
 def result(**more: Any) -> dict[str, Any]:
     plain = {"stage": "train", "error": "", "unsynchronised": [], "diverged": [], "frozen_moved": []}
     return {**plain, **more}
+
+
+def judged(claim: Plan, seen: Parallel) -> Finding:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    (finding,) = checks.ddp(Case(model, claim, Evidence(model, Probes(claim, (), {}, 0)), parallel=seen))
+    return finding
 
 
 @pytest.fixture
@@ -37,7 +49,7 @@ def claim() -> Plan:
     ],
 )
 def test_what_the_ranks_saw(claim: Plan, ranks: list[dict[str, Any]], status: str, words: str) -> None:
-    (finding,) = ddp.judge(ranks, claim)
+    finding = judged(claim, Parallel(ranks))
     assert finding.status == status
     assert words in finding.message
 
@@ -46,7 +58,7 @@ def test_a_deadlock_ends_in_a_finding(claim: Plan, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ddp, "DEADLINE", 0.05)  # no process imports torch so fast
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     with ddp.TwoProcesses(model, claim, (torch.ones(2, 2),), {}, 0) as processes:
-        (finding,) = processes.findings()
+        finding = judged(claim, processes.wait())
         running = processes.processes
     assert "deadlock" in finding.message
     assert all(process.code is not None for process in running)
@@ -57,6 +69,6 @@ def test_what_cannot_be_pickled_is_skipped_with_its_reason(claim: Plan) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model.hook = lambda x: x
     with ddp.TwoProcesses(model, claim, (torch.ones(2, 2),), {}, 0) as processes:
-        (finding,) = processes.findings()
+        finding = judged(claim, processes.wait())
     assert finding.status == "skip"
     assert "cannot be pickled" in finding.message

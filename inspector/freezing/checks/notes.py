@@ -1,0 +1,35 @@
+"""What a reader must know, although it is no fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from inspector.freezing.checks.case import Case
+from inspector.freezing.plan import inside
+from inspector.freezing.probe import random_modules
+from inspector.reporting.checks import listed, note, warned
+from inspector.reporting.report import Finding
+from inspector.tracing import _torch
+
+
+@note
+def hooks(case: Case) -> Iterator[Finding]:
+    """Names parameters with gradient hooks: the copy that is trained does not have them."""
+    hooked = [
+        name
+        for name, parameter in case.model.named_parameters()
+        if _torch.gradient_hooks_of(parameter) or _torch.accumulation_hooks_of(parameter)
+    ]
+    message = "has a gradient hook that the trained copy lacks: what the hook does is not verified"
+    total = case.count + len(case.plan.trainable)
+    yield from listed(warned, hooked, f"{message} ({len(hooked)} of {total})")
+
+
+@note
+def randomness(case: Case) -> Iterator[Finding]:
+    """Names dropout in the frozen part: it stays random in train mode, although nothing in it trains."""
+    paths = {id(module): path for path, module in case.model.named_modules()}
+    drops = [paths[id(module)] for module in random_modules(case.model)]
+    frozen = [path for path in drops if inside(path, case.plan.modules) or inside(path, case.plan.prefix)]
+    counts = f"{len(frozen)} of {len(drops)} dropout or drop-path modules"
+    yield from listed(warned, frozen, f"stays random in train mode, although frozen ({counts})")

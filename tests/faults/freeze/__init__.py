@@ -1,0 +1,1 @@
+"""Planted faults of freezing, and clean models, by what they are about."""
