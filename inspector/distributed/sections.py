@@ -8,26 +8,21 @@ import pandas as pd
 import torch
 
 from inspector.core.config import parse
-from inspector.distributed.checks import Evidence, examine
+from inspector.distributed.checks import Case, examined
 from inspector.distributed.job import Job
 from inspector.distributed.launch import Group, Outcome
 from inspector.distributed.solver import amp_dtype
-from inspector.reporting.report import Chart, Finding, Metric, Report, Section, environment
+from inspector.reporting.report import Chart, Metric, Report, Section, environment
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
 """Steps that the curve on a terminal shows."""
-FRAMES = 12
-"""Lines of a stack that are shown."""
 
 
 def report(job: Job, ranks: list[dict[str, Any]], outcome: Outcome | None, group: Group) -> Report:
     """What the ranks saw, judged; `outcome` is how their processes ended (None: not ours to start)."""
     node = parse(job.config)
-    findings = list(_endings(outcome))
-    if ranks:
-        findings += examine(Evidence(ranks, _settings(node)))
-        findings += _missing(job, ranks, outcome)
+    findings = examined(Case(job, ranks, outcome))
     steps, validations = _steps(ranks), _validations(ranks)
     failed = any(finding.status == "fail" for finding in findings)
     world = len(ranks) or group.nproc * group.nnodes
@@ -50,70 +45,6 @@ def report(job: Job, ranks: list[dict[str, Any]], outcome: Outcome | None, group
         sections=_sections(steps, validations),
         charts=charts(steps) if len(steps) else [],
     )
-
-
-def _settings(node: Any) -> dict[str, Any]:
-    return {
-        "base_lr": node.SOLVER.BASE_LR,
-        "bias_lr_factor": node.SOLVER.BIAS_LR_FACTOR,
-        "weight_decay": node.SOLVER.WEIGHT_DECAY,
-        "weight_decay_bias": node.SOLVER.WEIGHT_DECAY_BIAS,
-        "find_unused": node.DDP.FIND_UNUSED,
-    }
-
-
-def _endings(outcome: Outcome | None) -> list[Finding]:
-    """What went wrong with the processes: the first that failed, or the one that others wait for."""
-    if outcome is None:
-        return []
-    found = []
-    if outcome.stalled is not None:
-        late = outcome.stalled
-        rank, step = late["rank"], late.get("step")
-        place = f"in {late['phase']!r}" + (f" after step {step}" if step is not None else "")
-        why = "the deadline passed" if outcome.late else "no rank has moved any more"
-        stack = outcome.stacks.get(rank, "").strip().splitlines()
-        message = f"{why}; the last sign of life of rank {rank} came {place}: it holds up the others"
-        evidence = {"stacks": outcome.stacks, "phase": late["phase"], "step": step}
-        found.append(Finding("deadlock", "fail", f"rank {rank}", message, evidence))
-        found += [Finding("deadlock", "fail", f"rank {rank}", line.strip()) for line in stack[:FRAMES]]
-    for number, error in enumerate(outcome.errors[:1]):
-        others = f"; {len(outcome.errors) - 1} other ranks failed after it" if len(outcome.errors) > 1 else ""
-        step = f" after step {error['step']}" if error.get("step") is not None else ""
-        message = f"raised in {error['phase']!r}{step}: {error['error']}{others}"
-        lines = {"traceback": error["traceback"]}
-        found.append(Finding("worker", "fail", f"rank {error['rank']}", message, lines))
-        found += [Finding("worker", "fail", f"rank {error['rank']}", line) for line in error["traceback"]]
-    if outcome.code != 0 and not found:
-        codes = ", ".join(dict.fromkeys(outcome.exits)) or str(outcome.code)
-        message = f"the processes ended with {codes} and left no traceback (a signal: out of memory?)"
-        found.append(Finding("worker", "fail", "", message, {"exit_codes": outcome.exits}))
-    return found
-
-
-def _missing(job: Job, ranks: list[dict[str, Any]], outcome: Outcome | None) -> list[Finding]:
-    """Checks that were not made, and why."""
-    found = []
-    first = ranks[0]
-    if first.get("resumed_at") is not None:
-        message = f"went on at step {first['resumed_at']}: the checks before the first step were not repeated"
-        found.append(Finding("resumed", "warn", "", message))
-    elif "after" in first and "resumed" not in first:
-        message = "not checked: no checkpoint lies before the last step (see SOLVER.VALIDATE_EVERY)"
-        found.append(Finding("resume", "skip", "", message))
-    if "after" in first and "killed" not in first:
-        found.append(Finding("killed", "skip", "", f"no worker was killed: {_why_none_killed(job, outcome)}"))
-    if len(ranks) == 1:
-        found.append(Finding("ranks", "warn", "", "one process: nothing can differ between ranks"))
-    return found
-
-
-def _why_none_killed(job: Job, outcome: Outcome | None) -> str:
-    if outcome is None:
-        return "nobody here would start it again"
-    if job.kill:
-        return "no checkpoint lies before the last step"
-    return "this run was a resumed one" if job.resume else "not asked for, or not possible (see --kill)"
 
 
 def _steps(ranks: list[dict[str, Any]]) -> pd.DataFrame:

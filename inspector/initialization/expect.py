@@ -11,10 +11,11 @@ Every tensor gets one status:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from inspector.initialization import checks, laws, parametrized
+from inspector.initialization import laws, parametrized
+from inspector.initialization.checks.law import diagnose
 from inspector.initialization.examine import (
     ALPHA,
     Evidence,
@@ -108,11 +109,10 @@ def expect(targets: list[Target], choice: Choice, alpha: float = ALPHA) -> Outco
     outcome = Outcome()
     for i, (evidence, law) in enumerate(judged):
         row = _row(evidence, law, fits[i], rejected.get(i, False), level)
-        found = checks.diagnose(row.evidence, law, row.fit, row.status, choice, level)
-        row, findings = _explained(row, found)
-        outcome.rows.append(row)
+        findings = diagnose(row.evidence, law, row.fit, row.status, choice)
+        outcome.rows.append(_explained(row, findings))
         outcome.findings += findings
-    outcome.findings += checks.fans_differ([row.target for row in outcome.rows], choice)
+    outcome.findings += _fans_differ([row.target for row in outcome.rows], choice)
     outcome.findings += _agreement(outcome, choice)
     return outcome
 
@@ -145,12 +145,35 @@ def _row(evidence: Evidence, law: Law, fit: Fit | None, rejected: bool, level: f
     return Row(evidence, status, law, fit, labels)
 
 
-def _explained(row: Row, found: list[Finding]) -> tuple[Row, list[Finding]]:
-    """The row with what the findings say that its tensor looks like."""
-    looks = next((str(f.evidence["looks_like"]) for f in found if f.evidence.get("looks_like")), "")
-    if not looks or row.looks_like:
-        return row, found
-    return Row(row.evidence, row.status, row.law, row.fit, row.labels, looks), found
+def _explained(row: Row, findings: list[Finding]) -> Row:
+    """The row with what its findings say that the tensor looks like."""
+    looks = next((str(f.evidence["looks_like"]) for f in findings if f.evidence.get("looks_like")), "")
+    return row if row.looks_like or not looks else replace(row, looks_like=looks)
+
+
+def _fans_differ(targets: list[Target], choice: Choice) -> list[Finding]:
+    """Layers where torch's fan, which the scheme uses, is not the number of inputs or outputs."""
+    used = [(t, pair) for t in targets if t.role == "weight" and (pair := _fan_pair(t, choice)) is not None]
+    if not used:
+        return []
+    shown = "; ".join(f"{t.layer}: {pair}" for t, pair in used[:3])
+    more = f"; and {len(used) - 3} more" if len(used) > 3 else ""
+    message = f"torch's fan is not the effective one (groups, transposition): {shown}{more}"
+    return [Finding("fan", "warn", used[0][0].layer, message, {t.layer: pair for t, pair in used})]
+
+
+def _fan_pair(target: Target, choice: Choice) -> str | None:
+    fans, name = target.fans, choice.scheme.name
+    if fans is None or not name.startswith(("kaiming", "xavier", "c2_")):
+        return None
+    out = choice.options.get("mode") == "fan_out" or name == "c2_msra_fill"
+    both = name.startswith("xavier")
+    parts = []
+    if (both or not out) and fans.fan_in != fans.effective_in:
+        parts.append(f"fan_in {fans.fan_in}, effective {fans.effective_in:.4g}")
+    if (both or out) and fans.fan_out != fans.effective_out:
+        parts.append(f"fan_out {fans.fan_out}, effective {fans.effective_out:.4g}")
+    return ", ".join(parts) or None
 
 
 def _agreement(outcome: Outcome, choice: Choice) -> list[Finding]:
@@ -158,8 +181,8 @@ def _agreement(outcome: Outcome, choice: Choice) -> list[Finding]:
         return []
     weak = outcome.count("inconclusive") + outcome.count("ambiguous")
     more = f"; {weak} of them would also fit another law" if weak else ""
-    said = f"none of {len(outcome.rows)} tensors contradicts {choice.text}{more}"
-    return [Finding("law", "pass", "", said)]
+    message = f"none of {len(outcome.rows)} tensors contradicts {choice.text}{more}"
+    return [Finding("law", "pass", "", message)]
 
 
 def auto(targets: list[Target], alpha: float = ALPHA) -> Outcome:
@@ -170,14 +193,14 @@ def auto(targets: list[Target], alpha: float = ALPHA) -> Outcome:
     outcome = Outcome([_found(evidence, level) for evidence in gathered])
     for row in outcome.rows:
         if row.status == "uninitialised":
-            outcome.findings += checks.diagnose(row.evidence, row.law, None, row.status, None, level)
+            outcome.findings += diagnose(row.evidence, row.law, None, row.status, None)
     unknown = [row.target.name for row in outcome.rows if row.status == "differs"]
     if unknown:
-        said = (
+        message = (
             f"{len(unknown)} of {len(outcome.rows)} tensors fit no known initialisation: trained, or drawn "
             f"in a way that is not known here (first: {unknown[0]})"
         )
-        outcome.findings.append(Finding("law", "skip", unknown[0], said, {"tensors": unknown}))
+        outcome.findings.append(Finding("law", "skip", unknown[0], message, {"tensors": unknown}))
     return outcome
 
 

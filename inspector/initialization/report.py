@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,15 @@ from torch import nn
 
 from inspector.core.errors import InspectError
 from inspector.core.naming import texts
-from inspector.initialization import determinism, targets
-from inspector.initialization.apply import Applied, apply
 from inspector.initialization.examine import STATUSES
-from inspector.initialization.expect import Outcome, Row, auto, expect
+from inspector.initialization.expect import Outcome, Row
+from inspector.initialization.job import Job, applied_and_verified, job_of, verified
 from inspector.initialization.schemes import Choice, choose
-from inspector.models import Recipe, as_recipe
-from inspector.models.checkpoint import is_checkpoint
+from inspector.models import Recipe
 from inspector.models.device import device_of
-from inspector.models.inputs import as_inputs, first_line, materialise
+from inspector.models.inputs import first_line, materialise
 from inspector.models.small import smallest
-from inspector.models.subject import refuse_scripted, with_values
 from inspector.reporting.report import Finding, Metric, Report, Section, environment
-from inspector.tracing import _torch
 from inspector.tracing.describe import describe_call
 
 SHOWN = 20
@@ -34,22 +30,8 @@ BATCH = 8
 PLOTTED = 60
 """Modules in the propagation plot for people."""
 FEW = 3
-"""So many tensors that fail one check are told one by one."""
+"""Up to this many tensors that fail one check are findings of their own."""
 GOOD = ("matches", "ambiguous", "inconclusive")
-
-
-@dataclass
-class _Job:
-    """What one call works on: a live model, or the tensors of a file."""
-
-    name: str
-    source: str
-    seed: int
-    model: nn.Module | None = None
-    recipe: Recipe | None = None
-    inputs: Any = None
-    tensors: dict[str, Any] = field(default_factory=dict)
-    loaded: bool = False
 
 
 def init(
@@ -75,8 +57,8 @@ def init(
 
     model: a spec ("resnet50", "timm:...", "file.py:build"), an nn.Module, or with `expect` a checkpoint
         file. A spec is built on the CPU from `seed`.
-    scheme: a name of verify.init.schemes (default kaiming_uniform with a = 1); `a`, `mode`, `gain`,
-        `std` and `value` are its options.
+    scheme: a name of `inspector.initialization.schemes` (default kaiming_uniform with a = 1); `a`, `mode`,
+        `gain`, `std` and `value` are its options.
     expect: a scheme's name, or "auto": name the known law that each tensor has. Changes nothing.
     layers: globs over layer paths ("conv*", "layer1.*"). Default: every layer with a weight of two or
         more dimensions but embeddings, recurrent and norm layers (`expect="default"`: all layers).
@@ -91,16 +73,15 @@ def init(
     options = {"a": a, "mode": mode, "gain": gain, "std": std, "value": value}
     _check(scheme, expect, options, bias, save)
     choice = None if expect == "auto" else choose(expect or scheme or "kaiming_uniform", bias, **options)
-    job = _job(model, model_args, seed, inputs, weights, expect)
+    job = job_of(model, model_args, seed, inputs, weights, expect)
     wanted = texts(layers, "layers") if layers else None
     if expect is not None:
-        outcome, selected, of = _verify(job, choice, wanted)
-        outcome.findings += _construction(job)
+        outcome, selected, of = verified(job, choice, wanted)
         report = _report(job, outcome, choice, selected, of, applied=False)
     else:
         assert job.model is not None
         assert choice is not None
-        applied, outcome = _applied(job, choice, wanted)
+        applied, outcome = applied_and_verified(job, choice, wanted)
         report = _report(job, outcome, choice, len(applied.layers), applied.of, applied=True)
     if propagation and job.model is not None:
         _propagate(job, report)
@@ -120,101 +101,16 @@ def _check(
         )
     if expected is not None and save is not None:
         raise InspectError("--expect changes nothing that --save could write", "leave --save out")
-    given = [name for name, option in options.items() if option is not None]
-    if expected == "auto" and (given or bias != "auto"):
+    used = [name for name, option in options.items() if option is not None]
+    if expected == "auto" and (used or bias != "auto"):
         raise InspectError(
-            f"--expect auto tries every known law and does not use --{(given or ['bias'])[0]}",
+            f"--expect auto tries every known law and does not use --{(used or ['bias'])[0]}",
             "leave it out, or name a scheme",
         )
     if save is not None:
         from inspector.models.weights import check_save
 
         check_save(save)
-
-
-def _job(
-    model: Any, model_args: Mapping[str, Any] | None, seed: int, inputs: Any, weights: Any, expected: Any
-) -> _Job:
-    if isinstance(model, Path) or (isinstance(model, str) and is_checkpoint(model)):
-        return _file(Path(model), expected, {"input": inputs, "weights": weights, "model-arg": model_args})
-    if isinstance(model, nn.Module) and model_args:
-        raise InspectError("a finished model takes no model_args", "leave them out")
-    recipe = as_recipe(model, model_args)
-    given = as_inputs(inputs) if inputs is not None else None
-    live = with_values(recipe, given, seed, weights)
-    refuse_scripted(live)
-    return _Job(recipe.name, recipe.source, seed, live, recipe, given, loaded=weights is not None)
-
-
-def _file(path: Path, expected: str | None, given: Mapping[str, Any]) -> _Job:
-    from inspector.models.weights import load_tensors
-
-    if expected is None:
-        raise InspectError(f"{path} is a file: nothing can be applied to it", "verify it with --expect auto")
-    for option, content in given.items():
-        if content:
-            raise InspectError(f"a checkpoint takes no --{option}", "leave it out")
-    return _Job(path.name, "checkpoint", 0, tensors=load_tensors(path))
-
-
-def _verify(job: _Job, choice: Choice | None, layers: list[str] | None) -> tuple[Outcome, int, int]:
-    """The outcome, and how many layers were judged of how many."""
-    live = job.model
-    found = targets.of_model(live) if live is not None else targets.of_tensors(job.tensors)
-    everything = choice is None or choice.scheme.name == "default"
-    selected = targets.chosen(found, layers, everything)
-    outcome = auto(selected) if choice is None else expect(selected, choice)
-    if not outcome.rows:
-        raise InspectError(
-            "no tensor of the selected layers has a law under this scheme", "name other layers, or --bias"
-        )
-    if live is None:
-        said = "a file does not tell groups, transposition and embeddings: fans are those of plain layers"
-        outcome.findings.append(Finding("checkpoint", "warn", "", said))
-    return outcome, len({t.layer for t in selected}), len({t.layer for t in found})
-
-
-def _construction(job: _Job) -> list[Finding]:
-    """Whether the seed decides the weights with which the model is built, and none is drawn twice."""
-    recipe = job.recipe
-    if recipe is None or not recipe.rebuilds or job.loaded:
-        return []
-    record = determinism.written(lambda: recipe.build("cpu", job.seed))
-    assert isinstance(record.result, nn.Module)
-    twice = determinism.written_twice(record.result, record)
-    return [*twice, *determinism.reproducible(lambda seed: recipe.build("cpu", seed), job.seed)]
-
-
-def _applied(job: _Job, choice: Choice, layers: list[str] | None) -> tuple[Applied, Outcome]:
-    """Apply, prove that the seed decides the bytes, and verify what was applied."""
-    model = job.model
-    assert model is not None
-    applied: list[Applied] = []
-
-    def run(seed: int) -> nn.Module:
-        applied.append(apply(model, choice, layers, seed))
-        return _written(applied[-1])
-
-    record = determinism.written(lambda: run(job.seed))
-    twice = determinism.written_twice(model, record, explicit_only=False)
-    repeated = determinism.reproducible(run, job.seed)
-    run(job.seed)
-    outcome = expect(applied[0].targets, choice)
-    outcome.findings += [*twice, *repeated, *applied[0].findings]
-    return applied[0], outcome
-
-
-def _written(applied: Applied) -> nn.Module:
-    """The parameters that were written, as a module of their own, under the names of their tensors."""
-    from inspector.initialization import parametrized
-
-    holder = nn.Module()
-    for target in applied.targets:
-        assert target.module is not None
-        for number, tensor in enumerate(parametrized.written(target.module, target.attribute)):
-            name = target.name if not number else f"{target.name} ({number + 1})"
-            _torch.parameters_of(holder)[name] = tensor  # type: ignore[assignment]  # names hold dots
-    return holder
 
 
 def _gathered(findings: list[Finding]) -> list[Finding]:
@@ -231,38 +127,38 @@ def _gathered(findings: list[Finding]) -> list[Finding]:
 
 def _together(group: list[Finding]) -> Finding:
     first = group[0]
-    message = f"{first.message} (and so {len(group) - 1} more tensors)"
+    message = f"{first.message} (and {len(group) - 1} more tensors likewise)"
     return replace(first, message=message, evidence={f.subject: f.evidence for f in group})
 
 
-def _propagate(job: _Job, report: Report) -> None:
+def _propagate(job: Job, report: Report) -> None:
     """Add the propagation table, plot and findings; without inputs say so."""
     from inspector.initialization.propagation import propagate
 
     assert job.model is not None
     assert job.recipe is not None
     try:
-        given = job.inputs if job.inputs is not None else smallest(job.recipe, job.model, BATCH)
-        if given is None:
+        inputs = job.inputs if job.inputs is not None else smallest(job.recipe, job.model, BATCH)
+        if inputs is None:
             raise InspectError("no input is known: give --input")
-        args, kwargs = materialise(given, job.model, device_of(job.model), job.seed)
-        found = propagate(job.model, args, kwargs, job.seed)
+        args, kwargs = materialise(inputs, job.model, device_of(job.model), job.seed)
+        signal = propagate(job.model, args, kwargs, job.seed)
     except InspectError as error:
-        said = f"not measured: {first_line(error)}"
-        report.findings.append(Finding("propagation", "skip", "", said))
+        message = f"not measured: {first_line(error)}"
+        report.findings.append(Finding("propagation", "skip", "", message))
         return
     described = describe_call(args, kwargs)
     report.subject["inputs"] = described
     report.header.append(("propagated", ", ".join(described)))
-    frame = pd.DataFrame(found.rows)
+    frame = pd.DataFrame(signal.rows)
     report.tables["propagation"] = frame
-    report.findings += found.findings
+    report.findings += signal.findings
     if len(frame):
         note = f"(the first {PLOTTED} of {len(frame)} modules)" if len(frame) > PLOTTED else ""
         report.sections.append(Section("propagation", _written_out(frame[:PLOTTED]), note=note))
 
 
-def _save(job: _Job, report: Report, choice: Choice | None, path: str | Path) -> None:
+def _save(job: Job, report: Report, choice: Choice | None, path: str | Path) -> None:
     from inspector.models.weights import save_state
 
     assert job.model is not None
@@ -282,9 +178,7 @@ def _save(job: _Job, report: Report, choice: Choice | None, path: str | Path) ->
     report.header.append(("saved", ", ".join(str(file) for file in files)))
 
 
-def _report(
-    job: _Job, outcome: Outcome, choice: Choice | None, layers: int, of: int, applied: bool
-) -> Report:
+def _report(job: Job, outcome: Outcome, choice: Choice | None, layers: int, of: int, applied: bool) -> Report:
     done = "applied" if applied else "expected"
     worst, note = _worst(outcome.rows)
     return Report(

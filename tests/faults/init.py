@@ -10,11 +10,15 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from inspector.initialization import determinism
 from inspector.initialization.apply import apply
+from inspector.initialization.builds import builds
+from inspector.initialization.checks import SEED
+from inspector.initialization.checks.twice import Filled, written_twice
 from inspector.initialization.expect import auto, expect
 from inspector.initialization.schemes import choose
 from inspector.initialization.targets import chosen, of_model
+from inspector.initialization.writes import written
+from inspector.reporting.checks import examine
 from inspector.reporting.report import Finding
 
 from . import clean, fault
@@ -147,8 +151,8 @@ def tied_tensor_drawn_twice() -> list[Finding]:
             nn.init.xavier_uniform_(layer.weight)
         return model
 
-    writes = determinism.written(run)
-    return determinism.written_twice(writes.result, writes)
+    writes = written(run)
+    return written_twice(Filled(writes.result, writes))
 
 
 @fault("init", check="seed_ignored")
@@ -161,7 +165,7 @@ def own_generator_ignores_the_seed() -> list[Finding]:
         nn.init.kaiming_uniform_(model.weight, generator=torch.Generator().manual_seed(42))
         return model
 
-    return determinism.reproducible(build, 0)
+    return examine(SEED, builds(build, 0))
 
 
 @fault("init", check="reproducible")
@@ -176,7 +180,7 @@ def numpy_is_not_seeded() -> list[Finding]:
             model.weight.copy_(torch.from_numpy(values))
         return model
 
-    return determinism.reproducible(build, 0)
+    return examine(SEED, builds(build, 0))
 
 
 @fault("init", check="law")

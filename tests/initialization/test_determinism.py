@@ -12,21 +12,24 @@ import torch
 from torch import nn
 from torch.nn import init
 
-from inspector.initialization.determinism import Writes, reproducible, written, written_twice
-from inspector.initialization.writes import EMPTY, FOREIGN, RANDOM
+from inspector.initialization.builds import builds
+from inspector.initialization.checks import SEED
+from inspector.initialization.checks.twice import Filled, written_twice
+from inspector.initialization.writes import EMPTY, FOREIGN, RANDOM, Writes, written
 from inspector.models.build import build
+from inspector.reporting.checks import examine
 from inspector.reporting.report import Finding
 
 Construct = Callable[[], nn.Module]
 
 
 def seeds(construct: Construct) -> list[Finding]:
-    return reproducible(lambda seed: build(construct, "cpu", seed), 0)
+    return examine(SEED, builds(lambda seed: build(construct, "cpu", seed), 0))
 
 
 def twice(construct: Construct, **options: Any) -> list[Finding]:
     writes = written(lambda: build(construct, "cpu"))
-    return written_twice(writes.result, writes, **options)
+    return written_twice(Filled(writes.result, writes, **options))
 
 
 def statuses(findings: list[Finding]) -> dict[str, str]:
@@ -264,12 +267,12 @@ def test_a_trainable_parameter_from_a_fixed_numpy_generator_is_a_warning() -> No
 
 def test_few_random_bits_prove_nothing() -> None:
     # Two flips of a coin are equal under two seeds once in four.
-    found = reproducible(lambda seed: Holder(torch.ones(2).bernoulli_(0.5).cumsum(0)), 0)
+    found = examine(SEED, builds(lambda seed: Holder(torch.ones(2).bernoulli_(0.5).cumsum(0)), 0))
     assert not [f for f in found if (f.check, f.status) == ("seed_ignored", "fail")]
 
 
 def test_meta_tensors_are_skipped() -> None:
-    found = reproducible(lambda seed: nn.Linear(2, 2, device="meta"), 0)
+    found = examine(SEED, builds(lambda seed: nn.Linear(2, 2, device="meta"), 0))
     assert statuses(found) == {"reproducible": "skip", "seed_ignored": "skip"}
 
 
@@ -326,9 +329,9 @@ def test_applying_two_schemes_is_a_fail_that_names_both() -> None:
 def test_outside_a_constructor_the_same_holds() -> None:
     net = Net(lambda net: None)
     writes = written(lambda: net.apply(xavier).apply(kaiming))
-    assert statuses(written_twice(net, writes)) == {"written_twice": "fail"}
+    assert statuses(written_twice(Filled(net, writes))) == {"written_twice": "fail"}
     writes = written(lambda: net.apply(xavier))
-    assert [f.status for f in written_twice(net, writes)] == ["pass"]
+    assert [f.status for f in written_twice(Filled(net, writes))] == ["pass"]
 
 
 def test_a_general_scheme_after_a_special_one_is_a_fail() -> None:
@@ -381,13 +384,13 @@ def test_parts_of_one_tensor_are_not_twice_and_together_cover_it() -> None:
 
     packed = Holder(torch.empty(12, 4))
     once = written(lambda: parts(packed.w.data))
-    assert statuses(written_twice(packed, once)) == {"written_twice": "pass"}
+    assert statuses(written_twice(Filled(packed, once))) == {"written_twice": "pass"}
     doubled = written(lambda: (init.normal_(packed.w), parts(packed.w.data)))
-    assert statuses(written_twice(packed, doubled)) == {"written_twice": "fail"}
+    assert statuses(written_twice(Filled(packed, doubled))) == {"written_twice": "fail"}
     partly = written(lambda: (init.normal_(packed.w), init.normal_(packed.w.data[:, 2:])))
-    assert statuses(written_twice(packed, partly)) == {"written_twice": "pass"}
+    assert statuses(written_twice(Filled(packed, partly))) == {"written_twice": "pass"}
     columns = written(lambda: (init.normal_(packed.w.data[:, 2:]), init.normal_(packed.w.data[:, 2:])))
-    assert statuses(written_twice(packed, columns)) == {"written_twice": "fail"}
+    assert statuses(written_twice(Filled(packed, columns))) == {"written_twice": "fail"}
 
 
 def test_with_defaults_counted_every_overwritten_draw_fails() -> None:
@@ -397,7 +400,7 @@ def test_with_defaults_counted_every_overwritten_draw_fails() -> None:
 
 def test_a_tensor_that_only_the_run_knew_does_not_matter() -> None:
     writes: Writes = written(lambda: torch.empty(3).normal_().normal_())
-    assert statuses(written_twice(nn.Linear(2, 2), writes)) == {"written_twice": "pass"}
+    assert statuses(written_twice(Filled(nn.Linear(2, 2), writes))) == {"written_twice": "pass"}
 
 
 # --- models of the field ------------------------------------------------------------------------

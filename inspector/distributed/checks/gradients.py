@@ -1,0 +1,96 @@
+"""The gradients of the first step, and of accumulated batches, against those of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from inspector.distributed.checks.case import Case
+from inspector.reporting.checks import check, failed, passed, skipped
+from inspector.reporting.report import Finding
+
+FACTOR, FLOOR = 10.0, 1e-4
+"""Gradients under DDP may be so many times as far from float64 as those of one process in the same
+precision, and this far in any case (relative L2): a missing average or a wrong divisor is off by 0.5."""
+USELESS = 0.3
+"""Where rounding alone moves the gradients this far, float64 says nothing about them."""
+ROUGH = 0.1
+"""Then they may be this far from those of one process in the same precision, which rounds alike."""
+DIVISORS = "compute the loss as the mean over the rank's samples, and let DDP average over the ranks"
+
+
+@check
+def gradients(case: Case) -> Iterator[Finding]:
+    """The gradients of the first step are those of one process in float64: each rank's shard by itself,
+    averaged; with SyncBatchNorm those of the big batch.
+
+    Dropout is off. Where rounding alone moves the gradients too far from float64, they are compared with
+    one process in the same precision; with SyncBatchNorm they are then not compared.
+    """
+    part = case.ranks[0].get("gradients")
+    if not part:
+        return
+    if "skipped" in part:
+        yield skipped(f"not compared: {part['skipped']}")
+        return
+    if not _measured(part):
+        yield failed("a gradient is missing or not finite under DDP", **part)
+        return
+    limit = _limit(part)
+    reference = "the big batch" if part["synchronised_norms"] else "each shard by itself, averaged"
+    message = f"the first step's gradients are {part['distance']:.2g} from those in float64 ({reference});"
+    message += f" one process in the same precision: {part['alone']:.2g}"
+    if limit > USELESS:
+        yield _same_precision(part, message)
+    elif part["distance"] > limit:
+        name = part["worst"][0][0] if part["worst"] else ""
+        yield failed(f"{message}; {DIVISORS}", name, **part)
+    else:
+        yield passed(message, **part)
+
+
+@check
+def accumulation(case: Case) -> Iterator[Finding]:
+    """Accumulated batches give the gradients of one big step, and are sent once: `no_sync` is around the
+    forward, too."""
+    part = case.ranks[0].get("gradients")
+    if not part or not _measured(part):
+        return
+    count, times = part["micro_batches"], part["reduced"] / max(part["expected"], 1)
+    accumulated = part["accumulated"]
+    if part["reduced"] != part["expected"]:
+        message = f"{count} accumulated batches send their gradients {times:.3g} times, not once:"
+        yield failed(f"{message} the forward, too, must be inside no_sync()", **part)
+    elif accumulated is None or accumulated > _rough(part):
+        message = f"{count} accumulated batches do not give the gradients of one step over all of them"
+        yield failed(f"{message} ({accumulated})", **part)
+    else:
+        message = f"{count} accumulated batches equal one step over all of them, and are sent once"
+        yield passed(f"{message} ({accumulated:.2g})")
+
+
+def _measured(part: dict[str, Any]) -> bool:
+    return part.get("distance") is not None and part.get("alone") is not None
+
+
+def _limit(part: dict[str, Any]) -> float:
+    return max(FACTOR * float(part["alone"]), FLOOR)
+
+
+def _rough(part: dict[str, Any]) -> float:
+    """How far sums in the same precision may differ; the big batch of SyncBatchNorm rounds otherwise."""
+    limit = _limit(part)
+    return limit if limit <= USELESS or part["synchronised_norms"] else ROUGH
+
+
+def _same_precision(part: dict[str, Any], message: str) -> Finding:
+    """Gradients that rounding moves too far from float64, against one process that rounds alike."""
+    why = f"rounding alone moves them too far for a comparison with float64 ({part['alone']:.2g})"
+    if part["synchronised_norms"]:  # the big batch rounds otherwise
+        return skipped(f"{why}: {message}", **part)
+    here = (
+        f"the first step's gradients are {part['same']:.2g} from those of one process, each shard by itself"
+    )
+    if part["same"] > ROUGH:
+        return failed(f"{here}, in the same precision; {DIVISORS}", **part)
+    return passed(f"{here}, averaged, in the same precision; {why}", **part)

@@ -1,0 +1,77 @@
+"""Checkpoints, and training that goes on from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from inspector.distributed.checks.case import Case
+from inspector.reporting.checks import check, failed, note, passed, skipped, warned
+from inspector.reporting.report import Finding
+
+
+@check
+def checkpoint(case: Case) -> Iterator[Finding]:
+    """A save that fails half-way leaves the previous checkpoint intact."""
+    fault = case.ranks[0].get("interrupted_save")
+    if fault:
+        yield failed(f"{fault}: write a temporary file, then os.replace")
+    elif fault is not None:
+        yield passed("a save that fails half-way leaves the previous checkpoint intact")
+
+
+@note
+def resumed(case: Case) -> Iterator[Finding]:
+    """Says that a resumed run did not repeat the checks before the first step."""
+    step = case.ranks[0].get("resumed_at")
+    if step is not None:
+        yield warned(f"went on at step {step}: the checks before the first step were not repeated")
+
+
+@check
+def resume(case: Case) -> Iterator[Finding]:
+    """Training that resumes from a checkpoint ends bit for bit where uninterrupted training ends.
+
+    Parameters, buffers, optimizer, scheduler, scaler and random state of every rank; from the last
+    checkpoint before the end.
+    """
+    whole, again = case.part("fingerprint"), case.part("resumed")
+    first = case.ranks[0]
+    if whole and again:
+        start = f"training resumed at step {again[0]['from']} ({again[0]['where']})"
+        wrong = [rank for rank, (a, b) in enumerate(zip(whole, again)) if a["sums"] != b["sums"]]
+        if wrong:
+            message = f"{start} does not end where uninterrupted training ends, on rank {wrong[0]}"
+            yield failed(message, ranks=wrong)
+        else:
+            yield passed(f"{start} ends bit for bit where uninterrupted training ends")
+    elif first.get("resumed_at") is None and "after" in first and "resumed" not in first:
+        yield skipped("not checked: no checkpoint lies before the last step (see SOLVER.VALIDATE_EVERY)")
+
+
+@check
+def killed(case: Case) -> Iterator[Finding]:
+    """Workers that are started again after one was killed by SIGKILL go on at the checkpoint."""
+    first = case.ranks[0]
+    kill = first.get("killed")
+    if kill is not None:
+        message = f"killed by SIGKILL after step {kill['at']}, the workers were started again and went on"
+        message += f" at step {kill['step']}, where the checkpoint is"
+        make = passed if kill["expected"] == kill["step"] else failed
+        yield make(message, f"rank {kill['rank']}", **kill)
+    elif "after" in first:
+        yield skipped(f"no worker was killed: {_why_none_killed(case)}")
+
+
+def _why_none_killed(case: Case) -> str:
+    if case.outcome is None:
+        return "nobody here would start it again"
+    if case.job.kill:
+        return "no checkpoint lies before the last step"
+    return "this run was a resumed one" if case.job.resume else "not asked for, or not possible (see --kill)"
+
+
+@note
+def ranks(case: Case) -> Iterator[Finding]:
+    """Says that one process shows no difference between ranks."""
+    if len(case.ranks) == 1:
+        yield warned("one process: nothing can differ between ranks")

@@ -1,0 +1,116 @@
+"""What the ranks did while they trained, and what they hold after it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from inspector.distributed.checks.case import Case, differing
+from inspector.reporting.checks import check, failed, listed, passed, warned
+from inspector.reporting.report import Finding
+
+
+@check
+def mode(case: Case) -> Iterator[Finding]:
+    """The model is in train mode while it trains, except for modules kept in eval mode on purpose."""
+    parts = case.part("after")
+    for rank, part in enumerate(parts):
+        kept = {path or "(model)" for path in part["resting"]}
+        wrong = [path for path in part["in_eval"] or [] if path not in kept]
+        if wrong:
+            message = f"is in eval mode while it trains, on rank {rank} ({len(wrong)} in all)"
+            yield from listed(failed, wrong, message)
+            return
+    if parts:
+        yield passed("every module trains in train mode, except those kept in eval mode on purpose")
+
+
+@check
+def parameters(case: Case) -> Iterator[Finding]:
+    """After every step all ranks have the same parameters, bit for bit."""
+    parts = case.part("after")
+    if not parts or not parts[0]["digests"]:
+        return
+    for step, rows in enumerate(zip(*(part["digests"] for part in parts)), 1):
+        wrong = differing(rows, case.names)
+        if wrong:
+            late = any(name in part["trained_late"] for part in parts for name in wrong)
+            why = ": it was unfrozen after the wrap" if late else ""
+            message = f"differs between the ranks after step {step} ({len(wrong)} in all){why}"
+            yield failed(message, wrong[0], step=step, names=wrong)
+            return
+    steps = len(parts[0]["digests"])
+    yield passed(f"all parameters are the same on {len(parts)} ranks after each of {steps} steps")
+
+
+@check
+def frozen(case: Case) -> Iterator[Finding]:
+    """Parameters that the configuration froze do not move."""
+    parts, start = case.part("after"), case.part("before")[0]
+    if not parts or not start["frozen"] or not parts[0]["digests"]:
+        return
+    rows = zip(case.names, start["wrapped"], parts[0]["digests"][-1])
+    moved = [name for name, first, last in rows if name in start["frozen"] and first != last]
+    yield from listed(failed, moved, f"is frozen, and moved ({len(moved)} in all)")
+    if not moved:
+        yield passed(f"{len(start['frozen'])} frozen parameters did not move")
+
+
+@check
+def buffers(case: Case) -> Iterator[Finding]:
+    """Buffers stay registered, and are the same on all ranks after a forward: DDP broadcasts rank 0's."""
+    parts = case.part("after")
+    if not parts:
+        return
+    start = case.part("before")[0]["at_wrap"]
+    gone = [name for name in start if any(name not in part["final_buffer_names"] for part in parts)]
+    reassigned = sorted({name for part in parts for name in part["reassigned"]})
+    wrong = differing([part["final_buffers"] for part in parts], parts[0]["final_buffer_names"])
+    if gone:
+        message = f"is no longer a registered buffer ({len(gone)} in all): neither DDP nor state_dict sees it"
+        yield from listed(failed, gone, message)
+    elif wrong:
+        message = f"differs between the ranks after a forward ({len(wrong)} in all): DDP must broadcast it"
+        yield from listed(failed, wrong, message, reassigned=reassigned)
+    elif reassigned and len(parts) > 1:
+        message = f"is reassigned while it trains ({len(reassigned)} in all): DDP before torch 2 loses it"
+        yield from listed(warned, reassigned, message)
+    elif parts[0]["final_buffers"]:
+        count = len(parts[0]["final_buffers"])
+        yield passed(f"{count} buffers are the same on {len(parts)} ranks after a forward")
+
+
+@check
+def scheduler(case: Case) -> Iterator[Finding]:
+    """Validation loss, ReduceLROnPlateau and learning rates are the same on every rank."""
+    parts = case.part("after")
+    if not parts or not parts[0]["validations"]:
+        return
+    for entries in zip(*(part["validations"] for part in parts)):
+        keys = [key for key in entries[0] if len({entry[key] for entry in entries}) > 1]
+        if keys:
+            values = [entry[keys[0]] for entry in entries]
+            message = f"differs between the ranks at step {entries[0]['step']}: {values}; reduce the metric"
+            yield failed(f"{message} over the ranks before scheduler.step()", keys[0])
+            return
+    if any(part["rates"] != parts[0]["rates"] for part in parts):
+        yield failed("differs between the ranks", "lr")
+        return
+    count = len(parts[0]["validations"])
+    message = f"validation loss, ReduceLROnPlateau and rates are the same on {len(parts)} ranks"
+    yield passed(f"{message} at {count} validations")
+
+
+@check
+def loss_falls(case: Case) -> Iterator[Finding]:
+    """The loss falls when the model trains on one batch again and again."""
+    losses = case.ranks[0].get("fixed_batch")
+    if not losses:
+        return
+    course = f"from {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps on one batch"
+    if not all(math.isfinite(value) for value in losses):
+        yield failed(f"the loss is not finite: {course}", losses=losses)
+    elif not min(losses[-3:]) < losses[0]:
+        yield failed(f"the loss does not fall: {course}", losses=losses)
+    else:
+        yield passed(f"the loss falls {course}", losses=losses)

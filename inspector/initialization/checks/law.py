@@ -1,0 +1,242 @@
+"""Why a tensor does not have its law: one check a mistake, asked in order from certain to vague. The first
+that explains the tensor is the finding."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+from inspector.initialization import known, statistics
+from inspector.initialization.examine import Evidence, numbers
+from inspector.initialization.known import candidates
+from inspector.initialization.laws import Law
+from inspector.initialization.schemes import Choice, default_law
+from inspector.initialization.statistics import Fit
+from inspector.initialization.targets import Target
+from inspector.reporting.checks import check, checks_in, failed
+from inspector.reporting.report import Finding
+
+PLAUSIBLE = 1e-4
+"""A law that explains a rejected tensor must itself have at least this p-value."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tensor that does not have its law."""
+
+    evidence: Evidence
+    law: Law | None
+    fit: Fit | None
+    choice: Choice | None
+
+    @property
+    def target(self) -> Target:
+        return self.evidence.target
+
+    def fits(self, law: Law) -> bool:
+        return self.evidence.fits(law, PLAUSIBLE)
+
+    def failed(self, cause: str, looks_like: str = "", *, compared: bool = True) -> list[Finding]:
+        """A finding with the cause, and what was expected and measured behind it."""
+        law, sample = self.law, self.evidence.sample
+        measured: dict[str, Any] = {"looks_like": looks_like}
+        if sample is not None:
+            measured |= {"numel": sample.numel, "max": sample.largest, "std": sample.rms}
+        if law is not None:
+            measured |= {"expected": law.named, "expected_std": law.std}
+        if self.fit is not None:
+            measured |= {"p": self.fit.p, "ks": self.fit.distance}
+        message = f"expected {law.named}; {cause}" if law is not None else cause
+        if law is not None and sample is not None and compared:
+            message = f"{message}; {numbers(self.evidence, law, self.fit)}"
+        return [failed(message, self.target.name, **measured)]
+
+
+@check
+def uninitialised(case: Case) -> list[Finding]:
+    """No tensor holds NaN, infinity or unwritten memory."""
+    sample = case.evidence.sample
+    if sample is None:
+        return case.failed(case.evidence.untested)
+    if not sample.garbage:
+        return []
+    if not sample.finite:
+        return case.failed("holds NaN or infinity: never written, or trained to overflow", compared=False)
+    values = f"max|w| {sample.largest:.3g}, {100 * sample.denormal:.0f}% below the smallest normal number"
+    return case.failed(f"{values}: memory of torch.empty that was never written", compared=False)
+
+
+@check
+def bias(case: Case) -> list[Finding]:
+    """A bias is as `--bias` says."""
+    if case.target.role not in ("bias", "norm bias"):
+        return []
+    looks = _resembled(case)
+    cause = f"looks like {looks}" if looks else "it does not follow the bias rule"
+    return case.failed(f"{cause}: was it left out?", looks)
+
+
+@check
+def constant(case: Case) -> list[Finding]:
+    """A tensor with a random law is not constant."""
+    law, sample = case.law, case.evidence.sample
+    if law is None or sample is None or not (law.random and case.evidence.constant):
+        return []
+    return case.failed(f"all {sample.numel} elements are {sample.low:.4g}")
+
+
+@check
+def copies(case: Case) -> list[Finding]:
+    """No row (output channel) of a tensor with a random law repeats another."""
+    law = case.law
+    if law is None or not law.random or not case.evidence.copies:
+        return []
+    rows = case.evidence.values.detach().flatten(1)
+    empty = len(rows) - int(rows.any(1).sum())
+    cause = f"{case.evidence.copies} of {len(rows)} rows repeat another row"
+    return case.failed(f"{cause}; {empty} rows are zero" if empty else cause)
+
+
+@check
+def dtype(case: Case) -> list[Finding]:
+    """The values were not rounded through a narrower dtype.
+
+    A tensor that was, and that still has its law, warns.
+    """
+    evidence, law = case.evidence, case.law
+    assert evidence.sample is not None
+    if law is None or not law.random or evidence.precision is evidence.sample.dtype:
+        return []
+    if not evidence.rounded().fits(law, PLAUSIBLE):
+        return []
+    return case.failed(f"right but for rounding: the values passed through {_short(evidence.precision)}")
+
+
+@check
+def coverage(case: Case) -> list[Finding]:
+    """No layer was skipped: a tensor does not still have the default law of its layer's class."""
+    default = default_law(case.target)
+    if case.law is None or default is None or default.same(case.law) or not case.fits(default):
+        return []
+    cause = f"looks like {default.named}, its layer's default: was the layer skipped?"
+    return case.failed(cause, default.label)
+
+
+@check
+def fan(case: Case) -> list[Finding]:
+    """The scheme used the right fan: not fan_out for fan_in, and not the effective fan of a grouped or
+    transposed convolution for torch's."""
+    if case.choice is None or case.law is None or case.target.role != "weight":
+        return []
+    for law in known.other_fans(case.target, case.choice):
+        if not law.same(case.law) and case.fits(law):
+            return case.failed(f"looks like {law.named}", law.label)
+    return []
+
+
+@check
+def gain(case: Case) -> list[Finding]:
+    """The law has the right scale: not that of another `a` or gain, or of a factor for depth."""
+    sample, law = case.evidence.sample, case.law
+    if case.choice is None or law is None or sample is None or case.target.role == "bias":
+        return []
+    for other in known.other_gains(case.target, case.choice, law):
+        if case.fits(other):
+            return case.failed(f"looks like {other.named}", other.label)
+    if law.family == "orthogonal":
+        measured = case.evidence.orthogonal_gain
+        return [] if measured is None else case.failed(f"orthogonal, with gain {measured:.4g}")
+    if _other_law(case) is not None or not law.random:
+        return []
+    return _scaled(case, law, sample)
+
+
+def _scaled(case: Case, law: Law, sample: statistics.Sample) -> list[Finding]:
+    """The right shape at another scale. The scale is fitted, which makes the p-value generous."""
+    fitted = known.rescaled(law, sample.rms)
+    if law.family == "uniform":
+        fitted = Law("uniform", sample.largest * (1 + 1 / sample.numel))
+    _, p = statistics.kolmogorov_smirnov(sample, fitted)
+    if p < 0.01 or not math.isclose(fitted.std, sample.rms, rel_tol=0.05 + 3 / math.sqrt(sample.numel)):
+        return []
+    ratio = sample.rms / law.std
+    cause = f"the right shape scaled by {ratio:.4g}{_depth(ratio)}"
+    return case.failed(cause, f"scaled by {ratio:.4g}")
+
+
+def _depth(ratio: float) -> str:
+    """Residual branches are scaled by 1/sqrt(2 depth): GPT-2."""
+    depth = round(0.5 / ratio**2) if ratio < 0.75 else 0
+    close = depth and math.isclose(ratio, 1 / math.sqrt(2 * depth), rel_tol=0.005)
+    return f" (1/sqrt(2 x {depth}))" if close else ""
+
+
+@check
+def law(case: Case) -> list[Finding]:
+    """Every tensor comes from the distribution that its scheme gives it.
+
+    Largest element, standard deviation, mean and Kolmogorov-Smirnov, at a family-wise error below 1% over
+    the model (Holm), with the rounding of the dtype allowed for.
+    """
+    looks = _resembled(case)
+    cause = f"looks like {looks}" if looks else "no known law fits"
+    if not looks and case.fit is not None:
+        cause += f" (rejected by {_TESTS[case.fit.why]})"
+    return case.failed(cause, looks)
+
+
+_TESTS = {
+    "largest": "its largest element",
+    "std": "its standard deviation",
+    "mean": "its mean",
+    "ks": "the Kolmogorov-Smirnov test",
+    "law": "a law without spread",
+}
+
+
+def diagnose(
+    evidence: Evidence, law: Law | None, fit: Fit | None, status: str, choice: Choice | None
+) -> list[Finding]:
+    """The findings on one tensor: none when it is right, else the first mistake that explains it."""
+    case = Case(evidence, law, fit, choice)
+    if status in ("differs", "constant", "uninitialised"):
+        return next(findings for one in CHECKS if (findings := one(case)))
+    if evidence.untested:
+        return [Finding("law", "skip", evidence.target.name, f"not tested: {evidence.untested}")]
+    return _rounded_yet_right(case)
+
+
+def _rounded_yet_right(case: Case) -> list[Finding]:
+    evidence = case.evidence
+    if case.law is None or not case.law.random or evidence.sample is None:
+        return []
+    if evidence.precision is evidence.sample.dtype or evidence.sample.numel < 64:
+        return []
+    (finding,) = case.failed(f"all values fit into {_short(evidence.precision)}: rounded once")
+    return [replace(finding, check="dtype", status="warn")]
+
+
+def _other_law(case: Case) -> Law | None:
+    """The known law that fits best, if one fits."""
+    fitting = [law for law in candidates(case.target) if case.fits(law)]
+    return max(fitting, key=lambda law: case.evidence.tested(law).p, default=None)
+
+
+def _resembled(case: Case) -> str:
+    sample = case.evidence.sample
+    if sample is not None and sample.is_constant:
+        return f"constant {sample.low:.4g}"
+    other = _other_law(case)
+    if other is not None:
+        return other.label
+    gain = case.evidence.orthogonal_gain if sample is not None else None
+    return f"orthogonal gain={gain:.4g}" if gain is not None else ""
+
+
+def _short(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+CHECKS = checks_in(sys.modules[__name__])
