@@ -2,11 +2,13 @@
 
     python benchmarks/readme.py
 
-`@@words@@` in the template becomes what `inspect words` prints.
+`@@words@@` in the template becomes what `inspect words` prints; `@@checks COMMAND@@` the table of that
+command's checks, from their docstrings.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -18,6 +20,26 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SHOWN = ("resnet50", "vit_b_16", "swin_t", "convnext_tiny", "mobilenet_v3_large", "efficientnet_b0",
          "maxvit_t", "densenet121", "r3d_18", "raft_small")  # fmt: skip
+
+
+ROOMS = {
+    "freeze": "inspector.freezing.checks",
+    "init": "inspector.initialization.checks",
+    "bench": "inspector.benchmarking.checks",
+    "ddp": "inspector.distributed.checks",
+}
+
+
+def checks_of(command: str) -> tuple:
+    return importlib.import_module(ROOMS[command]).CHECKS
+
+
+def check_table(command: str) -> str:
+    rows = [
+        f"| `{check.name}` | {'Note. ' if check.note else ''}{check.verifies} |"
+        for check in checks_of(command)
+    ]
+    return "\n".join(["| check | what it verifies |", "| --- | --- |", *rows])
 
 
 def output(words: str, folder: Path) -> str:
@@ -207,6 +229,8 @@ def main() -> None:
 
         def fill(match: re.Match[str]) -> str:
             words = match[1]
+            if words.startswith("checks "):
+                return check_table(words.removeprefix("checks "))
             return made[words]() if words in made else output(words, Path(folder))
 
         text = re.sub(r"@@(.+?)@@", fill, template)

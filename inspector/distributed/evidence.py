@@ -1,4 +1,4 @@
-"""What is measured before, beside and after the training: plain values of one rank, judged in checks.py.
+"""What is measured before, beside and after the training: plain values of one rank, judged by the checks.
 
 Whatever runs a model here runs a copy of it, so that the training itself is not disturbed.
 """
@@ -6,39 +6,23 @@ Whatever runs a model here runs a copy of it, so that the training itself is not
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
-from itertools import islice
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from inspector.distributed.digest import names, sums
-from inspector.distributed.loop import Batch, Trainer
-from inspector.models.determinate import cast, quiet, random
-from inspector.models.replica import replica
+from inspector.distributed.gradients import backward, first_batches, twin
+from inspector.distributed.loop import Trainer
 
 FIXED_STEPS = 10
 """Steps on one batch, in which the loss must fall."""
 PICTURES = 4
 """Samples that are augmented on every rank."""
-Gradients = dict[str, Tensor]
-
-
-def gathered(value: Any) -> list[Any]:
-    """The values of all ranks, on every rank."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found
-
-
-def first_batches(trainer: Trainer, count: int) -> list[Batch]:
-    """The first batches of the first epoch. The loader is used up for nobody: it starts anew."""
-    trainer.new_epoch(0)
-    return list(islice(iter(trainer.data.train), count))
 
 
 def before(trainer: Trainer) -> dict[str, Any]:
@@ -64,197 +48,21 @@ def before(trainer: Trainer) -> dict[str, Any]:
 
 
 def _groups(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[dict[str, Any]]:
-    known = {id(p): name for name, p in model.named_parameters()}
+    own = {id(p): name for name, p in model.named_parameters()}
     return [
         {
             "lr": group["lr"],
             "weight_decay": group.get("weight_decay"),
-            "names": [known.get(id(p), "(not of this model)") for p in group["params"]],
+            "names": [own.get(id(p), "(not of this model)") for p in group["params"]],
         }
         for group in optimizer.param_groups
     ]
 
 
-def gradients(trainer: Trainer) -> dict[str, Any]:
-    """The gradients of the first step and of an accumulated one, against one process (see `_reference`).
-
-    Distances are ||g - g64|| / ||g64|| over all parameters; `alone` is that of one process in the
-    training's own precision, and `same` that from it. On rank 0; the others give {}.
-    """
-    many = trainer.node.SOLVER.ACCUMULATE
-    mine = first_batches(trainer, max(2, many))
-    if min(gathered(len(mine))) < many:
-        return {"skipped": f"an epoch has fewer than {many} batches"}
-    if any(gathered(_draws(trainer, mine[0]))):
-        return {"skipped": "the model draws random numbers besides its dropout layers"}
-    everyone = gathered(mine)
-    first, reduced, expected = _parallel(trainer, mine[:many])
-    longer = len(mine) > many
-    later, reduced, expected = _parallel(trainer, mine) if longer else (first, reduced, expected)
-    if trainer.place.rank:
-        return {}
-    steps = [rank[:many] for rank in everyone]
-    exact = _reference(trainer, steps, torch.float64)
-    alone = _reference(trainer, steps, None)
-    return {
-        "distance": _distance(first, exact),
-        "alone": _distance(alone, exact),
-        "same": _distance(first, alone),
-        "worst": _worst(first, exact),
-        "micro_batches": len(mine),
-        "accumulated": _distance(later, _reference(trainer, everyone, None) if longer else alone),
-        "reduced": reduced,
-        "expected": expected,
-        "synchronised_norms": any(isinstance(m, nn.SyncBatchNorm) for m in trainer.model.modules()),
-    }
-
-
-def unused(trainer: Trainer) -> list[str]:
-    """Trainable parameters to which a backward of the unwrapped model sends no gradient."""
-    batches = first_batches(trainer, 1)
-    if not batches:
-        return []
-    model = _twin(trainer, None)
-    _backward(trainer, model, batches[0], 1, None)
-    return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-
-
-def _twin(trainer: Trainer, dtype: torch.dtype | None) -> nn.Module:
-    model = replica(trainer.model)
-    model = model.to(dtype) if dtype is not None else model
-    quiet(model)
-    return model
-
-
-def _draws(trainer: Trainer, batch: Batch) -> bool:
-    model = _twin(trainer, None)
-    return random(_Called(trainer, model), (batch[0],), {}, "train")
-
-
-class _Called(nn.Module):
-    """The trainer's way to call the model, as a module."""
-
-    def __init__(self, trainer: Trainer, model: nn.Module) -> None:
-        super().__init__()
-        self.inner = model
-        self.how = trainer.call
-
-    def train(self, mode: bool = True) -> Any:  # noqa: ARG002
-        """The mode of each part is already as the training has it."""
-        return self
-
-    def forward(self, samples: Any) -> Any:
-        return self.how(self.inner, samples)
-
-
-def _parallel(trainer: Trainer, batches: list[Batch]) -> tuple[Gradients, int, int]:
-    """Gradients of one step under DDP, how many elements were reduced, and how many should be."""
-    model = _twin(trainer, None)
-    wrapped = trainer.wrap(model)
-    counted = [0]
-
-    def hook(state, bucket):  # type: ignore[no-untyped-def]  # torch compares annotations as objects
-        counted[0] += bucket.buffer().numel()
-        return default_hooks.allreduce_hook(state, bucket)
-
-    wrapped.register_comm_hook(None, hook)
-    trainer.forward_backward(wrapped, batches)
-    return (
-        _unscaled(model, _scale(trainer)),
-        counted[0],
-        sum(p.numel() for p in model.parameters() if p.requires_grad),
-    )
-
-
-def _reference(trainer: Trainer, everyone: list[list[Batch]], dtype: torch.dtype | None) -> Gradients:
-    """The gradients that all ranks should have, computed in this one process: with plain batch norms the
-    mean over the ranks' shards, each run by itself; with SyncBatchNorm those of the big batch."""
-    model = _twin(trainer, dtype)
-    model.zero_grad(set_to_none=True)
-    many = len(everyone[0])
-    if any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
-        model = _unsynchronised(model)
-        for number in range(many):
-            samples = torch.cat([rank[number][0] for rank in everyone])
-            labels = torch.cat([rank[number][1] for rank in everyone])
-            _backward(trainer, model, (samples, labels), many, dtype)
-    else:
-        for rank in everyone:
-            for batch in rank:
-                _backward(trainer, model, batch, many * len(everyone), dtype)
-    return _unscaled(model, _scale(trainer) if dtype is None else 1.0)
-
-
-def _scale(trainer: Trainer) -> float:
-    return trainer.scaler.get_scale() if trainer.scaler.is_enabled() else 1.0
-
-
-def _unscaled(model: nn.Module, scale: float) -> Gradients:
-    return {n: p.grad.double() / scale for n, p in model.named_parameters() if p.grad is not None}
-
-
-def _backward(
-    trainer: Trainer, model: nn.Module, batch: Batch, divisor: int, dtype: torch.dtype | None
-) -> None:
-    samples, labels = cast(batch, dtype)
-    if dtype is not None:
-        loss = _wide(trainer, dtype, lambda: trainer.loss(trainer.call(model, samples), labels))
-        (loss / divisor).backward()
-        return
-    with trainer.autocast():
-        loss = trainer.loss(trainer.call(model, samples), labels) / divisor
-    (loss * _scale(trainer)).backward()
-
-
-def _wide(trainer: Trainer, dtype: torch.dtype, run: Callable[[], Tensor]) -> Tensor:
-    """`run` with the model's further inputs in `dtype`."""
-    before, trainer.rest = trainer.rest, cast(trainer.rest, dtype)
-    try:
-        return run()
-    finally:
-        trainer.rest = before
-
-
-def _unsynchronised(model: nn.Module) -> nn.Module:
-    """Plain batch norms in place of SyncBatchNorm."""
-    for path, module in list(model.named_modules()):
-        if isinstance(module, nn.SyncBatchNorm):
-            plain = _Plain(
-                module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
-            )
-            plain.__dict__.update(module.__dict__)
-            parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, plain)
-    return model
-
-
-class _Plain(nn.BatchNorm1d):
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Any shape that SyncBatchNorm takes."""
-
-
-def _distance(found: Gradients, truth: Gradients) -> float | None:
-    error = sum(
-        float((found[n].to(t.device) - t).square().sum()) if n in found else float(t.square().sum())
-        for n, t in truth.items()
-    )
-    norm = sum(float(t.square().sum()) for t in truth.values())
-    return (error / norm) ** 0.5 if norm and error == error else None
-
-
-def _worst(found: Gradients, truth: Gradients) -> list[list[Any]]:
-    rows: list[list[Any]] = [
-        [name, _distance({name: found[name]}, {name: t}) if name in found else None]
-        for name, t in truth.items()
-    ]
-    known = [row for row in rows if row[1] is not None]
-    return sorted(known, key=lambda row: -row[1])[:5]
-
-
 def fixed_batch(trainer: Trainer) -> list[float]:
     """The loss of each of some steps on one batch, its mean over ranks; dropout is off."""
     batches = first_batches(trainer, trainer.node.SOLVER.ACCUMULATE)
-    model = _twin(trainer, None)
+    model = twin(trainer, None)
     wrapped, optimizer = trainer.wrap(model), trainer.build_optimizer(model)
     losses = []
     for _ in range(FIXED_STEPS):
@@ -350,17 +158,15 @@ def fingerprint(trainer: Trainer) -> list[int]:
 def bare_seconds(trainer: Trainer, steps: int = 3) -> float:
     """Seconds of a step of the same model on the same batch without DDP, alone on the machine: rank 0
     measures while the others wait; the smallest of some steps."""
-    import time
-
     batches = first_batches(trainer, 1)
     best = float("inf")
     if trainer.place.rank == 0:
-        model = _twin(trainer, None)
+        model = twin(trainer, None)
         optimizer = trainer.build_optimizer(model)
         for _ in range(steps + 1):
             start = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
-            _backward(trainer, model, batches[0], 1, None)
+            backward(trainer, model, batches[0], 1, None)
             optimizer.step()
             if trainer.place.device != "cpu":
                 torch.cuda.synchronize()

@@ -1,35 +1,28 @@
-"""The training of one rank. Each method is one part of a training script, and may be overridden."""
+"""The training of one rank: its parts put together, step by step, with validation and checkpoints."""
 
 from __future__ import annotations
 
-import ctypes
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from inspector.core.errors import InspectError
 from inspector.core.log import logger
-from inspector.distributed import checkpoint, data, solver
+from inspector.distributed import checkpoint, solver
 from inspector.distributed.digest import digests
-from inspector.distributed.job import Job, Place
-from inspector.models.inputs import Inputs, InputSpec, index_range, materialise, parse_inputs
-from inspector.models.loss import loss_of
-from inspector.models.subject import Recipe
+from inspector.distributed.group import gathered
+from inspector.distributed.parts import Batch, Parts
+from inspector.models.values import floats
 from inspector.tracing.capture.isolate import seed_all
 
 VALIDATION_BATCHES = 8
 """At most so many validation batches on each rank."""
-
-Batch = tuple[Any, Any]
 
 
 @dataclass
@@ -46,32 +39,19 @@ class Record:
     in_eval: list[str] | None = None
 
 
-class Trainer:
+class Trainer(Parts):
     """Data-parallel training of one model on one rank: `setup()`, then `run(steps)`.
 
-    `prepare` initialises and freezes the model before the wrap. Attributes after `setup()`: `model`,
-    `wrapped`, `optimizer`, `scheduler`, `scaler`, `data`, `record`; `step`, `epoch` and `batch` say how
-    far it is. Collective: every rank calls the same methods in the same order.
+    Attributes after `setup()`: `model`, `wrapped`, `optimizer`, `scheduler`, `scaler`, `data`, `record`;
+    `step`, `epoch` and `batch` say how far it is. Collective: every rank calls the same methods in the same
+    order.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        place: Place,
-        recipe: Recipe,
-        prepare: Callable[[nn.Module], None] = lambda model: None,
-        build: Callable[[], nn.Module] | None = None,
-    ) -> None:
-        self.job, self.place, self.recipe, self.prepare = job, place, recipe, prepare
-        self.build = build or (lambda: recipe.build("cpu", job.seed))
-        self.node = job.settings
-        self.inputs = parse_inputs(job.inputs)
-        self.amp = solver.amp_dtype(self.node.AMP, place.device)
-        self.step = self.epoch = self.batch = 0
-        self.record = Record()
+    step = epoch = batch = 0
 
     def setup(self) -> None:
         """Build everything: the same weights on every rank, other random draws from then on."""
+        self.record = Record()
         seed_all(self.job.seed)
         self.model = self.build_model()
         self.initial = digests(self.model)
@@ -100,99 +80,6 @@ class Trainer:
             for name, buffer in self.model.named_buffers():
                 if name in kept:
                     buffer.copy_(kept[name])
-
-    def draws_seed(self) -> int:
-        """Of dropout and augmentation: another on each rank."""
-        return self.job.seed + 1 + self.place.rank
-
-    def build_model(self) -> nn.Module:
-        """The model on the device, initialised and frozen as the configuration says."""
-        model = self.build()
-        self.prepare(model)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise InspectError("every parameter is frozen: there is nothing to train", "freeze less")
-        if self.node.DDP.SYNC_BN:
-            if self.place.device == "cpu":
-                raise InspectError("SyncBatchNorm runs on GPUs only", "leave out --sync-bn")
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return model.to(self.place.device).train()
-
-    def wrap(self, model: nn.Module) -> DistributedDataParallel:
-        """DistributedDataParallel: gradients are averaged, buffers come from rank 0."""
-        on_gpu = self.place.device.startswith("cuda")
-        return DistributedDataParallel(
-            model,
-            device_ids=[self.place.local] if on_gpu else None,
-            find_unused_parameters=self.node.DDP.FIND_UNUSED,
-        )
-
-    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """With its own rate and decay for biases."""
-        return solver.optimizer(model, self.node.SOLVER)
-
-    def build_data(self) -> data.Data:
-        """This rank's loaders."""
-        rank, seed = self.place.rank, self.job.seed
-        return data.load(self.node.DATA, self.spec(), index_range(self.model), seed, rank, self.place.world)
-
-    def spec(self) -> InputSpec:
-        """The tensor that a sample becomes: the first input."""
-        first = next(iter((*self.inputs.args, *self.inputs.kwargs.values())), None)
-        if not isinstance(first, InputSpec) or not first.shape:
-            raise InspectError(
-                f"{self.recipe.name} takes no tensor of samples: it cannot be trained here",
-                "give --input 8x3x32x32, or wrap it in a model that takes one",
-            )
-        return first
-
-    def other_inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Values of all inputs, fixed; the first is replaced by each batch."""
-        seed = self.job.seed + self.place.rank
-        return materialise(self.inputs, self.model, self.place.device, seed)
-
-    def call(self, model: nn.Module, samples: Any) -> Any:
-        """The model on a batch of samples."""
-        args, kwargs = self.rest
-        samples = samples.to(self.place.device, non_blocking=True)
-        if args:
-            return model(samples, *args[1:], **kwargs)
-        return model(**{**kwargs, next(iter(kwargs)): samples})
-
-    def loss(self, outputs: Any, labels: Tensor) -> Tensor:
-        """Cross-entropy of logits (the model's own loss where it gives one)."""
-        return loss_of(outputs, labels.to(self.place.device, non_blocking=True))
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        if self.amp is None:
-            return nullcontext()
-        return torch.autocast(torch.device(self.place.device).type, self.amp)
-
-    def forward_backward(self, wrapped: DistributedDataParallel, batches: list[Batch]) -> Tensor:
-        """The mean loss of the batches; gradients are added up, and averaged over ranks at the last."""
-        total = torch.zeros((), device=self.place.device)
-        for number, (samples, labels) in enumerate(batches):
-            last = number == len(batches) - 1
-            with nullcontext() if last else wrapped.no_sync():  # the forward, too
-                with self.autocast():
-                    loss = self.loss(self.call(wrapped, samples), labels) / len(batches)
-                self.scaler.scale(loss).backward()
-            total += loss.detach()
-        return total
-
-    def train_step(
-        self, wrapped: DistributedDataParallel, optimizer: torch.optim.Optimizer, batches: list[Batch]
-    ) -> Tensor:
-        """One optimizer step."""
-        optimizer.zero_grad(set_to_none=True)
-        loss = self.forward_backward(wrapped, batches)
-        self.scaler.step(optimizer)
-        self.scaler.update()
-        return loss
-
-    def new_epoch(self, epoch: int) -> None:
-        """Another order, and other augmentation, in each epoch."""
-        self.data.sampler.set_epoch(epoch)
-        self.data.dataset.epoch = epoch
 
     def groups(self) -> Iterator[list[Batch]]:
         """The batches of each step, from epoch to epoch; `epoch` and `batch` follow."""
@@ -286,10 +173,6 @@ class Trainer:
                 break
         self.wrapped.train()
 
-    def reduce(self, sums: Tensor) -> None:
-        """Add up over all ranks, in place."""
-        dist.all_reduce(sums)
-
     def state(self) -> dict[str, Any]:
         """Everything that a resume needs but the random states."""
         return {
@@ -304,14 +187,9 @@ class Trainer:
             "config": self.job.config,
         }
 
-    def write(self, state: dict[str, Any], file: Path) -> None:
-        """Put a checkpoint on disk, whole or not at all."""
-        checkpoint.save(state, file)
-
     def save(self, file: Path) -> None:
         """Rank 0 writes; the others wait, so that whoever goes on finds the file."""
-        states: list[Any] = [None] * self.place.world
-        dist.all_gather_object(states, checkpoint.random_states())
+        states = gathered(checkpoint.random_states())
         if self.place.rank == 0:
             self.write({**self.state(), "random": states}, file)
             logger.info("step %d: saved %s", self.step, file)
@@ -319,9 +197,8 @@ class Trainer:
 
     def load(self, file: Path) -> None:
         """Go on where `file` was saved. Nodes without the file get it from rank 0."""
-        found: list[Any] = [None] * self.place.world
-        dist.all_gather_object(found, file.exists())
-        if all(found) or not found[0]:
+        exists = gathered(file.exists())
+        if all(exists) or not exists[0]:
             state = checkpoint.load(file, "cpu")
         else:
             box = [checkpoint.load(file, "cpu") if self.place.rank == 0 else None]
@@ -353,8 +230,6 @@ class Trainer:
 
 def hits(outputs: Any, labels: Tensor) -> Tensor:
     """How many samples have their largest logit at their label; 0 without logits."""
-    from inspector.models.values import floats
-
     for value in floats(outputs):
         if value.dim() == 2 and value.shape[0] == len(labels) and value.shape[1] > 1:
             right = value.argmax(1) == labels.to(value.device) % value.shape[1]
@@ -362,36 +237,4 @@ def hits(outputs: Any, labels: Tensor) -> Tensor:
     return torch.zeros((), dtype=torch.float64, device=labels.device)
 
 
-def connect(place: Place, backend: str, seconds: float) -> None:
-    """Join the process group, through a store of this start: one that a dead start has used breaks gloo's
-    full mesh half of the time."""
-    from datetime import timedelta
-
-    environment = os.environ
-    shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    timeout = timedelta(seconds=seconds)
-    store = dist.TCPStore(  # type: ignore[attr-defined]
-        environment["MASTER_ADDR"],
-        int(environment["MASTER_PORT"]),
-        place.world,
-        is_master=place.rank == 0 and not shared,
-        timeout=timeout,
-    )
-    dist.init_process_group(
-        backend,
-        store=dist.PrefixStore(f"inspector/{place.attempt}", store),  # type: ignore[attr-defined]
-        rank=place.rank,
-        world_size=place.world,
-        timeout=timeout,
-        device_id=torch.device(place.device) if backend == "nccl" else None,
-    )
-    _never_free(dist.group.WORLD)
-
-
-def _never_free(group: Any) -> None:
-    """Freeing a gloo group can wait for ever: Python holds its lock in the destructor, which joins a thread
-    that waits for this lock to free the tensors of the last collective (seen with torch 2.8)."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
-
-
-__all__ = ["Batch", "Inputs", "Record", "Trainer", "connect", "hits"]
+__all__ = ["Batch", "Record", "Trainer"]

@@ -1,4 +1,4 @@
-"""One rank: prove what can be proved before, train, prove the rest, and leave files for the launcher.
+"""One rank: check what can be checked before, train, check the rest, and leave files for the launcher.
 
 Files in the job's folder, of rank R: `beatR.json` (where it is), `evidenceR.json`, `errorR.json` (what it
 raised), `refusedR.json` (input that cannot be trained on), `stackR.txt` (on request); in `output`:
@@ -31,9 +31,10 @@ from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.core.log import FORMAT, logger
 from inspector.core.processes import PARENT, end_with
-from inspector.distributed import evidence
+from inspector.distributed import evidence, gradients
+from inspector.distributed.group import connect, gathered
 from inspector.distributed.job import Job, Place
-from inspector.distributed.loop import Trainer, connect
+from inspector.distributed.loop import Trainer
 from inspector.models.inputs import first_line
 from inspector.models.subject import Recipe
 from inspector.tracing.capture.isolate import random_state
@@ -79,7 +80,7 @@ class _Run:
     ) -> None:
         self.folder, self.job, self.place, self.trainer, self.beat = folder, job, place, trainer, beat
         self.file = Path(job.output) / "checkpoint.pt"
-        self.found: dict[str, Any] = {"rank": place.rank, "world": place.world}
+        self.seen: dict[str, Any] = {"rank": place.rank, "world": place.world}
         self.steps = trainer.node.SOLVER.STEPS
 
     def __call__(self) -> None:
@@ -99,43 +100,43 @@ class _Run:
         go_on = self.job.resume or bool(place.attempt and self.file.exists())
         if go_on:
             trainer.load(self.file)
-            self.found["resumed_at"] = trainer.step
+            self.seen["resumed_at"] = trainer.step
         if trainer.step >= self.steps:
             raise InspectError(
                 f"the checkpoint is at step {trainer.step}, and SOLVER.STEPS is {self.steps}",
                 "raise --steps, or leave out --resume",
             )
-        self.found["attempt"] = place.attempt
-        self.found["before"] = evidence.before(trainer)
-        if not go_on and not self._proved_before():
+        self.seen["attempt"] = place.attempt
+        self.seen["before"] = evidence.before(trainer)
+        if not go_on and not self._checked_before():
             self._leave()
             return
         self.beat("train", step=trainer.step)
         trainer.run(self.steps, self._tell, self.file)
         self.beat("examine", step=trainer.step)
-        self.found["fingerprint"] = {"sums": evidence.fingerprint(trainer)}
-        self.found["after"] = evidence.after(trainer)
+        self.seen["fingerprint"] = {"sums": evidence.fingerprint(trainer)}
+        self.seen["after"] = evidence.after(trainer)
         self._stop_and_go_on()
 
-    def _proved_before(self) -> bool:
+    def _checked_before(self) -> bool:
         """The checks that need no training; False when training would hang or raise."""
-        trainer, found = self.trainer, self.found
+        trainer, seen = self.trainer, self.seen
         self.beat("checks: set-up")
-        lengths = evidence.gathered(found["before"]["steps_per_epoch"])
+        lengths = gathered(seen["before"]["steps_per_epoch"])
         if len(set(lengths)) > 1 or not lengths[0]:
             return False
         self.beat("checks: unused parameters")
-        found["unused"] = {"names": evidence.unused(trainer)}
-        left = any(evidence.gathered(found["unused"]["names"]))
+        seen["unused"] = {"names": gradients.unused(trainer)}
+        left = any(gathered(seen["unused"]["names"]))
         if left and not trainer.node.DDP.FIND_UNUSED:
             return False
         self.beat("checks: gradients")
-        found["gradients"] = evidence.gradients(trainer)
+        seen["gradients"] = gradients.compared(trainer)
         self.beat("checks: fixed batch")
-        found["fixed_batch"] = evidence.fixed_batch(trainer)
-        found["interrupted_save"] = evidence.interrupted_save(trainer, self.folder)
+        seen["fixed_batch"] = evidence.fixed_batch(trainer)
+        seen["interrupted_save"] = evidence.interrupted_save(trainer, self.folder)
         self.beat("checks: speed of one process")
-        found["bare_seconds"] = evidence.bare_seconds(trainer)
+        seen["bare_seconds"] = evidence.bare_seconds(trainer)
         trainer.begin()
         return True
 
@@ -161,9 +162,9 @@ class _Run:
     def _stop_and_go_on(self) -> None:
         """Resume from the middle, in this process, or in one that is started after this was killed."""
         middle = self.folder / "middle.pt"
-        ready = any(evidence.gathered(middle.exists() and self._middle() > 0))
+        ready = any(gathered(middle.exists() and self._middle() > 0))
         self._leave()
-        if not ready or self.found.get("resumed_at"):
+        if not ready or self.seen.get("resumed_at"):
             return
         if not self.job.kill:
             self.beat("checks: resume")
@@ -183,9 +184,9 @@ class _Run:
 
     def _after_kill(self, told: dict[str, Any]) -> None:
         self.beat("checks: resume after the kill")
-        self.found = json.loads((self.folder / f"evidence{self.place.rank}.json").read_text())
+        self.seen = json.loads((self.folder / f"evidence{self.place.rank}.json").read_text())
         step = self._resumed("in new processes, after one was killed")
-        self.found["killed"] = {**told, "step": step, "attempt": self.place.attempt}
+        self.seen["killed"] = {**told, "step": step, "attempt": self.place.attempt}
         self._leave()
 
     def _again(self, file: Path) -> Trainer:
@@ -200,13 +201,13 @@ class _Run:
         trainer = self._again(self.folder / "middle.pt")
         start = trainer.step
         trainer.run(self.steps)
-        self.found["resumed"] = {"sums": evidence.fingerprint(trainer), "from": start, "where": where}
+        self.seen["resumed"] = {"sums": evidence.fingerprint(trainer), "from": start, "where": where}
         return start
 
     def _leave(self) -> None:
         """Write this rank's evidence; rank 0 also writes that of all."""
-        write_whole(self.folder / f"evidence{self.place.rank}.json", json.dumps(self.found))
-        everyone = evidence.gathered(self.found)
+        write_whole(self.folder / f"evidence{self.place.rank}.json", json.dumps(self.seen))
+        everyone = gathered(self.seen)
         if self.place.rank == 0:
             write_whole(self.folder / "evidence.json", json.dumps(everyone))
 

@@ -71,6 +71,19 @@ def train(
         return report(job, ranks, Outcome(code, errors=errors(place)), Group(nproc))
 
 
+def launch(trainer: str, kill: bool = False, **settings: Any) -> Report:
+    """The same by the real launcher, which watches its processes and starts dead ones again."""
+    import inspector
+
+    small = {"DATA.BATCH": 4, "SOLVER.STEPS": 6, "SOLVER.VALIDATE_EVERY": 3}
+    report = inspector.ddp(
+        "tests.distributed.nets:Small", ["4x3x8x8"], nproc=2, device="cpu", kill=kill,
+        settings={**small, **settings}, trainer=trainer,
+    )  # fmt: skip
+    assert report is not None
+    return report
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

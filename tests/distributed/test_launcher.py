@@ -13,22 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-import inspector
 from inspector.core.errors import InspectError
 from inspector.reporting.report import Report
 from tests.conftest import Run
+from tests.distributed.local import launch
 from tests.distributed.local import train as forked
 
-SMALL = {"DATA.BATCH": 4, "SOLVER.STEPS": 6, "SOLVER.VALIDATE_EVERY": 3}
 
-
-def train(trainer: str = "Plain", kill: bool = False, **settings: object) -> Report:
-    report = inspector.ddp(
-        "tests.distributed.nets:Small", ["4x3x8x8"], nproc=2, device="cpu", kill=kill,
-        settings={**SMALL, **settings}, trainer=f"tests.faults.ddp:{trainer}",
-    )  # fmt: skip
-    assert report is not None
-    return report
+def train(trainer: str, **settings: object) -> Report:
+    return launch(f"tests.faults.ddp.processes:{trainer}", **settings)
 
 
 def statuses(report: Report, check: str) -> list[tuple[str, str]]:
@@ -37,7 +30,7 @@ def statuses(report: Report, check: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("run", [1, 2])  # the third is the next test; benchmarks/ddp_kill.py makes 20
 def test_a_killed_worker_comes_back_at_its_checkpoint(run: int) -> None:
-    report = train(kill=True)
+    report = launch("tests.faults.ddp.runs:Plain", kill=True)
     assert report.verdict == "pass", [f for f in report.findings if f.status == "fail"]
     assert statuses(report, "killed") == [("pass", "rank 1")]
     killed = next(f for f in report.findings if f.check == "killed")

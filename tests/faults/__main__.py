@@ -7,7 +7,7 @@ import time
 
 from tabulate import tabulate
 
-from . import CASES, load
+from tests.faults import CASES, load
 
 
 def main(words: list[str]) -> int:

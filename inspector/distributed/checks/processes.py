@@ -32,7 +32,7 @@ def deadlock(case: Case) -> Iterator[Finding]:
 
 @check
 def worker(case: Case) -> Iterator[Finding]:
-    """No process raises or dies. Names the first that did, with its traceback."""
+    """No process raises or dies; names the first that did, with its traceback."""
     outcome = case.outcome
     if outcome is None:
         return

@@ -13,7 +13,7 @@ from inspector.reporting.report import Finding
 
 @check
 def uneven(case: Case) -> Iterator[Finding]:
-    """Every rank has the same number of batches in an epoch: else one waits for the others for ever."""
+    """Every rank has the same number of batches in an epoch: else one waits forever."""
     counts = [rank["steps_per_epoch"] for rank in case.part("before")]
     if len(set(counts)) > 1:
         message = f"batches in an epoch differ between ranks: {counts}; without Join one waits for ever"

@@ -12,10 +12,11 @@ from inspector.reporting.report import Finding
 
 @check
 def parameters(case: Case) -> Iterator[Finding]:
-    """Frozen parameters are byte-identical after real training steps.
+    """Frozen parameters are byte-identical after real training steps of SGD (with momentum and weight decay)
+    and of AdamW.
 
-    Two steps each of SGD (momentum, weight decay) and AdamW on a copy of the model, with every parameter
-    in the optimizer and gradients set to zero rather than None.
+    Two steps each on a copy of the model, with every parameter in the optimizer and gradients set to zero
+    rather than None.
     """
     names = case.plan.parameters
     yield from _moved(case, names, _why_parameter) or [_unmoved(case, "frozen parameters", names)]

@@ -46,7 +46,7 @@ def optimizer(case: Case) -> Iterator[Finding]:
 
 @check
 def ddp(case: Case) -> Iterator[Finding]:
-    """Two processes train the model under DistributedDataParallel: no step raises or waits for ever, and
+    """Two processes train the model under DistributedDataParallel: no step raises or waits forever, and
     gradients and parameters agree on both.
 
     Two steps of SGD over gloo on the CPU, with other data on each rank.

@@ -54,7 +54,11 @@ def learning_rate_of_zero() -> list[Finding]:
     return checked(model, claimed, optimizer=torch.optim.SGD(groups, lr=0.1))
 
 
-@clean("freeze")
+@clean(
+    "freeze",
+    *"requires_grad stale_gradient ties train_mode parameters buffers moved gradients".split(),
+    *"batch_independence prefix_output prefix_grad optimizer".split(),
+)
 def filtered_optimizer() -> list[Finding]:
     """The optimizer of a careful script."""
     model = net()

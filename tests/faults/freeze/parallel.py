@@ -47,7 +47,7 @@ def unused_under_ddp() -> list[Finding]:
     return checked(model, claimed, ddp=True)
 
 
-@clean("freeze")
+@clean("freeze", "ddp")
 def resnet18_two_stages() -> list[Finding]:
     """torchvision's resnet18 with two stages, and a DDP step."""
     from torchvision.models import resnet18
