@@ -13,11 +13,10 @@ from inspector.core.errors import InspectError
 from inspector.core.log import logger
 from inspector.models import Model, Recipe, as_recipe
 from inspector.profiling.run import trace
-from inspector.reporting.report import Finding, Metric, Report, Section, environment
+from inspector.reporting.report import Finding, Report, Section, environment, metrics
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.record import Trace
 
-UNITS = {"params": "count", "share": "share"}
 _SHOWN = 6
 """So many modules of a stage are printed by name, of more the first and the last."""
 
@@ -53,11 +52,7 @@ def stages(
             "device": found.device if found else None,
         },
         environment=environment(seed=seed),
-        metrics={
-            "stages": Metric(len(backbone.stages), "stage", direction="none"),
-            "params": Metric(params, "element", label="parameters"),
-            "rest_params": Metric(int(rest), "element", direction="none", label="parameters in no stage"),
-        },
+        metrics=metrics({"stages": len(backbone.stages), "params": params, "rest_params": int(rest)}),
         tables={"stages": frame},
         header=[
             ("model", f"{recipe.name} ({recipe.source}, {type(built).__name__})"),
@@ -65,7 +60,7 @@ def stages(
             ("rule", backbone.rule),
         ],
         findings=[Finding("provenance", "warn", "", note) for note in notes],
-        sections=[Section("stages", shown(frame), UNITS, _note(built))],
+        sections=[Section("stages", shown(frame), _note(built))],
     )
 
 

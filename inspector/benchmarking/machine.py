@@ -14,7 +14,7 @@ import torch
 
 from inspector.benchmarking import flags, gpu
 from inspector.core import devices
-from inspector.reporting.report import Finding, Metric, Report, Section, environment
+from inspector.reporting.report import Finding, Report, Section, environment, metrics
 
 PACKAGES = (
     "torch", "torchvision", "thop", "fvcore", "pandas", "numpy", "scipy", "scikit-learn", "tabulate",
@@ -44,13 +44,13 @@ def env() -> Report:
         command="env",
         subject={"name": platform.node() or "this machine", "source": "env"},
         environment=environment(gpu=_first_gpu()),
-        metrics={"gpus": Metric(torch.cuda.device_count(), "count", direction="none", shown=False)},
+        metrics=metrics({"gpus": torch.cuda.device_count()}),
         tables={"versions": versions, "devices": hardware, "threads": threads, "flags": known},
         findings=findings,
         verdict="fail" if any(f.status == "fail" for f in findings) else "pass",
         sections=[
             Section("versions", versions),
-            Section("devices", hardware, {"memory": "bytes"}),
+            Section("devices", hardware),
             Section("threads", threads),
             Section("precision of float32 products (flags as they are)", known),
         ],

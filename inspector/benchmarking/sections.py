@@ -14,15 +14,9 @@ from inspector.benchmarking.record import Group, Row
 from inspector.benchmarking.run import Bench, faster
 from inspector.models.inputs import Inputs, materialise
 from inspector.reporting.checks import examine
-from inspector.reporting.report import Chart, Finding, Metric, Report, Section, environment
+from inspector.reporting.report import Chart, Finding, Metric, Report, Section, environment, metrics
 from inspector.tracing.describe import describe_call
 
-UNITS = {
-    "latency": "seconds", "low": "seconds", "high": "seconds", "p95": "seconds", "p99": "seconds",
-    "samples/s": "rate", "speed-up": "text", "drift": "relative", "gradients": "relative",
-    "TFLOP/s": "tflops", "of peak": "share", "allocated": "bytes", "reserved": "bytes",
-    "joules": "joule", "first call": "seconds",
-}  # fmt: skip
 WORST = 5
 
 
@@ -196,7 +190,7 @@ def _section(group: Group, compiled: bool) -> Section:
     note = (
         f"speed-up against {group.base.precision.label}, by rounds in turn; latency is the median of a step"
     )
-    return Section(f"{group.mode}, batch {group.batch}", shown, UNITS, f"({note})")
+    return Section(f"{group.mode}, batch {group.batch}", shown, f"({note})")
 
 
 def _shown(row: Row, compiled: bool) -> dict[str, Any]:
@@ -277,25 +271,24 @@ def _worst(rows: list[Row]) -> list[Section]:
                 }
             )
     note = "(relative L2 distance of the module's output from float64, what it was given included)"
-    return [Section("layers that drift most", pd.DataFrame(records), UNITS, note)] if records else []
+    return [Section("layers that drift most", pd.DataFrame(records), note)] if records else []
 
 
 def _metrics(rows: list[Row]) -> dict[str, Metric]:
     """One of each kind for each row, for comparison by other commands; the tables show them."""
-    found: dict[str, Metric] = {}
+    named: dict[str, Metric] = {}
     for row in rows:
         if row.absent:
             continue
-        found[f"{row.name}/latency"] = Metric(row.latency, "s", "noisy", "lower", shown=False)
-        found[f"{row.name}/samples_per_second"] = Metric(row.rate, "1/s", "noisy", "higher", shown=False)
-        drift = row.drift.rel_l2 if row.drift else None
-        found[f"{row.name}/drift"] = Metric(drift, "relative L2", "toleranced", "lower", shown=False)
-        if row.allocated is not None:
-            found[f"{row.name}/peak_allocated"] = Metric(
-                row.allocated, "byte", "toleranced", "lower", shown=False
-            )
-        found[f"{row.name}/macs"] = Metric(row.macs, "MAC", "exact", "lower", shown=False)
-    return found
+        values = {
+            "latency": row.latency,
+            "samples_per_second": row.rate,
+            "drift": row.drift.rel_l2 if row.drift else None,
+            **({} if row.allocated is None else {"peak_allocated": row.allocated}),
+            "macs": row.macs,
+        }
+        named |= metrics({f"{row.name}/{name}": value for name, value in values.items()})
+    return named
 
 
 def charts(table: pd.DataFrame) -> list[Chart]:

@@ -21,15 +21,13 @@ def cache(
     """
     options.check_output(format, output)
     from inspector.core import cache as store
-    from inspector.reporting.report import Metric, Report, environment
+    from inspector.reporting.report import Report, environment, metric
 
     removed = store.clear() if clear else None
     files = store.entries()
-    metrics = {
-        "entries": Metric(len(files), "count", direction="none"),
-        "bytes": Metric(sum(file.stat().st_size for file in files), "byte", direction="none"),
-    }
+    values = {"entries": len(files), "bytes": sum(file.stat().st_size for file in files)}
     if removed is not None:
-        metrics["removed"] = Metric(removed, "count", direction="none")
+        values["removed"] = removed
+    metrics = {name: metric(name, value, direction="none") for name, value in values.items()}
     header = [("cache", str(store.folder()))]
     options.emit(Report("cache", {"name": "traces"}, environment(), metrics, header=header), format, output)

@@ -101,7 +101,7 @@ def _emit(found: Comparison, format: str | None, files: list[Path]) -> None:
         screen = sys.stdout.isatty()
         width = None
         if screen:
-            from inspector.reporting.formats.text import terminal_width
+            from inspector.reporting.formats.table import terminal_width
 
             width = terminal_width()
         print(write(found, format or "table", screen and "NO_COLOR" not in os.environ, width), end="")
@@ -122,7 +122,7 @@ def _begun(base: str, head: str | None) -> bool:
     if base.startswith(GIT) or file.exists() or head is None or not is_report(head):
         return False
     from inspector.core.files import write_whole
-    from inspector.reporting.report import as_text
+    from inspector.reporting.schema import as_text
 
     write_whole(file, as_text(read(head).content) + "\n")
     print(f"wrote {file}: a new baseline", file=sys.stderr)

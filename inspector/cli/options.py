@@ -37,10 +37,15 @@ Device = Annotated[
     typer.Option(help="Count on meta, cpu or cuda. Default: meta, cpu where meta cannot."),
 ]
 Seed = Annotated[Optional[int], typer.Option(help="Seed of inputs and weights where values matter.")]
-Format = Annotated[
-    Optional[str],
-    typer.Option("--format", help="table, markdown, json, csv, html, junit or github. Default: table."),
-]
+
+
+def _formats() -> str:
+    from inspector.reporting.formats import FORMATS
+
+    return ", ".join(FORMATS)
+
+
+Format = Annotated[Optional[str], typer.Option("--format", help=f"{_formats()}. Default: table.")]
 Output = Annotated[
     Optional[Path],
     typer.Option("--output", "-o", help="Write to this file; its suffix chooses the format."),
@@ -129,7 +134,7 @@ def emit(report: Report, format_: str | None, output: Path | None) -> None:
 
         write_whole(output, write(report))
     elif chosen == "table":
-        from inspector.reporting.formats.text import render, terminal_width
+        from inspector.reporting.formats.table import render, terminal_width
 
         screen = sys.stdout.isatty()
         color = screen and "NO_COLOR" not in os.environ

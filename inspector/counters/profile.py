@@ -15,7 +15,7 @@ from inspector.counters.record import BACKWARD, Count, Counter
 from inspector.models import Model
 from inspector.profiling.report import report
 from inspector.profiling.run import trace
-from inspector.reporting.report import Finding, Metric, Report, Section
+from inspector.reporting.report import Finding, Report, metric
 from inspector.tracing.record import Op, Trace
 
 _NOT_SAID = ("pointwise_flops", "flops", "activations", "bytes_moved", "ops", "unknown_ops")
@@ -97,14 +97,14 @@ def _without_what_it_does_not_say(
 ) -> Report:
     for name in _NOT_SAID:
         made.metrics[name] = replace(made.metrics[name], value=None, lower_bound=False, shown=False)
-    made.metrics["params"] = Metric(count.params, "element", label="parameters")
+    made.metrics["params"] = metric("params", count.params)
     for name, frame in made.tables.items():
         made.tables[name] = frame.copy()
         for column in (c for c in _COLUMNS if c in frame):
             made.tables[name][column] = pd.NA
     made.sections = [
-        Section(s.title, s.frame.drop(columns=[c for c in _COLUMNS if c in s.frame]), s.units, s.note)
-        for s in made.sections
+        replace(section, frame=section.frame.drop(columns=[c for c in _COLUMNS if c in section.frame]))
+        for section in made.sections
     ]
     made.header = [line for line in made.header if line[0] != "coverage"]
     made.header.append(("counter", f"{counter.name} {version or ''}: {counter.convention}"))

@@ -18,7 +18,7 @@ from inspector.counters.record import CAUSES, UNEXPLAINED, Count, Counter
 from inspector.models import Model, Recipe, as_recipe
 from inspector.profiling.run import trace
 from inspector.profiling.views.totals import totals
-from inspector.reporting.report import Finding, Metric, Report, Section, environment
+from inspector.reporting.report import Finding, Metric, Report, Section, environment, metric, metrics
 from inspector.tracing.record import Trace
 
 NEGLIGIBLE = 1e-3
@@ -148,10 +148,6 @@ def _figure(figure: published.Figure, found: Trace, convention: str = "as the ta
 # The report.
 
 _INTEGERS = ("says", "macs", "difference", "unexplained", "params", "peak_bytes")
-_UNITS = {
-    "says": "count", "macs": "MAC", "difference": "signed", "unexplained": "part",
-    "seconds": "seconds", "peak": "memory", "amount": "signed", "modules": "count", "of_ours": "part",
-}  # fmt: skip
 
 
 def _report(results: list[_Result], found: Trace, unmatched: str | Path | None) -> Report:
@@ -221,14 +217,13 @@ def _joined(results: list[_Result]) -> Iterator[tuple[Any, ...]]:
 
 
 def _metrics(results: list[_Result], ours: int, partial: bool) -> dict[str, Metric]:
-    metrics = {"macs": Metric(ours, "MAC", label="our MACs", lower_bound=partial)}
+    values: dict[str, int | None] = {}
     for result in results:
         if result.name in NAMES and result.name != "ours":
-            metrics[f"macs_{result.name}"] = Metric(result.macs, "MAC", direction="none", shown=False)
-            metrics[f"unexplained_{result.name}"] = Metric(
-                result.explanation.unexplained if result.explanation else None, "MAC", shown=False
-            )
-    return metrics
+            values[f"macs_{result.name}"] = result.macs
+            explanation = result.explanation
+            values[f"unexplained_{result.name}"] = explanation.unexplained if explanation else None
+    return {"macs": metric("macs", ours, lower_bound=partial, label="our MACs"), **metrics(values)}
 
 
 def _sections(rows: pd.DataFrame, reasons: pd.DataFrame, ours: int) -> list[Section]:
@@ -252,8 +247,8 @@ def _sections(rows: pd.DataFrame, reasons: pd.DataFrame, ours: int) -> list[Sect
     legend = pd.DataFrame({"cause": met, "meaning": [CAUSES[cause] for cause in met]})
     counts = pd.DataFrame({"counter": ran["counter"], "counts": ran["convention"].map(_folded)})
     sections = [
-        Section("counters (difference: what it says minus our MACs)", shown, _UNITS),
-        Section("why they differ (in MACs)", why, _UNITS),
+        Section("counters (difference: what it says minus our MACs)", shown),
+        Section("why they differ (in MACs)", why),
         Section("causes", legend),
         Section("what each counts", counts),
     ]

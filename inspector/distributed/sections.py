@@ -12,7 +12,7 @@ from inspector.distributed.checks import Case, examined
 from inspector.distributed.job import Job
 from inspector.distributed.launch import Group, Outcome
 from inspector.distributed.solver import amp_dtype
-from inspector.reporting.report import Chart, Metric, Report, Section, environment
+from inspector.reporting.report import Chart, Metric, Report, Section, environment, metrics
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
@@ -89,17 +89,15 @@ def _metrics(ranks: list[dict[str, Any]], steps: pd.DataFrame, node: Any, world:
         return {}
     middle = float(steps["seconds"].median())
     size = node.DATA.BATCH * node.SOLVER.ACCUMULATE
-    found = {
-        "final_loss": Metric(float(steps["loss"].iloc[-1]), "rate", "toleranced", "lower"),
-        "step_seconds": Metric(middle, "seconds", "noisy", "lower"),
-        "samples_per_second": Metric(size * world / middle, "rate", "noisy", "higher"),
+    values = {
+        "final_loss": float(steps["loss"].iloc[-1]),
+        "step_seconds": middle,
+        "samples_per_second": size * world / middle,
     }
     alone = ranks[0].get("bare_seconds")
     if alone:
-        label = "scaling efficiency (report only)"
-        share = alone * node.SOLVER.ACCUMULATE / middle
-        found["scaling_efficiency"] = Metric(share, "share", "noisy", "higher", label=label)
-    return found
+        values["scaling_efficiency"] = alone * node.SOLVER.ACCUMULATE / middle
+    return metrics(values)
 
 
 def _environment(job: Job, world: int) -> dict[str, Any]:
@@ -142,9 +140,7 @@ def _sections(steps: pd.DataFrame, validations: pd.DataFrame) -> list[Section]:
     if len(validations):
         shown = validations[["step", "loss", "accuracy"]].astype(object)
         shown = shown.assign(loss=[f"{value:.4f}" for value in validations["loss"]])
-        found.append(
-            Section("validation (all ranks together)", shown, {"step": "count", "accuracy": "share"})
-        )
+        found.append(Section("validation (all ranks together)", shown))
     return found
 
 

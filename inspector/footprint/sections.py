@@ -19,20 +19,11 @@ from inspector.footprint.tables import (
     moment,
     timeline_frame,
 )
-from inspector.reporting.report import Chart, Finding, Metric, Report, Section
+from inspector.reporting.registry import OF_TABLE
+from inspector.reporting.report import Chart, Finding, Metric, Report, Section, metrics
 from inspector.tracing.capture.setting import PORTABLE, Setting
 from inspector.tracing.record import Trace
 
-UNITS = {
-    "blocks": "count",
-    "bytes": "bytes",
-    "share": "share",
-    "needed": "bytes",
-    "batch": "plain",
-    "predicted": "bytes",
-    "measured": "bytes",
-    "ratio": "rate",
-}
 _TOP = 12
 """Rows that people see of the peak by operator and by module."""
 
@@ -71,24 +62,26 @@ def report(asked: Asked) -> Report:
     modules = tables["modules"]
     named = modules.assign(module=modules["module"].replace("", f"({trace.model} itself)"))
     sections = [
-        Section("composition of the peak", composition, UNITS),
-        Section(f"the peak by module (depth {asked.depth})", _top(named), UNITS),
-        Section("the peak by the operator that made it", _top(tables["operators"]), UNITS),
-        Section("timeline", bars_frame(timeline), UNITS, "each row is the highest moment of its stretch"),
+        Section("composition of the peak", composition),
+        Section(f"the peak by module (depth {asked.depth})", _top(named)),
+        Section("the peak by the operator that made it", _top(tables["operators"])),
+        Section("timeline", bars_frame(timeline), "each row is the highest moment of its stretch"),
     ]
     if asked.tried:
         tables["batches"] = pd.DataFrame(asked.tried)
-        sections.append(Section("batches tried", tables["batches"], UNITS))
+        sections.append(Section("batches tried", tables["batches"]))
     if asked.world_size is not None:
         terms = estimate(trace, memory, asked.world_size, asked.shard)
         tables["processes"] = pd.DataFrame([{"part": k, "bytes": v} for k, v in terms.items()])
         total = pd.DataFrame([{"part": "sum", "bytes": sum(terms.values())}])
         shown = pd.concat([tables["processes"], total], ignore_index=True)
         title = f"estimate for each of {asked.world_size} processes, {asked.shard}"
-        sections.append(Section(title, shown, UNITS))
+        sections.append(Section(title, shown))
     if asked.measured is not None:
         tables["measured"] = asked.measured.frame
-        sections.append(Section("predicted against measured", asked.measured.frame, UNITS))
+        sections.append(
+            Section("predicted against measured", asked.measured.frame, columns=OF_TABLE["measured"])
+        )
     return Report(
         command="memory",
         subject={
@@ -120,24 +113,19 @@ def _metrics(asked: Asked) -> dict[str, Metric]:
     sums: Counter[str] = Counter(dict.fromkeys(CATEGORIES, 0))
     for block, nbytes in memory.peak:
         sums[block.category] += nbytes
-    metrics = {
-        "peak_allocated": Metric(memory.allocated, "byte"),
-        "peak_reserved": Metric(memory.reserved, "byte"),
-        "convolution_workspace": Metric(
-            memory.convolution_extra, "byte", label="cuDNN's workspaces (a guess)"
-        ),
+    values: dict[str, int | None] = {
+        "peak_allocated": memory.allocated,
+        "peak_reserved": memory.reserved,
+        "convolution_workspace": memory.convolution_extra,
     }
     if asked.room is not None:
-        found = asked.batch if any(row["fits"] for row in asked.tried) else 0
-        metrics["max_batch"] = Metric(found, "plain", direction="higher", label="largest batch")
+        values["max_batch"] = asked.batch if any(row["fits"] for row in asked.tried) else 0
     for name in CATEGORIES:
-        metrics[f"peak_{name.replace(' ', '_')}"] = Metric(sums[name], "byte", shown=False)
+        values[f"peak_{name.replace(' ', '_')}"] = sums[name]
     if asked.world_size is not None:
         terms = estimate(asked.trace, memory, asked.world_size, asked.shard)
-        metrics["peak_per_process"] = Metric(
-            sum(terms.values()), "byte", "toleranced", label="estimate for each process"
-        )
-    return metrics
+        values["peak_per_process"] = sum(terms.values())
+    return metrics(values)
 
 
 def _header(asked: Asked) -> list[tuple[str, str]]:

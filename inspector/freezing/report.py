@@ -11,13 +11,12 @@ from inspector.backbones.report import shown, stage_frame, state
 from inspector.freezing.plan import swin
 from inspector.freezing.schemes import equivalents
 from inspector.models.device import device_of
-from inspector.reporting.report import Finding, Metric, Report, Section, environment
+from inspector.reporting.report import Finding, Metric, Report, Section, environment, metric
 from inspector.tracing.capture.state import state_entries
 
 if TYPE_CHECKING:
     from inspector.freezing.handle import Frozen
 
-UNITS = {"params": "count", "numel": "count", "share": "share"}
 _SHOWN = 20
 _NORM = {
     "freeze": "weight, bias and statistics frozen, also after model.train()",
@@ -72,15 +71,15 @@ def _metrics(frozen: Frozen) -> dict[str, Metric]:
     trainable = sum(entry.numel for entry in entries if entry.trainable)
     buffers = dict(frozen.model.named_buffers())
     frozen_buffers = sum(buffers[name].numel() for name in frozen.plan.buffers if name in buffers)
-    metrics = {
-        "params": Metric(total, "element", direction="none", label="parameters"),
-        "frozen_params": Metric(total - trainable, "element", direction="none", label="frozen parameters"),
-        "trainable_params": Metric(trainable, "element", direction="none", label="trainable parameters"),
-        "frozen_buffers": Metric(frozen_buffers, "element", direction="none"),
+    values = {
+        "params": total,
+        "frozen_params": total - trainable,
+        "trainable_params": trainable,
+        "frozen_buffers": frozen_buffers,
     }
     if frozen.plan.stages is not None:
-        metrics["frozen_stages"] = Metric(frozen.plan.stages, "count", direction="none")
-    return metrics
+        values["frozen_stages"] = frozen.plan.stages
+    return {name: metric(name, value, direction="none") for name, value in values.items()}
 
 
 def _stages(frozen: Frozen) -> pd.DataFrame:
@@ -115,12 +114,12 @@ def _frozen(frozen: Frozen) -> pd.DataFrame:
 def _sections(tables: dict[str, pd.DataFrame]) -> list[Section]:
     sections = []
     if "stages" in tables:
-        sections.append(Section("stages", shown(tables["stages"]), UNITS))
+        sections.append(Section("stages", shown(tables["stages"])))
         sections.append(Section("the same in other projects' counting", tables["schemes"]))
     elif "frozen" in tables:
         frame = tables["frozen"]
         note = f"(the first {_SHOWN} of {len(frame)})" if len(frame) > _SHOWN else ""
-        sections.append(Section("frozen parameters", frame.head(_SHOWN), UNITS, note))
+        sections.append(Section("frozen parameters", frame.head(_SHOWN), note))
     return sections
 
 

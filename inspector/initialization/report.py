@@ -20,7 +20,7 @@ from inspector.models import Recipe
 from inspector.models.device import device_of
 from inspector.models.inputs import first_line, materialise
 from inspector.models.small import smallest
-from inspector.reporting.report import Finding, Metric, Report, Section, environment
+from inspector.reporting.report import Finding, Report, Section, environment, metrics
 from inspector.tracing.describe import describe_call
 
 SHOWN = 20
@@ -185,7 +185,13 @@ def _report(job: Job, outcome: Outcome, choice: Choice | None, layers: int, of: 
         command="init",
         subject={"name": job.name, "source": job.source, "inputs": [], "phase": None, "device": "cpu"},
         environment=environment(),
-        metrics=_metrics(outcome, layers),
+        metrics=metrics(
+            {
+                "layers": layers,
+                "tensors": len(outcome.rows),
+                **{status: outcome.count(status) for status in STATUSES},
+            }
+        ),
         tables={"tensors": pd.DataFrame([row.cells() for row in outcome.rows], dtype=object)},
         findings=outcome.findings,
         header=[
@@ -195,19 +201,10 @@ def _report(job: Job, outcome: Outcome, choice: Choice | None, layers: int, of: 
             ("seed", str(job.seed) if job.model is not None else "none: a file"),
         ],
         sections=[
-            Section("tensors by law", _summary(outcome.rows), {"tensors": "count", "numel": "count"}),
+            Section("tensors by law", _summary(outcome.rows)),
             Section("evidence (p of each tensor by itself, before Holm)", worst, note=note),
         ],
     )
-
-
-def _metrics(outcome: Outcome, layers: int) -> dict[str, Metric]:
-    counts = {"layers": layers, "tensors": len(outcome.rows)}
-    metrics = {name: Metric(count, "count", direction="none") for name, count in counts.items()}
-    for status in STATUSES:
-        direction = "higher" if status == "matches" else "none" if status in GOOD else "lower"
-        metrics[status] = Metric(outcome.count(status), "count", direction=direction)
-    return metrics
 
 
 def _summary(rows: list[Row]) -> pd.DataFrame:

@@ -12,9 +12,11 @@ import pandas as pd
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
 from inspector.models import timm, torchvision
-from inspector.reporting.report import Finding, Metric, Report, Section, environment
+from inspector.reporting.registry import Form, Quantity, Unit
+from inspector.reporting.report import Finding, Report, Section, environment, metrics
 
 SOURCES = {"torchvision": torchvision, "timm": timm}
+_AS_PUBLISHED = {"params": Quantity(Unit.COUNT, own_form=Form.PLAIN)}
 
 
 def models(query: str | None = None, *, source: str | None = None) -> Report:
@@ -29,7 +31,6 @@ def models(query: str | None = None, *, source: str | None = None) -> Report:
         raise InspectError(f"no model matches {query!r}", nearest(query or "", names))
     frame = pd.DataFrame(chosen, columns=["spec", "source", "task", "params", "gmacs", "entries"])
     frame["params"] = frame["params"].astype("Int64")
-    units = {"params": "optional", "gmacs": "optional"}
     findings = []
     if source is None and find_spec("timm") is None:
         findings.append(Finding("timm", "skip", "", "timm is not installed: pip install 'inspector[timm]'"))
@@ -37,10 +38,12 @@ def models(query: str | None = None, *, source: str | None = None) -> Report:
         command="models",
         subject={"name": query or "*", "source": source or "all"},
         environment=environment(),
-        metrics={"models": Metric(len(frame), "count", direction="none")},
+        metrics=metrics({"models": len(frame)}),
         tables={"models": frame},
         findings=findings,
-        sections=[Section("models (params and GMACs as torchvision publishes them)", frame, units)],
+        sections=[
+            Section("models (params and GMACs as torchvision publishes them)", frame, columns=_AS_PUBLISHED)
+        ],
     )
 
 

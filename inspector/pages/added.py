@@ -7,35 +7,21 @@ from dataclasses import replace
 
 import pandas as pd
 
-from inspector.benchmarking import sections as bench_report
-from inspector.distributed import sections as ddp_report
+from inspector.benchmarking.sections import charts as bench_charts
+from inspector.distributed.sections import charts as ddp_charts
 from inspector.reporting.report import Chart, Finding, Report, Section
-
-UNITS = {
-    "numel": "count", "params": "count", "macs": "MAC", "flops": "FLOP", "activations": "count",
-    "bytes": "bytes", "memory": "bytes", "peak_allocated": "bytes", "peak_reserved": "bytes",
-    "seconds": "seconds", "latency": "seconds", "latency_low": "seconds", "latency_high": "seconds",
-    "p95": "seconds", "p99": "seconds", "warm_up_seconds": "seconds", "first_call_seconds": "seconds",
-    "samples_per_second": "rate", "speedup": "ratio", "speedup_low": "ratio", "speedup_high": "ratio",
-    "tflops": "tflops", "fraction_of_peak": "share", "share": "share", "accuracy": "share",
-    "drift": "relative", "gradient_drift": "relative", "matmul_error": "relative", "conv_error": "relative",
-    "rel_l2": "relative", "joules_per_sample": "joule",
-}  # fmt: skip
-"""Of the columns in the tables of all commands."""
+from inspector.reporting.rows import headline
 
 _CHARTS: dict[str, tuple[str, set[str], Callable[[pd.DataFrame], list[Chart]]]] = {
     "bench": (
         "rows",
         {"mode", "batch", "precision", "samples_per_second", "latency_low", "latency_high", "drift"}
         | {"speedup", "speedup_low", "speedup_high"},
-        bench_report.charts,
+        bench_charts,
     ),
-    "ddp": ("steps", {"step", "loss"}, ddp_report.charts),
+    "ddp": ("steps", {"step", "loss"}, ddp_charts),
 }
 """By command: the table that is drawn, the columns needed, and how."""
-
-
-_FAR = [float("inf"), float("-inf")]
 
 
 def foreign(report: Report, subject: str) -> list[Finding]:
@@ -54,7 +40,10 @@ def presentable(report: Report) -> Report:
     if report.header or report.sections:
         return report
     titles = {table: f"{report.command}: {table}" for table in report.tables}
-    sections = [Section(titles[table], frame, units(frame)) for table, frame in report.tables.items()]
+    sections = [
+        Section(titles[table], frame, columns=report.columns_of(table))
+        for table, frame in report.tables.items()
+    ]
     listed = {key: metric for key, metric in report.metrics.items() if "/" in key}
     if listed:  # a number for each row of some table: too many for the head of a page
         sections.insert(0, _numbers(report, listed))
@@ -69,20 +58,8 @@ def presentable(report: Report) -> Report:
     )
 
 
-def units(frame: pd.DataFrame) -> dict[str, str]:
-    """How each column is written: numbers by the column's name, all other values as they are."""
-    return {name: UNITS.get(name, "number") if _numeric(frame[name]) else "text" for name in frame.columns}
-
-
-def _numeric(column: pd.Series) -> bool:
-    types = pd.api.types
-    return types.is_numeric_dtype(column) and not types.is_bool_dtype(column) and not column.isin(_FAR).any()
-
-
 def _numbers(report: Report, metrics: dict) -> Section:
-    from inspector.reporting.rows import headline
-
-    rows = [(name, headline(metric), metric.unit, metric.kind) for name, metric in metrics.items()]
+    rows = [(name, headline(name, metric), str(metric.unit), metric.kind) for name, metric in metrics.items()]
     return Section(
         f"{report.command}: numbers", pd.DataFrame(rows, columns=["name", "value", "unit", "kind"])
     )

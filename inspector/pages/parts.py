@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
-from inspector.backbones.report import UNITS as STAGE_UNITS
 from inspector.backbones.report import shown
 from inspector.pages.timeline import ROLES, peak
-from inspector.profiling import params as ledger
-from inspector.profiling.report import UNITS
 from inspector.profiling.timer import ModuleTimes
 from inspector.profiling.views.modules import named
-from inspector.reporting.numbers import MISSING, duration, size, written
+from inspector.reporting.numbers import MISSING, duration, si, size
 from inspector.reporting.report import Chart, Report, Section
 from inspector.tracing.record import Trace
 
 MODULES, OPERATORS, CALLS, MEMORY = "modules", "operators", "operator calls", "memory"
-CALL_UNITS = {
-    "index": "number", "macs": "MAC", "flops": "FLOP", "bytes": "bytes", "intensity": "rate",
-}  # fmt: skip
 MOST_CALLS = 5000
 """So many rows of the table of calls are shown."""
 _SCALES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
@@ -31,15 +27,15 @@ def sections(found: Trace, tables: dict[str, pd.DataFrame]) -> list[Section]:
     """The tables as people read them."""
     modules = named(tables["modules"], found.model, indent=False)
     made = [
-        Section(MODULES, _without_zeros(modules, "unknown_ops"), UNITS, _tied(found)),
-        Section(OPERATORS, _without_zeros(tables["ops"], "unknown"), UNITS),
+        Section(MODULES, _without_zeros(modules, "unknown_ops"), _tied(found)),
+        Section(OPERATORS, _without_zeros(tables["ops"], "unknown")),
         _calls(found, tables["calls"]),
         _memory(found, tables["timeline"]),
-        Section("parameters and buffers", tables["kinds"], ledger.UNITS),
-        Section("ledger", tables["state"], ledger.UNITS, "Each storage once; tied are its other names."),
+        Section("parameters and buffers", tables["kinds"]),
+        Section("ledger", tables["state"], "Each storage once; tied are its other names."),
     ]
     if len(tables["unknown"]):
-        made.append(Section("operators without a formula", tables["unknown"], UNITS))
+        made.append(Section("operators without a formula", tables["unknown"]))
     return made
 
 
@@ -64,7 +60,7 @@ def _calls(found: Trace, frame: pd.DataFrame) -> Section:
         frame = frame.drop(columns="phase")
     shapes = ["inputs", "outputs"]
     frame = frame.assign(module=frame["module"].replace("", found.model))
-    return Section(CALLS, frame[[*frame.columns.drop(shapes), *shapes]], CALL_UNITS, note)
+    return Section(CALLS, frame[[*frame.columns.drop(shapes), *shapes]], note)
 
 
 def _memory(found: Trace, frame: pd.DataFrame) -> Section:
@@ -88,7 +84,7 @@ def _memory(found: Trace, frame: pd.DataFrame) -> Section:
     )
     if any(op.group == "scaled_dot_product_attention" for op in found.ops):
         note += " Attention is recorded unfused: a fused kernel never writes its S x S scores."
-    return Section(MEMORY, rows, {"at the peak": "bytes", "share": "share", "largest": "bytes"}, note)
+    return Section(MEMORY, rows, note)
 
 
 def _place(found: Trace, index: int) -> str:
@@ -112,7 +108,6 @@ def memory(frame: pd.DataFrame, found: Trace) -> Chart | None:
         long.assign(**{unit: (long["bytes"] / scale).round(3)}).rename(columns={"index": "operator"}),
         group="role",
         hover=("running", "total"),
-        units={"total": "bytes"},
         section=MEMORY,
     )
 
@@ -142,7 +137,6 @@ def roofline(frame: pd.DataFrame, found: Trace) -> Chart | None:
         drawn.rename(columns={"intensity": "FLOPs per byte moved", "flops": "FLOPs"}),
         group="operator",
         hover=("op", "module", "inputs", "FLOPs", "bytes", "FLOPs per byte moved"),
-        units={"FLOPs": "FLOP", "bytes": "bytes", "FLOPs per byte moved": "rate"},
         log_x=True,
         log_y=True,
         note=note,
@@ -173,7 +167,6 @@ def icicle(frame: pd.DataFrame, found: Trace, time: str | None) -> Chart:
         color="worker",
         choices=choices,
         hover=("module", "type", "MACs inside", *(c for c in choices if c != macs)),
-        units={macs: "MAC", "parameters": "count", "bytes moved": "bytes", "time": "seconds"},
         note=_icicle_note(found, [c for c in columns if c not in choices], time, "time" in frame),
         section=MODULES,
     )
@@ -182,8 +175,8 @@ def icicle(frame: pd.DataFrame, found: Trace, time: str | None) -> Chart:
 def _bounded(macs: int, unknown: int) -> str:
     """What is known of the MACs of a module that holds so many operators without a formula."""
     if not unknown:
-        return written(macs, "MAC")
-    return f"at least {written(macs, 'MAC')}" if macs else MISSING
+        return si(macs)
+    return f"at least {si(macs)}" if macs else MISSING
 
 
 def _does_most_itself(frame: pd.DataFrame) -> pd.Series:
@@ -221,7 +214,7 @@ def stages(frame: pd.DataFrame) -> Section:
         "frozen: parameters that require no gradient. What really rests in training, statistics of batch"
         " norms among it, is what `inspect freeze` proves."
     )
-    return Section("stages", shown(frame), {**STAGE_UNITS, "frozen": "count"}, note)
+    return Section("stages", shown(frame), note)
 
 
 def timing(times: ModuleTimes, place: str) -> str:
@@ -237,5 +230,4 @@ def with_times(report: Report, times: pd.DataFrame) -> None:
     for number, section in enumerate(report.sections):
         if section.title == MODULES:
             frame = section.frame.assign(time=list(times["seconds"]))
-            units = {**section.units, "time": "seconds"}
-            report.sections[number] = Section(section.title, frame, units, section.note)
+            report.sections[number] = replace(section, frame=frame)

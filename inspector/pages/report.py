@@ -25,7 +25,7 @@ from inspector.profiling.report import report as profiled
 from inspector.profiling.run import trace
 from inspector.profiling.views.calls import calls_frame
 from inspector.profiling.views.state import kinds_frame, ledger_frame
-from inspector.reporting.report import Finding, Metric, Report
+from inspector.reporting.report import Finding, Report, metric
 from inspector.tracing.capture import ForwardError
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.record import Trace
@@ -152,7 +152,7 @@ def _add_times(
     except InspectError as error:
         result.findings.append(Finding("time", "skip", "", f"not measured on {device}: {error.message}"))
         return None
-    result.metrics["forward_seconds"] = Metric(times.bare, "seconds", "noisy", label="forward time")
+    result.metrics["forward_seconds"] = metric("forward_seconds", times.bare)
     result.header.append(("time", parts.timing(times, timer.place(device))))
     frame = icicle_frame(trace, times.own)[["path", "type", "seconds"]]
     result.tables["times"] = frame.assign(own_seconds=[times.own.get(p, 0.0) for p in frame["path"]])

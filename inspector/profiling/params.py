@@ -16,12 +16,10 @@ from inspector.models.inputs import first_line
 from inspector.models.modes import mode_sensitive
 from inspector.models.subject import lazy
 from inspector.profiling.views.state import kinds_frame, ledger_frame
-from inspector.reporting.report import Finding, Metric, Report, Section, environment
+from inspector.reporting.report import Finding, Metric, Report, Section, environment, metrics
 from inspector.tracing import _torch
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.record import StateEntry
-
-UNITS = {"numel": "count", "bytes": "bytes", "tensors": "count", "share": "share"}
 
 
 def params(
@@ -46,9 +44,7 @@ def params(
     result = _report(recipe.name, recipe.source, entries, top)
     result.tables["modes"] = modes
     if len(modes):
-        result.sections.append(
-            Section("modules that train() and eval() change", _summarised(modes), {"modules": "count"})
-        )
+        result.sections.append(Section("modules that train() and eval() change", _summarised(modes)))
     result.findings += reconcile(built, entries)
     if lazy(built):
         result.findings.append(
@@ -91,8 +87,8 @@ def _report(name: str, source: str, entries: tuple[StateEntry, ...], top: int | 
         tables={"state": ledger, "kinds": kinds},
         header=[("model", f"{name} ({source})")],
         sections=[
-            Section("state, tied tensors once", shown, UNITS, note),
-            Section("totals", kinds, UNITS),
+            Section("state, tied tensors once", shown, note),
+            Section("totals", kinds),
         ],
     )
 
@@ -111,24 +107,24 @@ def _metrics(entries: tuple[StateEntry, ...]) -> dict[str, Metric]:
         )
 
     if any(entry.kind == "tensor" for entry in entries):
-        return {
-            "tensors": Metric(len(entries), "count", direction="none"),
-            "elements": Metric(total("tensor"), "element"),
-            "bytes": Metric(total("tensor", "nbytes"), "byte"),
-        }
-    metrics = {
-        "params": Metric(total("parameter"), "element", label="parameters"),
-        "trainable_params": Metric(
-            total("parameter", trainable=True), "element", label="trainable parameters"
-        ),
-        "buffers": Metric(total("buffer"), "element"),
-        "persistent_buffers": Metric(total("buffer", persistent=True), "element"),
-        "param_bytes": Metric(total("parameter", "nbytes"), "byte", label="parameter bytes"),
-        "buffer_bytes": Metric(total("buffer", "nbytes"), "byte"),
+        return metrics(
+            {
+                "tensors": len(entries),
+                "elements": total("tensor"),
+                "bytes": total("tensor", "nbytes"),
+            }
+        )
+    values = {
+        "params": total("parameter"),
+        "trainable_params": total("parameter", trainable=True),
+        "buffers": total("buffer"),
+        "persistent_buffers": total("buffer", persistent=True),
+        "param_bytes": total("parameter", "nbytes"),
+        "buffer_bytes": total("buffer", "nbytes"),
     }
     if any(entry.kind == "packed" for entry in entries):
-        metrics["packed_params"] = Metric(total("packed"), "element", label="packed parameters")
-    return metrics
+        values["packed_params"] = total("packed")
+    return metrics(values)
 
 
 def _summarised(modes: pd.DataFrame) -> pd.DataFrame:

@@ -6,32 +6,11 @@ from inspector.core.errors import InspectError
 from inspector.profiling.views.modules import layers_frame, modules_frame, tree, types_frame
 from inspector.profiling.views.ops import ops_frame, unknown_frame
 from inspector.profiling.views.totals import totals
-from inspector.reporting.report import Finding, Metric, Report, Section
+from inspector.reporting.registry import QUANTITIES, Unit
+from inspector.reporting.report import Finding, Metric, Report, Section, metrics
 from inspector.tracing.record import Failure, Trace
 
 GROUPINGS = ("module", "type", "op")
-
-UNITS = {
-    "calls": "count", "modules": "count", "params": "count", "macs": "MAC", "flops": "FLOP",
-    "activations": "count", "bytes": "bytes", "share": "share", "unknown": "count",
-    "unknown_ops": "count",
-}  # fmt: skip
-_METRICS = {
-    "params": "element", "trainable_params": "element", "packed_params": "element",
-    "buffers": "element", "param_bytes": "byte", "buffer_bytes": "byte", "macs": "MAC",
-    "causal_macs": "MAC", "forward_macs": "MAC", "backward_macs": "MAC", "pointwise_flops": "FLOP",
-    "flops": "FLOP",
-    "activations": "element", "bytes_moved": "byte", "ops": "op", "unknown_ops": "op",
-}  # fmt: skip
-_LABELS = {
-    "macs": "MACs", "flops": "FLOPs", "pointwise_flops": "pointwise FLOPs", "ops": "operators",
-    "causal_macs": "MACs under causal masks",
-    "forward_macs": "forward MACs", "backward_macs": "backward MACs", "params": "parameters",
-    "trainable_params": "trainable parameters", "unknown_ops": "unknown operators",
-    "param_bytes": "parameter bytes", "packed_params": "packed parameters",
-}  # fmt: skip
-_POINTWISE = ("pointwise_flops", "flops")
-_COUNTED = ("macs", "causal_macs", "forward_macs", "backward_macs", "pointwise_flops", "flops", "activations")
 
 
 def report(
@@ -46,18 +25,6 @@ def report(
     if by not in GROUPINGS:
         raise InspectError(f"cannot group by {by!r}", f"use one of: {', '.join(GROUPINGS)}")
     sums = totals(found)
-    partial = sums["unknown_ops"] > 0 or found.failure is not None
-    metrics = {
-        name: Metric(
-            sums[name],
-            unit,
-            label=_LABELS.get(name, ""),
-            direction="none" if name == "ops" else "lower",
-            lower_bound=(partial and name in _COUNTED) or (bool(found.uncounted) and name in _POINTWISE),
-        )
-        for name, unit in _METRICS.items()
-        if name in sums
-    }
     modules, ops, unknown = modules_frame(found), ops_frame(found), unknown_frame(found)
     return Report(
         command="profile",
@@ -69,13 +36,22 @@ def report(
             "device": found.device,
         },
         environment=dict(found.environment),
-        metrics=metrics,
+        metrics=_metrics(found, sums),
         tables={"modules": modules, "ops": ops, "unknown": unknown, "layers": layers_frame(found)},
         findings=_findings(found, sums, strict),
         verdict="fail" if found.failure or (strict and sums["unknown_ops"]) else "none",
         header=_header(found, sums),
         sections=_sections(found, by, depth, top),
     )
+
+
+def _metrics(trace: Trace, sums: dict[str, int]) -> dict[str, Metric]:
+    """The sums in the registry's order; those that formulas give are lower bounds where one is missing."""
+    counted = {name for name, entry in QUANTITIES.items() if entry.unit in (Unit.MAC, Unit.FLOP)}
+    pointwise = {name for name in counted if QUANTITIES[name].unit == Unit.FLOP}
+    partial = sums["unknown_ops"] > 0 or trace.failure is not None
+    bounds = counted | {"activations"} if partial else pointwise if trace.uncounted else set()
+    return metrics({name: sums[name] for name in sorted(sums, key=list(QUANTITIES).index)}, bounds)
 
 
 def _header(found: Trace, sums: dict[str, int]) -> list[tuple[str, str]]:
@@ -109,10 +85,10 @@ def _sections(found: Trace, by: str, depth: int, top: int | None) -> list[Sectio
     for column in ("unknown_ops", "unknown"):
         if column in frame and not frame[column].any():
             frame = frame.drop(columns=column)
-    sections = [Section(title, frame, UNITS, note)]
+    sections = [Section(title, frame, note)]
     unknown = unknown_frame(found)
     if len(unknown):
-        sections.append(Section("operators without a formula", unknown, UNITS))
+        sections.append(Section("operators without a formula", unknown))
     return sections
 
 

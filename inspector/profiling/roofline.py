@@ -18,15 +18,11 @@ from inspector.models.inputs import as_inputs
 from inspector.profiling import timer
 from inspector.profiling.views.bounds import PRECISIONS, Roof, modules_frame, operators_frame, whole
 from inspector.profiling.views.modules import tree
-from inspector.reporting.report import Chart, Finding, Metric, Report, Section
+from inspector.reporting.report import Chart, Finding, Report, Section, metrics
 from inspector.tracing.capture.kernels import Kernels
 from inspector.tracing.capture.setting import PORTABLE, Setting
 from inspector.tracing.record import Trace
 
-UNITS = {
-    "calls": "count", "flops": "FLOP", "bytes": "bytes", "intensity": "rate", "seconds": "seconds",
-    "share": "share", "unknown": "count", "measured": "seconds", "achieved": "share",
-}  # fmt: skip
 MEASURE_SECONDS = 2.0
 """Time budget of the modules' times."""
 _TOP = 15
@@ -117,17 +113,11 @@ def with_roofline(
         modules = modules.merge(measured, on="path", how="left")
         modules["achieved"] = modules["seconds"] / modules["measured"]
         tables["roofline_modules"] = modules
-    metrics = {
-        "roofline_seconds": Metric(
-            sums["seconds"], "seconds", label="at least (roofline)", lower_bound=bool(sums["unknown"])
-        ),
-        "roofline_memory_bound": Metric(
-            sums["memory_bound"], "share", direction="none", label="of it bound by memory"
-        ),
-    }
+    values = {"roofline_seconds": sums["seconds"], "roofline_memory_bound": sums["memory_bound"]}
+    bounds = {"roofline_seconds"} if sums["unknown"] else set()
     return replace(
         report,
-        metrics={**report.metrics, **metrics},
+        metrics={**report.metrics, **metrics(values, bounds)},
         tables={**report.tables, **tables},
         header=[*report.header, ("roofline", _described(device, tf32, sums["ridge"]))],
         sections=[*report.sections, *_sections(trace, modules, operators, depth, device)],
@@ -151,8 +141,8 @@ def _sections(
         operators = operators.drop(columns="unknown")
     note = "seconds: the least that the device needs; operators run one after another"
     return [
-        Section(f"roofline by module (depth {depth}, children included)", shown, UNITS, note),
-        Section(f"roofline by operator on {device.name}", operators.head(_TOP), UNITS),
+        Section(f"roofline by module (depth {depth}, children included)", shown, note),
+        Section(f"roofline by operator on {device.name}", operators.head(_TOP)),
     ]
 
 

@@ -9,7 +9,7 @@ from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.regress.compare import WHOLE, Comparison
 from inspector.regress.source import GIT
-from inspector.reporting.report import as_text
+from inspector.reporting.schema import as_text
 
 _BY_MODEL = ("models", "layers", "ops", "stages", "rounds")
 
@@ -64,6 +64,7 @@ def merged_tables(
     names = [row["model"] for row in old["models"] if row["model"] not in gone]
     names += [row["model"] for row in new["models"] if row["model"] in changed and row["model"] not in names]
     tables: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for table in _BY_MODEL:
         by_model: dict[str, list[Any]] = {}
         for content, wanted in ((old, lambda name: name not in changed), (new, lambda name: name in changed)):
@@ -73,6 +74,7 @@ def merged_tables(
         rows = [row for name in names for row in by_model.get(name, [])]
         if rows:
             tables[table] = rows
+            columns[table] = base["columns"].get(table, {}) | head["columns"].get(table, {})
     errors = [row for row in tables.get("models", []) if row["error"]]
     counts = {"models": len(names), "failed": len(errors)}
     metrics = {name: {**base["metrics"][name], "value": count} for name, count in counts.items()}
@@ -80,6 +82,7 @@ def merged_tables(
         **base,
         "environment": head["environment"] if changed else base["environment"],
         "metrics": {**base["metrics"], **metrics},
+        "columns": columns,
         "tables": tables,
         "findings": [f for f in base["findings"] if f["subject"] in {row["model"] for row in errors}],
         "verdict": "fail" if errors else "none",

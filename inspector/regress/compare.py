@@ -10,11 +10,11 @@ from typing import Any
 from inspector.core.errors import InspectError
 from inspector.regress.content import Number, Row, Scalar, Side
 from inspector.regress.details import why_changed
-from inspector.regress.kinds import OF_STATE, OF_VERSION
 from inspector.regress.layers import Moved, described, moved
 from inspector.regress.noise import OF_ROUNDS, why_not
 from inspector.regress.noise import judge as judge_rounds
 from inspector.regress.rules import STATES, Rules
+from inspector.reporting.registry import MODEL, TORCH, quantity
 
 WHOLE = "model"
 """The name of the change of a whole row: it is new, missing, or could not be counted."""
@@ -196,7 +196,7 @@ class _Context:
             base.value, str
         ) != isinstance(head.value, str):
             return replace(change, state="incomparable", why="another unit or class in HEAD")
-        if asked and metric not in OF_STATE:
+        if asked and quantity(metric).depends_on != MODEL:
             return replace(change, state="incomparable", why=asked)
         if head.kind == "noisy":
             return None
@@ -227,7 +227,7 @@ class _Context:
         """What of the environment differs and matters to the metric; empty for nothing."""
         one, two = self.base.environment, self.head.environment
         if kind == "exact":
-            keys: Iterable[str] = _VERSIONS if metric in OF_VERSION else ()
+            keys: Iterable[str] = _VERSIONS if quantity(metric).depends_on == TORCH else ()
         else:
             keys = [key for key in dict.fromkeys((*one, *two)) if key != "inspector"]
         return _differences({k: _release(one.get(k)) for k in keys}, {k: _release(two.get(k)) for k in keys})

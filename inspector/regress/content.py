@@ -5,12 +5,12 @@ Read from plain JSON values, so that whole numbers stay whole and nothing heavy 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from inspector.core.errors import InspectError
-from inspector.regress.kinds import COLUMNS
+from inspector.reporting.registry import QUANTITIES
+from inspector.reporting.schema import broken, current
 
 Scalar = int | float | str | None
 
@@ -74,13 +74,24 @@ class Side:
     content: dict[str, Any]
 
 
+_LEFT_OUT = {"causal_macs"}
+"""Registered metrics that a table of models does not compare."""
+
+
+def compared(names: Container[str]) -> list[str]:
+    """Those of `names` that a table of models compares, in the order of the registry."""
+    return [name for name in QUANTITIES if name in names and name not in _LEFT_OUT]
+
+
 ALONE = ""
 """The name of the only row of a report that is no table: two of them are compared whatever they are of."""
 
 
 def side(content: dict[str, Any], place: str) -> Side:
     """The rows of a report's JSON content. Raises InspectError where it does not keep to its schema."""
+    content = current(content, place)
     try:
+        _of(dict, content["columns"])
         rows = _table(content) if content["command"] == "table" else {ALONE: _single(content)}
         return Side(
             place,
@@ -91,10 +102,7 @@ def side(content: dict[str, Any], place: str) -> Side:
             content,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InspectError(
-            f"{place} says {content.get('schema')} and does not keep to it: {type(error).__name__}: {error}",
-            "make it anew with --format json --output FILE",
-        ) from error
+        raise broken(place, content.get("schema"), error) from error
 
 
 def _single(content: dict[str, Any]) -> Row:
@@ -144,7 +152,7 @@ _RANK = {"warn": 0, "pass": 1, "skip": 2, "fail": 3}
 
 
 def _table(content: dict[str, Any]) -> dict[str, Row]:
-    tables = _of(dict, content["tables"])
+    tables, columns = _of(dict, content["tables"]), content["columns"]
     rows: dict[str, Row] = {}
     for line in _of(list, tables["models"]):
         name = _of(str, line["model"])
@@ -157,9 +165,9 @@ def _table(content: dict[str, Any]) -> dict[str, Row]:
             name=name,
             question=_question(line, map(str, _of(list, line["notes"]))),
             numbers={
-                column: Number(_value(line[column]), *kind, column in bounds)
-                for column, kind in COLUMNS.items()
-                if column in line and not (line[column] is None and line["error"])
+                name: _number({"value": line[name], **columns["models"][name], "lower_bound": name in bounds})
+                for name in compared(line)
+                if not (line[name] is None and line["error"])
             },
             error=_of(str, line["error"]),
         )

@@ -12,7 +12,9 @@ from inspector.regress.compare import Change, Comparison, Where
 from inspector.regress.content import Scalar
 from inspector.regress.layers import described
 from inspector.regress.rules import STATES
-from inspector.reporting.report import Finding, Metric, Report, Section
+from inspector.reporting.numbers import duration, si
+from inspector.reporting.registry import Quantity, Unit
+from inspector.reporting.report import Finding, Report, Section, metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,10 +42,7 @@ def report(found: Comparison, rows: int | None = None, plain: bool = False) -> R
         command="diff",
         subject={"name": _title(found), "source": "diff", "base": base.place, "head": head.place},
         environment={"inspector": __version__},  # it is the same wherever it is made
-        metrics={
-            state: Metric(count, "count", direction="none", shown=False)
-            for state, count in found.counts.items()
-        },
+        metrics=metrics(found.counts),
         tables={"rows": table, "where": where},
         findings=_findings(found),
         verdict=found.verdict,
@@ -60,7 +59,7 @@ def _sections(found: Comparison, rows: int | None, plain: pd.DataFrame | None = 
     sections = []
     if shown or any(change.state != "ok" for change in changes):  # else the header says it all
         note = _left(changes, len(shown))
-        sections.append(Section("changes, worst first", _written(shown), _UNITS, note))
+        sections.append(Section("changes, worst first", _written(shown), note, _WRITTEN))
     return sections + _where_section(found.where, rows)
 
 
@@ -98,7 +97,10 @@ def _chosen(changes: list[Change], rows: int | None) -> list[Change]:
 
 _COLUMNS = ("state", "fails", "model", "metric", "base", "head", "delta", "relative", "unit", "why")
 _WHERE = ("model", "module", "was", "macs", "params", "what")
-_UNITS = dict.fromkeys(("base", "head", "change", "MACs", "parameters"), "as written")
+_WRITTEN: dict[str, Quantity] = dict.fromkeys(
+    ("base", "head", "change", "MACs", "parameters"), Quantity(Unit.NUMBER)
+)
+"""Numbers that are texts already, because each row has a unit of its own."""
 
 
 def _record(change: Change) -> dict[str, Any]:
@@ -139,15 +141,13 @@ def _written(changes: list[Change]) -> pd.DataFrame:
 
 def number(value: Scalar, unit: str) -> str:
     """Every digit of a whole number: two that differ must look different."""
-    from inspector.reporting.numbers import duration
-
     if value is None:
         return ""
     if isinstance(value, str):
         return value[:12]
     if isinstance(value, int):
         return f"{value:,}"
-    return duration(value) if unit in ("s", "seconds") else f"{value:.6g}"
+    return duration(value) if unit == Unit.SECOND else f"{value:.6g}"
 
 
 def _change(change: Change) -> str:
@@ -197,8 +197,6 @@ def _where_section(entries: list[Where], rows: int | None) -> list[Section]:
     """The modules that explain most of each model, worst models first."""
     import pandas as pd
 
-    from inspector.reporting.numbers import si
-
     def signed(value: int) -> str:
         return f"{'+' if value > 0 else '-'}{si(abs(value))}" if value else ""
 
@@ -222,7 +220,7 @@ def _where_section(entries: list[Where], rows: int | None) -> list[Section]:
     frame = pd.DataFrame(shown)
     frame = frame if any(frame["model"]) else frame.drop(columns="model")
     note = f"({len(shown):,} of {total:,} changed modules)" if len(shown) < total else ""
-    return [Section("where it changed, children not included", frame, _UNITS, note)]
+    return [Section("where it changed, children not included", frame, note, _WRITTEN)]
 
 
 def _title(found: Comparison) -> str:

@@ -165,7 +165,7 @@ def _merge(file: Path, rows: list[dict[str, Any]]) -> str:
     from inspector.core.files import write_whole
     from inspector.regress.baseline import merged_tables
     from inspector.regress.source import live, read
-    from inspector.reporting.report import as_text
+    from inspector.reporting.schema import as_text
 
     rows = sorted(rows, key=lambda content: str(content["tables"]["models"][0]["model"]))
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from inspector.core.errors import InspectError
 from inspector.regress.content import Side, side
-from inspector.reporting.report import plain_content, read_text
+from inspector.reporting.schema import plain_content, read_text
 
 GIT = "git:"
 

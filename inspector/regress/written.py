@@ -24,7 +24,7 @@ def write(found: Comparison, form: str, color: bool = False, width: int | None =
     if form == "markdown":
         return markdown(found, COMMENT_LIMIT)
     if form == "table":
-        from inspector.reporting.formats.text import render
+        from inspector.reporting.formats.table import render
 
         return render(report(found, SHOWN[form]), color, width)
     from inspector.reporting.formats import renderer

@@ -1,4 +1,4 @@
-"""How numbers are written for people. Units: count, bytes, share, text, and those of `_PLAIN`."""
+"""How numbers are written for people, in the forms of the registry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
+from inspector.reporting.registry import Form, is_missing, is_number
 
 _SI = ("", " k", " M", " G", " T", " P", " E", " Z")
 _IEC = (" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB")
@@ -35,21 +35,13 @@ def _scaled(value: float, base: int, prefixes: tuple[str, ...]) -> str:
     return f"{amount:.{decimals}f}{prefix}"
 
 
-def written(value: Any, unit: str) -> str:
-    """A cell as text; a missing number is never written as 0."""
-    if unit in ("text", "") and isinstance(value, str):
-        return value
-    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
-        return MISSING if unit in ("count", "MAC", "FLOP", "bytes", "byte") else ""
-    if unit == "share":
-        return f"{100 * float(value):.1f}%"
-    if unit in ("bytes", "byte"):
-        return size(int(value))
-    if unit in ("count", "MAC", "FLOP", "element", "op"):
-        return si(int(value))
-    if unit in _PLAIN:
-        return _PLAIN[unit](float(value))
-    return str(value)
+def written(value: Any, form: Form) -> str:
+    """A cell as text: a text as it is; a missing number is never written as 0."""
+    if is_missing(value):
+        return MISSING if form in (Form.SI, Form.SIZE) else ""
+    if not is_number(value) or form is Form.PLAIN:
+        return str(value)
+    return _WRITERS[form](value) if math.isfinite(value) else f"{value:g}"
 
 
 def digits(value: float, count: int = 4) -> str:
@@ -76,20 +68,18 @@ def duration(seconds: float) -> str:
     return "0 s" if seconds == 0 else digits(seconds / _TIMES[-1][0]) + _TIMES[-1][1]
 
 
-_PLAIN: dict[str, Callable[[float], str]] = {
-    "seconds": duration,
-    "s": duration,
-    "1/s": digits,
-    "number": number,
-    "rate": digits,
-    "ratio": lambda value: f"{value:.2f}x",
-    "relative L2": lambda value: _PLAIN["relative"](value),
-    "signed": lambda value: f"{'' if value == 0 else '-' if value < 0 else '+'}{si(abs(int(value)))}",
-    "part": lambda value: f"{100 * value:.{0 if value >= 1 else 2}{'f' if value >= 1 else 'g'}}%",
-    "memory": lambda value: size(int(value)),
-    "relative": lambda value: "0" if value == 0 else f"{value:.1e}",
-    "tflops": lambda value: digits(value, 3),
-    "joule": lambda value: digits(value, 3),
-    "watt": lambda value: digits(value, 3),
-    "celsius": lambda value: f"{value:.0f}",
+_WRITERS: dict[Form, Callable[[Any], str]] = {
+    Form.SI: lambda value: si(int(value)),
+    Form.SIZE: lambda value: size(int(value)),
+    Form.SIZE_IF_MEASURED: lambda value: size(int(value)),
+    Form.SIGNED: lambda value: f"{'' if value == 0 else '-' if value < 0 else '+'}{si(abs(int(value)))}",
+    Form.DURATION: duration,
+    Form.NUMBER: number,
+    Form.DIGITS: digits,
+    Form.THREE_DIGITS: lambda value: digits(value, 3),
+    Form.WHOLE: lambda value: f"{value:.0f}",
+    Form.PERCENT: lambda value: f"{100 * value:.1f}%",
+    Form.SHORT_PERCENT: lambda value: f"{100 * value:.{0 if value >= 1 else 2}{'f' if value >= 1 else 'g'}}%",
+    Form.TIMES: lambda value: f"{value:.2f}x",
+    Form.SCIENTIFIC: lambda value: "0" if value == 0 else f"{value:.1e}",
 }

@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 from inspector.reporting.numbers import written
-from inspector.reporting.report import Finding, Metric, Report, Section
+from inspector.reporting.parts import Content, Finding, Metric, Section
+from inspector.reporting.registry import Unit, form_in, quantity
 
 MARKS = {"pass": "ok", "fail": "FAIL", "warn": "note", "skip": "skipped"}
 
 
 def cells(section: Section) -> tuple[list[str], list[list[str]], list[bool]]:
-    """Headings, rows of text, and which columns hold numbers (right-aligned)."""
-    frame, units = section.frame, section.units
-    headings = [str(column) for column in frame.columns]
-    rows = [
-        [written(value, units.get(column, "text")) for column, value in zip(headings, row)]
-        for row in frame.astype(object).itertuples(index=False)
+    """Headings, rows of text, and which columns hold numbers (right-aligned). A column of nothing but texts
+    is text, whatever the registry knows by its name, unless the section says what it holds."""
+    headings = [str(column) for column in section.frame.columns]
+    values = [list(row) for row in section.frame.astype(object).itertuples(index=False)]
+    held = [section.quantity(heading) for heading in headings]
+    rows = [[written(value, entry.form) for value, entry in zip(row, held)] for row in values]
+    texts = [
+        bool(values) and heading not in section.columns and all(isinstance(row[place], str) for row in values)
+        for place, heading in enumerate(headings)
     ]
-    return headings, rows, [units.get(column, "text") != "text" for column in headings]
+    return headings, rows, [entry.unit != Unit.NONE and not text for entry, text in zip(held, texts)]
 
 
-def metric_rows(report: Report) -> list[list[str]]:
+def metric_rows(report: Content) -> list[list[str]]:
     """Name, value for people, exact value."""
     return [
-        [metric.label or name.replace("_", " "), headline(metric), exact(metric)]
+        [metric.label or name.replace("_", " "), headline(name, metric), exact(metric)]
         for name, metric in report.metrics.items()
         if metric.shown
     ]
 
 
-def shown_findings(report: Report) -> list[Finding]:
+def shown_findings(report: Content) -> list[Finding]:
     """Those that no table says already."""
     return [finding for finding in report.findings if finding.shown]
 
 
-def headline(metric: Metric) -> str:
-    text = written(metric.value, metric.unit)
+def headline(name: str, metric: Metric) -> str:
+    """The value of the metric called `name` for people."""
+    text = written(metric.value, form_in(metric.unit, quantity(name)))
     return f"at least {text}" if metric.lower_bound and metric.value is not None else text
 
 

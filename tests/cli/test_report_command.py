@@ -111,7 +111,7 @@ def test_a_page_is_not_thrown_at_a_terminal(inspect: Run, monkeypatch: pytest.Mo
         ("{", "is no whole JSON file"),
         ("[]", "is no report of inspector"),
         ('{"schema": "other/1"}', "its schema is 'other/1'"),
-        ('{"schema": "inspector.report/9"}', "newer than inspector.report/1"),
+        ('{"schema": "inspector.report/9"}', "newer than inspector.report/2"),
         ('{"schema": "inspector.report/1", "command": "bench"}', "does not keep to it"),
     ],
 )

@@ -102,7 +102,7 @@ def test_its_numbers_are_those_of_its_json_and_of_the_command(page: Any, report:
     assert inside == json.loads(report.to_json())
     for name, metric in inside["metrics"].items():
         card = page.locator(f'main > .numbers [data-metric="{name}"]')
-        if metric["unit"] == "seconds":
+        if metric["unit"] == "second":
             continue
         write = size if metric["unit"] == "byte" else si
         bound = "at least " if metric.get("lower_bound") else ""

@@ -306,5 +306,5 @@ def test_every_format_renders_the_ledger(inspect: Any) -> None:
         assert (code, err) == (0, "")
         assert "features.0.weight" in out
     content = json.loads(inspect("params", "squeezenet1_1", "--format", "json")[1])
-    assert content["schema"] == "inspector.report/1"
+    assert content["schema"] == "inspector.report/2"
     assert content["metrics"]["params"]["value"] == 1_235_496  # published

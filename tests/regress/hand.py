@@ -16,6 +16,14 @@ ENVIRONMENT: Content = {
     "python": "3.11.7",
     "gpu": None,
 }
+HELD = {
+    "params": ("count", "exact", "lower"), "macs": ("MAC", "exact", "lower"),
+    "ops": ("count", "exact", "none"),
+    "calls": ("count", "exact", "none"), "latency": ("second", "noisy", "lower"),
+    "seconds": ("second", "noisy", "lower"), "cpu_seconds": ("second", "noisy", "lower"),
+    "start": ("second", "noisy", "none"), "samples": ("count", "exact", "none"),
+}  # fmt: skip
+"""Unit, kind and direction of the columns that hold numbers."""
 MACHINE = {**ENVIRONMENT, "platform": "Linux", "threads": 1, "device": "cpu"}
 
 
@@ -60,10 +68,23 @@ def rounds(model: str, seconds: list[float], start: float, job: str = "one", ste
     ]
 
 
+def columns(tables: dict[str, list[Content]]) -> Content:
+    return {
+        table: {
+            name: {
+                **dict(zip(("unit", "kind", "direction"), HELD.get(name, ("", "exact", "none")))),
+                "label": name.replace("_", " "),
+            }
+            for name in dict.fromkeys(name for row in rows for name in row)
+        }
+        for table, rows in tables.items()
+    }
+
+
 def table(rows: list[Content], environment: Content | None = None, **tables: Any) -> Content:
     return deepcopy(
         {
-            "schema": "inspector.report/1",
+            "schema": "inspector.report/2",
             "command": "table",
             "subject": {"name": "zoo", "source": "table", "inputs": [], "phase": None, "device": None},
             "environment": environment or ENVIRONMENT,
@@ -76,6 +97,7 @@ def table(rows: list[Content], environment: Content | None = None, **tables: Any
                     "direction": "lower",
                 },
             },
+            "columns": columns({"models": rows, **tables}),
             "tables": {"models": rows, **tables},
             "findings": [],
             "verdict": "none",
@@ -96,7 +118,7 @@ def single(
 ) -> Content:
     return deepcopy(
         {
-            "schema": "inspector.report/1",
+            "schema": "inspector.report/2",
             "command": command,
             "subject": {
                 "name": "net", "source": "python", "inputs": ["float32[1,3,32,32]"], "phase": "forward",
@@ -104,6 +126,7 @@ def single(
             },
             "environment": environment or ENVIRONMENT,
             "metrics": metrics or {},
+            "columns": {},
             "tables": {},
             "findings": findings or [],
             "verdict": "none",

@@ -12,7 +12,7 @@ import pytest
 
 import inspector
 import inspector.regress.sweep.live
-import inspector.reporting.formats.text
+import inspector.reporting.formats.table
 from inspector.regress.plugin import _ROWS, _SENT, _Gather
 from tests.regress.hand import row, table
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import re
+import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+import inspector.reporting.formats
 from inspector.core.errors import InspectError
 from inspector.reporting.formats import FORMATS, format_of, renderer
-from inspector.reporting.formats.text import render, table
+from inspector.reporting.formats.table import render, table
 from inspector.reporting.numbers import si, size, written
+from inspector.reporting.registry import Form
 from inspector.reporting.report import Report
 
 
@@ -45,41 +52,43 @@ def test_bytes_read_with_binary_prefixes(value: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "unit", "text"),
+    ("value", "form", "text"),
     [
-        (0.0123, "seconds", "12.30 ms"),
-        (0.0, "seconds", "0 s"),
-        (1.5, "seconds", "1.500 s"),
-        (0.99996, "seconds", "1.000 s"),
-        (4.56e-4, "seconds", "456.0 us"),
-        (3e-10, "seconds", "0.3000 ns"),
-        (12345.6, "rate", "12,346"),
-        (9.8765, "rate", "9.877"),
-        (2.13e-4, "relative", "2.1e-04"),
-        (0.0, "relative", "0"),
-        (0.453, "share", "45.3%"),
-        (1.8549, "ratio", "1.85x"),
-        (None, "seconds", ""),
+        (0.0123, Form.DURATION, "12.30 ms"),
+        (0.0, Form.DURATION, "0 s"),
+        (1.5, Form.DURATION, "1.500 s"),
+        (0.99996, Form.DURATION, "1.000 s"),
+        (4.56e-4, Form.DURATION, "456.0 us"),
+        (3e-10, Form.DURATION, "0.3000 ns"),
+        (12345.6, Form.DIGITS, "12,346"),
+        (9.8765, Form.DIGITS, "9.877"),
+        (2.13e-4, Form.SCIENTIFIC, "2.1e-04"),
+        (0.0, Form.SCIENTIFIC, "0"),
+        (0.453, Form.PERCENT, "45.3%"),
+        (1.8549, Form.TIMES, "1.85x"),
+        (None, Form.DURATION, ""),
     ],
 )
-def test_measured_numbers_read_as_people_write_them(value: float | None, unit: str, text: str) -> None:
-    assert written(value, unit) == text
+def test_measured_numbers_read_as_people_write_them(value: float | None, form: Form, text: str) -> None:
+    assert written(value, form) == text
 
 
 def test_a_missing_number_is_unknown_and_not_zero() -> None:
-    assert written(None, "MAC") == "unknown"
-    assert written(float("nan"), "share") == ""
-    assert written(0, "MAC") == "0"
+    assert written(None, Form.SI) == "unknown"
+    assert written(float("nan"), Form.PERCENT) == ""
+    assert written(0, Form.SI) == "0"
 
 
 def test_json_keeps_the_contract_and_has_no_nan(report: Report) -> None:
     content = json.loads(renderer("json")(report), parse_constant=pytest.fail)
     assert list(content) == [
-        "schema", "command", "subject", "environment", "metrics", "tables", "findings", "verdict",
+        "schema", "command", "subject", "environment", "metrics", "columns", "tables", "findings",
+        "verdict",
     ]  # fmt: skip
-    assert content["schema"] == "inspector.report/1"
+    assert content["schema"] == "inspector.report/2"
     assert content["metrics"]["macs"] == {
-        "value": 4_089_184_256, "unit": "MAC", "kind": "exact", "direction": "lower", "lower_bound": True,
+        "value": 4_089_184_256, "unit": "MAC", "kind": "exact", "direction": "lower", "label": "MACs",
+        "lower_bound": True,
     }  # fmt: skip
     assert content["metrics"]["ratio"]["value"] is None
     assert content["tables"]["modules"][1]["macs"] is None
@@ -155,3 +164,25 @@ def test_a_report_is_useful_in_python(report: Report) -> None:
         report.to_frame("x")
     assert "macs=4089184256" in repr(report)
     assert "4.089 G" in str(report)
+
+
+def test_a_format_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Report) -> None:
+    """GIVEN a new file in the folder of formats, THEN its name, its suffix and the help know it."""
+    formats = tmp_path / "formats"
+    shutil.copytree(Path(inspector.reporting.formats.__file__).parent, formats)
+    (formats / "yaml_.py").write_text(
+        'SUFFIXES = (".yml",)\n\n\ndef render(report):\n    return report.command\n'
+    )
+    spec = importlib.util.spec_from_file_location("copied", formats / "__init__.py")
+    copied = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "copied", copied)
+    spec.loader.exec_module(copied)
+    assert list(copied.FORMATS) == sorted([*FORMATS, "yaml"])
+    assert copied.renderer(copied.format_of("x.yml"))(report) == "profile"
+
+
+def test_the_help_of_a_command_lists_every_format() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "inspector", "profile", "--help"], capture_output=True, text=True, check=True
+    )
+    assert ", ".join(FORMATS) in " ".join(done.stdout.split())

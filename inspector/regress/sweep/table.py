@@ -13,12 +13,12 @@ import torch
 from inspector.core.errors import InspectError
 from inspector.models.device import gpu_name, real_device
 from inspector.profiling.meter import metered
-from inspector.regress.kinds import COLUMNS
+from inspector.regress.content import compared
 from inspector.regress.sweep import measure as measuring
 from inspector.regress.sweep.entries import entries as read_entries
 from inspector.regress.sweep.pool import sweep
 from inspector.regress.sweep.row import Counted, Entry
-from inspector.reporting.report import Finding, Metric, Report, Section, environment
+from inspector.reporting.report import Finding, Report, Section, environment, metrics
 
 Tell = Callable[[str, float], None]
 MEASURES = ("latency", "memory")
@@ -27,10 +27,6 @@ _ASKED = (
     "model", "spec", "given_inputs", "model_args", "source", "class", "inputs", "phase", "device", "notes",
     "error", "lower_bound",
 )  # fmt: skip
-_UNITS = {
-    "params": "count", "MACs": "MAC", "FLOPs": "FLOP", "activations": "count", "buffers": "count",
-    "unknown": "count", "latency": "seconds", "CPU time": "seconds", "peak memory": "bytes",
-}  # fmt: skip
 
 
 def table(
@@ -176,7 +172,8 @@ def report(
     seed: int,
 ) -> Report:
     """The report of rows that are known."""
-    columns = [*_ASKED, *(name for name in COLUMNS if any(row.get(name) is not None for row in rows))]
+    present = {name for row in rows for name, value in row.items() if value is not None}
+    columns = [*_ASKED, *compared(present)]
     frame = pd.DataFrame([{name: row.get(name) for name in columns} for row in rows], dtype=object)
     tables = {
         "models": frame,
@@ -190,14 +187,11 @@ def report(
         command="table",
         subject={"name": title, "source": "table", "inputs": [], "phase": None, "device": measured_on},
         environment=_environment(measured_on, seed),
-        metrics={
-            "models": Metric(len(rows), "count", direction="none"),
-            "failed": Metric(len(bad), "count"),
-        },
+        metrics=metrics({"models": len(rows), "failed": len(bad)}),
         tables={name: table for name, table in tables.items() if len(table)},
         findings=[Finding("counted", "fail", row["model"], row["error"]) for row in bad],
         verdict="fail" if bad else "none",
-        sections=[Section("models", _shown(rows), _UNITS, _note(rows))],
+        sections=[Section("models", _shown(rows), _note(rows))],
     )
 
 

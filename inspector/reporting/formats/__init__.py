@@ -1,37 +1,46 @@
-"""One file a format; every format renders a `Report`. `FORMATS` maps a name to its file."""
+"""One file a format; every format renders a report. A file of this folder is a format by its name (less an
+underscore that keeps it apart from a module of Python's), with SUFFIXES of files and `render(report)`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from inspector.core.errors import InspectError
-from inspector.reporting.report import Report
+
+if TYPE_CHECKING:
+    from inspector.reporting.parts import Content
 
 FORMATS = {
-    "table": "text", "markdown": "markdown", "json": "json_", "csv": "csv_", "html": "html",
-    "junit": "junit", "github": "github",
-}  # fmt: skip
-SUFFIXES = {
-    ".txt": "table", ".md": "markdown", ".json": "json", ".csv": "csv", ".html": "html", ".htm": "html",
-    ".xml": "junit", ".github": "github",
-}  # fmt: skip
+    file.stem.removesuffix("_"): f"{__name__}.{file.stem}"
+    for file in sorted(Path(__file__).parent.iterdir())
+    if file.suffix in ("", ".py") and file.stem.isidentifier() and not file.stem.startswith("_")
+}
+"""The module of each format."""
 
 
-def renderer(name: str) -> Callable[[Report], str]:
+def renderer(name: str) -> Callable[[Content], str]:
     """The function that writes a report in the format `name`."""
     if name not in FORMATS:
         raise InspectError(f"unknown format {name!r}", f"use one of: {', '.join(FORMATS)}")
-    return import_module(f"inspector.reporting.formats.{FORMATS[name]}").render  # type: ignore[no-any-return]
+    render: Callable[[Content], str] = _module(name).render
+    return render
 
 
 def format_of(path: str | Path) -> str:
     """The format that a file's suffix asks for."""
     suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
+    formats = {ending: name for name in FORMATS for ending in _module(name).SUFFIXES}
+    if suffix not in formats:
         raise InspectError(
             f"{path}: no format has the suffix {suffix!r}",
-            f"end it in {', '.join(SUFFIXES)}, or say --format",
+            f"end it in {', '.join(formats)}, or say --format",
         )
-    return SUFFIXES[suffix]
+    return formats[suffix]
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(FORMATS[name])

@@ -6,31 +6,32 @@ one says how many more there are.
 
 from __future__ import annotations
 
-from inspector.reporting.report import Finding, Report
+from inspector.reporting.parts import Content, Finding
 
+SUFFIXES = (".github",)
 LIMIT = 10
 _KINDS = {"fail": "error", "warn": "warning"}
 
 
-def render(report: Report) -> str:
+def render(report: Content) -> str:
     lines = []
     for status, kind in _KINDS.items():
-        found = [finding for finding in report.findings if finding.status == status]
-        shown = found if len(found) <= LIMIT else found[: LIMIT - 1]
+        matching = [finding for finding in report.findings if finding.status == status]
+        shown = matching if len(matching) <= LIMIT else matching[: LIMIT - 1]
         lines += [_line(kind, report, finding) for finding in shown]
-        if len(shown) < len(found):
-            rest = f"{len(found) - len(shown):,} more: see the whole report"
+        if len(shown) < len(matching):
+            rest = f"{len(matching) - len(shown):,} more: see the whole report"
             lines.append(f"::{kind} title={_property(_title(report))}::{_data(rest)}")
     return "".join(f"{line}\n" for line in lines)
 
 
-def _line(kind: str, report: Report, finding: Finding) -> str:
+def _line(kind: str, report: Content, finding: Finding) -> str:
     parts = [part for part in (finding.subject, finding.check) if part]
     message = f"{' '.join(parts)}: {finding.message}"
     return f"::{kind} title={_property(_title(report))}::{_data(message)}"
 
 
-def _title(report: Report) -> str:
+def _title(report: Content) -> str:
     return f"inspect {report.command}"
 
 

@@ -1,7 +1,10 @@
 """The JSON contract, byte-identical for equal reports."""
 
-from inspector.reporting.report import Report
+from inspector.reporting.parts import Content
+from inspector.reporting.schema import as_text, to_dict
+
+SUFFIXES = (".json",)
 
 
-def render(report: Report) -> str:
-    return report.to_json() + "\n"
+def render(report: Content) -> str:
+    return as_text(to_dict(report)) + "\n"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
-from inspector.reporting.report import Finding, Report
+from inspector.reporting.parts import Content, Finding
 
+SUFFIXES = (".xml",)
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render(report: Report) -> str:
+def render(report: Content) -> str:
     from junitparser import JUnitXml, TestSuite
 
     suite = TestSuite(_clean(f"inspect {report.command}: {report.subject.get('name', '')}"))
@@ -20,7 +21,7 @@ def render(report: Report) -> str:
     return str(whole.tostring().decode()) + "\n"
 
 
-def _case(report: Report, finding: Finding):  # type: ignore[no-untyped-def]
+def _case(report: Content, finding: Finding):  # type: ignore[no-untyped-def]
     from junitparser import Failure, Skipped, TestCase
 
     case = TestCase(_clean(finding.check), _clean(finding.subject or str(report.subject.get("name", ""))))

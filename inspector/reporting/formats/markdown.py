@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from inspector.reporting.report import Report
+from inspector.reporting.parts import Content
 from inspector.reporting.rows import MARKS, cells, metric_rows, shown_findings
 
+SUFFIXES = (".md",)
 
-def render(report: Report) -> str:
+
+def render(report: Content) -> str:
     name = report.subject.get("name", "")
     parts = [f"### inspect {report.command}: {escape(str(name))}"]
     if report.header:

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from inspector.reporting.formats.html.tables import table
-from inspector.reporting.report import Chart, Finding, Report, Section
+from inspector.reporting.parts import Chart, Content, Finding, Section
 from inspector.reporting.rows import MARKS, metric_rows, shown_findings
+from inspector.reporting.schema import to_dict
 
+SUFFIXES = (".html", ".htm")
 _HERE = Path(__file__).parent
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """The browser itself refuses every request."""
 
 
-def render(report: Report) -> str:
+def render(report: Content) -> str:
     """The whole page."""
     title = escape(f"inspect {report.command}: {report.subject.get('name', '')}")
     body = _Body(charted=True)
@@ -32,12 +34,12 @@ def render(report: Report) -> str:
         f"<title>{title}</title>\n<style>\n{_file('fragment.css')}{_file('page.css')}</style></head>\n<body>\n"
         f'<header><h1>{title}</h1></header>\n{body.contents()}<main class="inspector">\n{content}</main>\n'
         f"<footer>{escape(_environment(report))}</footer>\n"
-        f"{_data('report-json', report.to_dict())}\n{body.scripts()}\n"
+        f"{_data('report-json', to_dict(report))}\n{body.scripts()}\n"
         "</body></html>\n"
     )
 
 
-def fragment(report: Report) -> str:
+def fragment(report: Content) -> str:
     """Header, numbers, findings and tables, without a page, charts and scripts around them."""
     content = _Body(charted=False).whole(report)
     return f'<style>{_file("fragment.css")}</style><div class="inspector">\n{content}</div>\n'
@@ -51,7 +53,7 @@ class _Body:
         self.headings: list[str] = []
         self.drawn = 0
 
-    def whole(self, report: Report, level: int = 2) -> str:
+    def whole(self, report: Content, level: int = 2) -> str:
         parts = [self.summary(report), *(self.section(report, s, level) for s in report.sections)]
         titles = {section.title for section in report.sections}
         parts += [self.chart(chart, level) for chart in report.charts if chart.section not in titles]
@@ -61,12 +63,12 @@ class _Body:
             parts.append(f'<section class="added">{content}</section>')
         return "\n".join(part for part in parts if part) + "\n"
 
-    def summary(self, report: Report) -> str:
+    def summary(self, report: Content) -> str:
         items = "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in report.header)
         header = f'<dl class="provenance">{items}</dl>' if items else ""
         return f"{header}{_numbers(report)}{_findings(shown_findings(report))}"
 
-    def section(self, report: Report, section: Section, level: int) -> str:
+    def section(self, report: Content, section: Section, level: int) -> str:
         charts = "".join(self.chart(c, level + 1) for c in report.charts if c.section == section.title)
         note = f'<p class="note">{escape(section.note)}</p>' if section.note else ""
         return f"<section>{self.heading(section.title, level)}{charts}{table(section)}{note}</section>"
@@ -105,7 +107,7 @@ class _Body:
         return f"{script()}{tables}\n<script>\n{_file('charts.js')}</script>"
 
 
-def _numbers(report: Report) -> str:
+def _numbers(report: Content) -> str:
     """A card for each metric: its name, the value for people, the exact value, and how it came about."""
     shown = [(name, metric) for name, metric in report.metrics.items() if metric.shown]
     cards = "".join(
@@ -129,9 +131,9 @@ def _findings(findings: list[Finding]) -> str:
     return f'<ul class="findings">{items}</ul>' if items else ""
 
 
-def _environment(report: Report) -> str:
-    known = ((name, value) for name, value in report.environment.items() if value is not None)
-    return ", ".join(f"{name} {value}" for name, value in known)
+def _environment(report: Content) -> str:
+    present = ((name, value) for name, value in report.environment.items() if value is not None)
+    return ", ".join(f"{name} {value}" for name, value in present)
 
 
 def _data(name: str, value: Any) -> str:

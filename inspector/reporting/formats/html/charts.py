@@ -7,51 +7,28 @@ from base64 import b64encode
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from inspector.reporting.numbers import written
-from inspector.reporting.report import Chart
+from inspector.reporting.formats.html import icicle
+from inspector.reporting.formats.html.plots import layout, plain, plot, pointed
+from inspector.reporting.parts import Chart
+from inspector.reporting.registry import Unit, quantity
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLORS = ["#3f6ea3", "#b85c16", "#3b7d34", "#8d5a86", "#b83e3e", "#2f7774", "#8a6a0a", "#7d5a45"]
-"""White text can be read on each, and each can be seen on a white and on a black page."""
-_LAYOUT: dict[str, Any] = {
-    "template": "none",
-    "colorway": COLORS,
-    "paper_bgcolor": "rgba(0,0,0,0)",
-    "plot_bgcolor": "rgba(0,0,0,0)",
-    "font": {"color": "#888", "family": "system-ui, sans-serif", "size": 12},
-    "margin": {"l": 60, "r": 16, "t": 16, "b": 56},
-    "height": 420,
-    "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-    "hoverlabel": {"align": "left"},
-}
-_SCALED = ("count", "MAC", "FLOP")
+_SCALED = (Unit.COUNT, Unit.MAC, Unit.FLOP)
 """Units whose axis has prefixes: 10M."""
 
 
 def html(chart: Chart, name: str) -> str:
     """One chart as a piece of a page, without its title: the same chart gives the same text."""
     if chart.kind == "icicle":
-        from inspector.reporting.formats.html.icicle import html as icicle
-
-        return icicle(chart, name) + _note(chart)
+        return icicle.html(chart, name) + _note(chart)
     shown, left = _split(chart)
     parts = [plot(_figure(chart, shown), name)] if len(shown) else []
     parts.append(_note(chart))
     if left:
         parts.append(f"<p>not shown, because not measured: {escape(', '.join(left))}</p>")
     return "".join(parts)
-
-
-def plot(figure: Any, name: str) -> str:
-    """The place of a figure and its data, which the page's script draws there."""
-    data = figure.to_json(engine="json").replace("<", "\\u003c")
-    height = figure.layout.height
-    return (
-        f'<div class="plot" id="{name}" style="min-height:{height}px"></div>'
-        f'<script type="application/json" id="{name}-data">{data}</script>'
-    )
 
 
 def script() -> str:
@@ -65,24 +42,19 @@ def script() -> str:
     )
 
 
-def layout(**more: Any) -> dict[str, Any]:
-    """What all charts have in common, and more."""
-    return {**_LAYOUT, **more}
-
-
 def _note(chart: Chart) -> str:
     return f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
 
 
 def _split(chart: Chart) -> tuple[pd.DataFrame, list[str]]:
     """The rows that can be drawn, and the names of the others."""
-    known = chart.frame[[chart.x, chart.y]].notna().all(axis=1)
+    whole = chart.frame[[chart.x, chart.y]].notna().all(axis=1)
     names = [part for part in (chart.group, chart.label or chart.x) if part]
     left = [
         ", ".join(dict.fromkeys(str(row[name]) for name in names))
-        for _, row in chart.frame[~known].iterrows()
+        for _, row in chart.frame[~whole].iterrows()
     ]
-    return chart.frame[known], left
+    return chart.frame[whole], left
 
 
 def _figure(chart: Chart, frame: pd.DataFrame) -> Any:
@@ -112,7 +84,7 @@ def _point_at_all(figure: Any, chart: Chart, top: pd.DataFrame) -> None:
 
 
 def _axis(chart: Chart, column: str) -> dict[str, Any]:
-    style = "SI" if chart.units.get(column) in _SCALED else "power"
+    style = "SI" if quantity(column).unit in _SCALED else "power"
     return {"title": {"text": plain(column)}, "exponentformat": style}
 
 
@@ -135,18 +107,6 @@ def _trace(graph_objects: Any, chart: Chart, rows: pd.DataFrame, title: str) -> 
     return graph_objects.Scatter(**common, mode=mode, text=labels, textposition="top center")
 
 
-def pointed(chart: Chart, rows: pd.DataFrame) -> list[str]:
-    """What pointing at each row shows: a line for each of the chart's `hover` columns."""
-    frame = rows[list(chart.hover)].astype(object)
-    return [
-        "<br>".join(
-            plain(f"{column}: {written(value, chart.units.get(column, 'text'))}")
-            for column, value in zip(chart.hover, row)
-        )
-        for row in frame.itertuples(index=False)
-    ]
-
-
 def _errors(chart: Chart, rows: pd.DataFrame) -> dict[str, Any] | None:
     if chart.low is None or chart.high is None:
         return None
@@ -160,8 +120,3 @@ def _errors(chart: Chart, rows: pd.DataFrame) -> dict[str, Any] | None:
         "arrayminus": list(below),
         "color": "#888",
     }
-
-
-def plain(value: Any) -> Any:
-    """Names as text: plotly reads a few HTML tags in them."""
-    return value.replace("&", "&amp;").replace("<", "&lt;") if isinstance(value, str) else value

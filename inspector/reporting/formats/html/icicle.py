@@ -6,9 +6,10 @@ import json
 from html import escape
 from typing import Any
 
-from inspector.reporting.formats.html.charts import COLORS, layout, plain, plot, pointed
+from inspector.reporting.formats.html.plots import COLORS, layout, plain, plot, pointed
 from inspector.reporting.numbers import written
-from inspector.reporting.report import Chart
+from inspector.reporting.parts import Chart
+from inspector.reporting.registry import quantity
 
 GREY = "#66717f"
 
@@ -43,9 +44,8 @@ def _button(chart: Chart, choice: str) -> str:
 
 def _whole(chart: Chart, choice: str) -> str:
     value = _number(chart.frame[choice].iloc[0])
-    unit = chart.units.get(choice, "text")
     exact = f" ({value:,})" if isinstance(value, int) and value >= 1000 else ""
-    return f"{choice}: {written(value, unit)}{exact} in all"
+    return f"{choice}: {written(value, quantity(choice).form)}{exact} in all"
 
 
 def _figure(chart: Chart) -> Any:

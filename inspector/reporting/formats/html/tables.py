@@ -5,7 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from inspector.reporting.report import Section
+from inspector.reporting.parts import Section
+from inspector.reporting.registry import Form, is_missing, is_number
 from inspector.reporting.rows import cells
 
 
@@ -15,7 +16,7 @@ def table(section: Section) -> str:
     headings, rows, numeric = cells(section)
     values = section.frame.astype(object).itertuples(index=False)
     classes = [' class="n"' if number else "" for number in numeric]
-    shares = [section.units.get(heading) == "share" for heading in headings]
+    shares = [section.quantity(heading).form is Form.PERCENT for heading in headings]
     head = "".join(f'<th scope="col"{c}>{escape(h)}</th>' for h, c in zip(headings, classes))
     body = "\n".join(
         "<tr>" + "".join(_cell(*each) for each in zip(row, raw, numeric, shares)) + "</tr>"
@@ -30,15 +31,10 @@ def table(section: Section) -> str:
 def _cell(text: str, value: Any, number: bool, share: bool) -> str:
     if not number:
         return f"<td>{escape(text)}</td>"
-    if isinstance(value, bool) or not _known(value):
+    if is_missing(value) or not is_number(value):
         return f'<td class="n">{escape(text)}</td>'
     bar = f' style="--share:{min(max(float(value), 0.0), 1.0):.1%}"' if share else ""
     return f'<td class="n" data-v="{_plain(value)}"{bar}>{escape(text)}</td>'
-
-
-def _known(value: Any) -> bool:
-    """Whether it is a number; NaN and pandas' missing values are not equal to themselves."""
-    return hasattr(value, "__float__") and type(value).__name__ != "NAType" and value == value
 
 
 def _plain(value: Any) -> str:

@@ -6,13 +6,14 @@ import shutil
 
 from tabulate import tabulate
 
-from inspector.reporting.report import Report, Section
+from inspector.reporting.parts import Content, Section
 from inspector.reporting.rows import MARKS, cells, metric_rows, shown_findings
 
+SUFFIXES = (".txt",)
 _COLORS = {"fail": "31", "warn": "33", "pass": "32", "skip": "2", "title": "1", "label": "2"}
 
 
-def render(report: Report, color: bool = False, width: int | None = None) -> str:
+def render(report: Content, color: bool = False, width: int | None = None) -> str:
     """The report as text. `color` adds ANSI colours, `width` (default: none) cuts wide tables' names."""
 
     def paint(text: str, style: str) -> str:

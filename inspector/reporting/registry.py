@@ -1,0 +1,362 @@
+"""The one registry of metrics and of columns of tables: what a number is, by its name.
+
+A metric and a column of the same name share an entry, for example `macs`. The order is that in which
+reports list their metrics. A new metric takes one line here and the place that computes its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from numbers import Real
+from typing import Any
+
+KINDS = ("exact", "toleranced", "noisy")
+DIRECTIONS = ("lower", "higher", "none")
+RUN, MODEL, TORCH = "run", "model", "torch"
+"""On what a value depends: on the inputs as well, on the model alone, or also on how torch cuts work into
+operators. Over all torchvision models, torch 2.8 and 2.15 differ in the last (of 35 models) and agree on
+everything else: .ci/run holds one baseline against both."""
+
+
+class Unit(str, Enum):
+    """What a number counts, one word for each unit; NONE is for names, digests, and yes or no."""
+
+    NONE = ""
+    COUNT = "count"
+    MAC = "MAC"
+    GMAC = "GMAC"
+    FLOP = "FLOP"
+    BYTE = "byte"
+    SECOND = "second"
+    PER_SECOND = "1/s"
+    FLOP_PER_BYTE = "FLOP/byte"
+    TFLOP_PER_SECOND = "TFLOP/s"
+    SHARE = "share"
+    RATIO = "ratio"
+    NUMBER = "number"
+    JOULE = "joule"
+    WATT = "watt"
+    CELSIUS = "celsius"
+    MEGAHERTZ = "MHz"
+
+    __str__ = str.__str__
+    __hash__ = str.__hash__
+
+
+class Form(Enum):
+    """How a number is written for people, by example (see `reporting.numbers`)."""
+
+    PLAIN = "as it is"
+    SI = "4.089 G, or unknown"
+    SIZE = "97.49 MiB, or unknown"
+    SIZE_IF_MEASURED = "97.49 MiB, or nothing"
+    SIGNED = "+4.089 G"
+    DURATION = "12.30 ms"
+    NUMBER = "12,345, or 1.000e-09"
+    DIGITS = "12.35"
+    THREE_DIGITS = "12.3"
+    WHOLE = "12"
+    PERCENT = "45.3%"
+    SHORT_PERCENT = "45%, or 0.032%"
+    TIMES = "1.85x"
+    SCIENTIFIC = "2.1e-04"
+
+
+_FORMS: dict[str, Form] = {
+    Unit.NONE: Form.PLAIN,
+    Unit.COUNT: Form.SI,
+    Unit.MAC: Form.SI,
+    Unit.GMAC: Form.PLAIN,
+    Unit.FLOP: Form.SI,
+    Unit.BYTE: Form.SIZE,
+    Unit.SECOND: Form.DURATION,
+    Unit.PER_SECOND: Form.DIGITS,
+    Unit.FLOP_PER_BYTE: Form.DIGITS,
+    Unit.TFLOP_PER_SECOND: Form.THREE_DIGITS,
+    Unit.SHARE: Form.PERCENT,
+    Unit.RATIO: Form.TIMES,
+    Unit.JOULE: Form.THREE_DIGITS,
+    Unit.WATT: Form.THREE_DIGITS,
+    Unit.CELSIUS: Form.WHOLE,
+}
+"""How a unit is written where the registry says nothing else; all others as NUMBER."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a metric or a column holds. `kind` decides how `diff` compares it, `direction` which way is
+    better. Without `shown`, a metric is for machines alone: a table says it to people."""
+
+    unit: str
+    kind: str = "exact"
+    direction: str = "lower"
+    label: str = ""
+    own_form: Form | None = None
+    shown: bool = True
+    depends_on: str = RUN
+
+    @property
+    def form(self) -> Form:
+        """How it is written for people."""
+        return self.own_form or _FORMS.get(self.unit, Form.NUMBER)
+
+
+def _neutral(unit: Unit, label: str = "", form: Form | None = None, **more: Any) -> Quantity:
+    """Neither more nor less of it is better."""
+    return Quantity(unit, direction="none", label=label, own_form=form, **more)
+
+
+def _measured(unit: Unit, direction: str = "lower", label: str = "", form: Form | None = None) -> Quantity:
+    return Quantity(unit, "noisy", direction, label, form)
+
+
+def _drift() -> Quantity:
+    """A relative L2 distance."""
+    return Quantity(Unit.RATIO, "toleranced", own_form=Form.SCIENTIFIC)
+
+
+TEXT = Quantity(Unit.NONE, direction="none")
+NUMBER = Quantity(Unit.NUMBER, direction="none")
+
+QUANTITIES: dict[str, Quantity] = {
+    # What a model holds.
+    "params": Quantity(Unit.COUNT, label="parameters", depends_on=MODEL),
+    "trainable_params": Quantity(Unit.COUNT, label="trainable parameters", depends_on=MODEL),
+    "packed_params": Quantity(Unit.COUNT, label="packed parameters", depends_on=MODEL),
+    "buffers": Quantity(Unit.COUNT, depends_on=MODEL),
+    "persistent_buffers": Quantity(Unit.COUNT, depends_on=MODEL),
+    "param_bytes": Quantity(Unit.BYTE, label="parameter bytes", depends_on=MODEL),
+    "buffer_bytes": Quantity(Unit.BYTE, depends_on=MODEL),
+    "tensors": _neutral(Unit.COUNT, depends_on=MODEL),
+    "elements": Quantity(Unit.COUNT, depends_on=MODEL),
+    "bytes": Quantity(Unit.BYTE, depends_on=MODEL),
+    "numel": Quantity(Unit.COUNT, label="elements"),
+    # What a pass computes.
+    "macs": Quantity(Unit.MAC, label="MACs"),
+    "causal_macs": Quantity(Unit.MAC, label="MACs under causal masks"),
+    "forward_macs": Quantity(Unit.MAC, label="forward MACs"),
+    "backward_macs": Quantity(Unit.MAC, label="backward MACs"),
+    "pointwise_flops": Quantity(Unit.FLOP, label="pointwise FLOPs"),
+    "flops": Quantity(Unit.FLOP, label="FLOPs"),
+    "activations": Quantity(Unit.COUNT),
+    "bytes_moved": Quantity(Unit.BYTE, depends_on=TORCH),
+    "ops": _neutral(Unit.COUNT, "operators", depends_on=TORCH),
+    "unknown_ops": Quantity(Unit.COUNT, label="unknown operators"),
+    "unknown": Quantity(Unit.COUNT),
+    "ops_digest": _neutral(Unit.NONE, depends_on=TORCH),
+    "state_keys": _neutral(Unit.COUNT, depends_on=MODEL),
+    "state_digest": _neutral(Unit.NONE, depends_on=MODEL),
+    "stages": _neutral(Unit.COUNT, form=Form.PLAIN),
+    "stages_digest": _neutral(Unit.NONE),
+    "rest_params": _neutral(Unit.COUNT, "parameters in no stage"),
+    "calls": _neutral(Unit.COUNT),
+    "modules": _neutral(Unit.COUNT),
+    "depth": _neutral(Unit.COUNT),
+    "index": _neutral(Unit.COUNT, form=Form.NUMBER),
+    "share": _neutral(Unit.SHARE),
+    # What limits it.
+    "roofline_seconds": Quantity(Unit.SECOND, label="at least (roofline)"),
+    "roofline_memory_bound": _neutral(Unit.SHARE, "of it bound by memory"),
+    "intensity": _neutral(Unit.FLOP_PER_BYTE),
+    "achieved": _measured(Unit.SHARE, "higher"),
+    # How long it takes, and what it draws.
+    "latency": _measured(Unit.SECOND),
+    "cpu_time": _measured(Unit.SECOND, label="CPU time"),
+    "peak_memory": Quantity(Unit.BYTE, "toleranced"),
+    "forward_seconds": _measured(Unit.SECOND, label="forward time"),
+    "step_seconds": _measured(Unit.SECOND),
+    "samples_per_second": _measured(Unit.PER_SECOND, "higher"),
+    "scaling_efficiency": _measured(Unit.SHARE, "higher", "scaling efficiency (report only)"),
+    "measured": _measured(Unit.SECOND),
+    "seconds": _measured(Unit.SECOND),
+    "own_seconds": _measured(Unit.SECOND),
+    "cpu_seconds": _measured(Unit.SECOND, label="CPU seconds"),
+    "start": Quantity(Unit.SECOND, "noisy", "none"),
+    "latency_low": _measured(Unit.SECOND),
+    "latency_high": _measured(Unit.SECOND),
+    "p95": _measured(Unit.SECOND),
+    "p99": _measured(Unit.SECOND),
+    "warm_up_seconds": _measured(Unit.SECOND),
+    "first_call_seconds": _measured(Unit.SECOND),
+    "speedup": _measured(Unit.RATIO, "higher", "speed-up"),
+    "speedup_low": _measured(Unit.RATIO, "higher", "speed-up low"),
+    "speedup_high": _measured(Unit.RATIO, "higher", "speed-up high"),
+    "tflops": _measured(Unit.TFLOP_PER_SECOND, "higher", "TFLOP/s"),
+    "fraction_of_peak": _measured(Unit.SHARE, "higher"),
+    "joules_per_sample": _measured(Unit.JOULE),
+    "warm_up_calls": _neutral(Unit.COUNT),
+    "rounds": _neutral(Unit.COUNT),
+    "round": _neutral(Unit.COUNT),
+    "samples": _neutral(Unit.COUNT),
+    "batch": _neutral(Unit.COUNT, form=Form.PLAIN),
+    # What a benchmark or a training run yields.
+    "drift": _drift(),
+    "gradient_drift": _drift(),
+    "matmul_error": _drift(),
+    "conv_error": _drift(),
+    "rel_l2": _drift(),
+    "max_abs": Quantity(Unit.NUMBER, "toleranced", "none"),
+    "nans": Quantity(Unit.COUNT, label="NaNs"),
+    "infs": Quantity(Unit.COUNT, label="infinities"),
+    "top1_agreeing": Quantity(Unit.COUNT, "toleranced", "higher"),
+    "top1_samples": _neutral(Unit.COUNT),
+    "final_loss": Quantity(Unit.NUMBER, "toleranced", own_form=Form.DIGITS),
+    "loss": Quantity(Unit.NUMBER, "toleranced"),
+    "accuracy": Quantity(Unit.SHARE, "toleranced", "higher"),
+    "step": _neutral(Unit.COUNT),
+    "steps": _neutral(Unit.COUNT),
+    "skipped_steps": Quantity(Unit.COUNT, "toleranced"),
+    "lr": _neutral(Unit.NUMBER, "learning rate"),
+    # What memory holds.
+    "peak_allocated": Quantity(Unit.BYTE),
+    "peak_reserved": Quantity(Unit.BYTE),
+    "convolution_workspace": Quantity(Unit.BYTE, label="cuDNN's workspaces (a guess)"),
+    "max_batch": Quantity(Unit.COUNT, direction="higher", label="largest batch", own_form=Form.PLAIN),
+    "peak_per_process": Quantity(Unit.BYTE, "toleranced", label="estimate for each process"),
+    "memory": _neutral(Unit.BYTE),
+    "blocks": _neutral(Unit.COUNT),
+    "needed": Quantity(Unit.BYTE),
+    "predicted": Quantity(Unit.BYTE),
+    "total": Quantity(Unit.BYTE),
+    "largest": Quantity(Unit.BYTE),
+    "at": _neutral(Unit.COUNT, form=Form.NUMBER),
+    # What stays frozen, and what initialisation gave.
+    "frozen_params": _neutral(Unit.COUNT, "frozen parameters"),
+    "frozen_buffers": _neutral(Unit.COUNT),
+    "frozen_stages": _neutral(Unit.COUNT),
+    "frozen": _neutral(Unit.COUNT),
+    "layers": _neutral(Unit.COUNT),
+    "matches": Quantity(Unit.COUNT, direction="higher"),
+    "differs": Quantity(Unit.COUNT),
+    "ambiguous": _neutral(Unit.COUNT),
+    "inconclusive": _neutral(Unit.COUNT),
+    "constant": Quantity(Unit.COUNT),
+    "uninitialised": Quantity(Unit.COUNT),
+    # What a comparison, a sweep or a list has.
+    **dict.fromkeys(
+        ("regressed", "missing", "invalid", "incomparable", "noisy", "new", "improved", "ok"),
+        _neutral(Unit.COUNT, shown=False),
+    ),
+    "base": NUMBER,
+    "head": NUMBER,
+    "delta": NUMBER,
+    "relative": _neutral(Unit.RATIO, form=Form.SCIENTIFIC),
+    "models": _neutral(Unit.COUNT),
+    "failed": Quantity(Unit.COUNT),
+    "gpus": _neutral(Unit.COUNT, shown=False),
+    "entries": _neutral(Unit.COUNT),
+    "removed": _neutral(Unit.COUNT),
+    "gmacs": Quantity(Unit.GMAC, label="GMACs"),
+    "says": _neutral(Unit.COUNT),
+    "difference": _neutral(Unit.MAC, form=Form.SIGNED),
+    "unexplained": Quantity(Unit.SHARE, own_form=Form.SHORT_PERCENT),
+    "unexplained_share": Quantity(Unit.SHARE, own_form=Form.SHORT_PERCENT),
+    "amount": _neutral(Unit.MAC, form=Form.SIGNED),
+    "of_ours": _neutral(Unit.SHARE, form=Form.SHORT_PERCENT),
+    "peak_bytes": _measured(Unit.BYTE, form=Form.SIZE_IF_MEASURED),
+    # Headings that only people see.
+    "MACs": Quantity(Unit.MAC),
+    "MACs, at least": Quantity(Unit.MAC),
+    "FLOPs": Quantity(Unit.FLOP),
+    "FLOPs per byte moved": _neutral(Unit.FLOP_PER_BYTE),
+    "parameters": Quantity(Unit.COUNT),
+    "bytes moved": Quantity(Unit.BYTE),
+    "at the peak": Quantity(Unit.BYTE),
+    "time": _measured(Unit.SECOND),
+    "CPU time": _measured(Unit.SECOND),
+    "first call": _measured(Unit.SECOND),
+    "low": _measured(Unit.SECOND),
+    "high": _measured(Unit.SECOND),
+    "samples/s": _measured(Unit.PER_SECOND, "higher"),
+    "TFLOP/s": _measured(Unit.TFLOP_PER_SECOND, "higher"),
+    "of peak": _measured(Unit.SHARE, "higher"),
+    "joules": _measured(Unit.JOULE),
+    "gradients": _drift(),
+    "allocated": Quantity(Unit.BYTE, "toleranced"),
+    "reserved": Quantity(Unit.BYTE, "toleranced"),
+    "peak": _measured(Unit.BYTE, form=Form.SIZE_IF_MEASURED),
+    "peak memory": Quantity(Unit.BYTE, "toleranced"),
+}
+
+FAMILIES = {
+    "macs_": _neutral(Unit.MAC, shown=False),  # of another counter
+    "unexplained_": Quantity(Unit.MAC, shown=False),
+    "peak_": Quantity(Unit.BYTE, shown=False),  # by category
+}
+"""Metrics whose names begin so and that have no entry of their own."""
+
+_LIVE = (
+    "parameters", "buffers", "optimizer state", "master weights", "gradients", "autocast copies",
+    "activations", "temporaries", "inputs", "workspace", "parameter", "buffer", "input", "constant",
+    "gradient", "intermediate",
+)  # fmt: skip
+OF_TABLE: dict[str, dict[str, Quantity]] = {
+    "stages": {"modules": TEXT},
+    "timeline": dict.fromkeys(_LIVE, Quantity(Unit.BYTE)),
+    "measured": {
+        "measured": _measured(Unit.BYTE),
+        "ratio": _measured(Unit.RATIO, "none", form=Form.DIGITS),
+    },
+    "roofline_modules": {"seconds": Quantity(Unit.SECOND)},
+    "roofline_operators": {"seconds": Quantity(Unit.SECOND)},
+    "rows": {
+        "peak_allocated": Quantity(Unit.BYTE, "toleranced"),
+        "peak_reserved": Quantity(Unit.BYTE, "toleranced"),
+        **{
+            f"{name}_{when}": Quantity(unit, "noisy", "none")
+            for when in ("start", "end")
+            for name, unit in (
+                ("sm_clock_mhz", Unit.MEGAHERTZ), ("temperature_c", Unit.CELSIUS), ("power_w", Unit.WATT),
+            )
+        },
+    },
+    "counters": {"unexplained": Quantity(Unit.MAC)},
+    "schemes": {"n": NUMBER},
+    "propagation": dict.fromkeys(("forward_std", "forward_max", "backward_std"), NUMBER),
+    "validations": {"best": Quantity(Unit.NUMBER, "toleranced")}
+    | dict.fromkeys(("num_bad_epochs", "last_epoch"), _neutral(Unit.COUNT)),
+    "devices": {"cores": _neutral(Unit.COUNT)},
+    "models": {"entries": TEXT},
+    "tensors": {
+        **dict.fromkeys(("fan_in", "fan_out", "effective_fan_in", "effective_fan_out"), _neutral(Unit.COUNT)),
+        **dict.fromkeys(("bound", "max", "expected_std", "std", "mean", "ks", "ks_p", "p"), NUMBER),
+    },
+}  # fmt: skip
+"""Columns whose names mean something else, or mean nothing, in other tables."""
+
+
+def quantity(name: str) -> Quantity:
+    """What a metric or a column is by its name; TEXT for a name that is not registered. The last part of
+    `train/8/fp32/latency`, a metric of one of the `rows` of a benchmark, is a column of that table."""
+    row, _, last = name.rpartition("/")
+    of_row = OF_TABLE["rows"].get(last) if row else None
+    registered = QUANTITIES.get(name) or of_row or QUANTITIES.get(last)
+    if registered is not None:
+        return registered
+    return next((family for prefix, family in FAMILIES.items() if last.startswith(prefix)), TEXT)
+
+
+def column(table: str, name: str, values: Iterable[Any] = ()) -> Quantity:
+    """What a column of a table holds; of one that is not registered the values tell number from text."""
+    registered = OF_TABLE.get(table, {}).get(name) or QUANTITIES.get(name)
+    if registered is not None:
+        return registered
+    present = [value for value in values if not is_missing(value)]
+    return NUMBER if present and all(map(is_number, present)) else TEXT
+
+
+def form_in(unit: str, entry: Quantity) -> Form:
+    """How a number in `unit` is written whose name stands for `entry`, perhaps in another unit."""
+    return (entry if entry.unit == unit else Quantity(unit)).form
+
+
+def is_missing(value: Any) -> bool:
+    """None, NaN, and what pandas has for them."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value can be written in a unit: yes and no cannot."""
+    return isinstance(value, Real) and not isinstance(value, bool)
