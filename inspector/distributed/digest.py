@@ -15,11 +15,11 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 @torch.no_grad()
 def sums(tensors: Iterable[Tensor]) -> np.ndarray[Any, Any]:
     """One int64 for each tensor. It differs when a single bit does; exchanged elements it does not see."""
-    found = [_bits(tensor.detach()).sum(dtype=torch.int64) for tensor in tensors]
-    if not found:
+    totals = [_bits(tensor.detach()).sum(dtype=torch.int64) for tensor in tensors]
+    if not totals:
         return np.zeros(0, dtype=np.int64)
-    alike = len({value.device for value in found}) == 1  # then one transfer is enough
-    return torch.stack(found if alike else [value.cpu() for value in found]).cpu().numpy()
+    alike = len({value.device for value in totals}) == 1  # then one transfer is enough
+    return torch.stack(totals if alike else [value.cpu() for value in totals]).cpu().numpy()
 
 
 def _bits(tensor: Tensor) -> Tensor:
