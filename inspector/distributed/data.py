@@ -29,11 +29,11 @@ from inspector.core.errors import InspectError
 from inspector.models.inputs import InputSpec, first_line
 
 VALIDATION = 5
-"""One sample in so many is for validation."""
+"""One in this many samples is for validation."""
 CLASSES = 10
-"""Of synthetic data."""
+"""Labels of synthetic data."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, as torchvision's weights are used with: https://pytorch.org/vision/stable/models.html."""
+"""Of ImageNet, as torchvision's weights expect: https://pytorch.org/vision/stable/models.html."""
 
 
 class Digits(Dataset[tuple[Any, int]]):
