@@ -35,21 +35,21 @@ _MATMUL = "float32_matmul_precision"
 
 
 def _holder(path: str) -> Any:
-    found: Any = torch.backends
+    holder: Any = torch.backends
     for name in path.split(".") if path else ():
-        found = getattr(found, name, None)
-    return found
+        holder = getattr(holder, name, None)
+    return holder
 
 
 def _names() -> list[str]:
     """The flags that decide, as dotted names below torch.backends."""
     if not hasattr(torch.backends, "fp32_precision"):
         return [*_OLDER, _MATMUL]
-    found = []
+    names = []
     for path in _LEAVES:
         if hasattr(_holder(path), "fp32_precision"):
-            found.append(f"{path}.fp32_precision".lstrip("."))
-    return found
+            names.append(f"{path}.fp32_precision".lstrip("."))
+    return names
 
 
 def _get(name: str) -> Any:

@@ -39,10 +39,10 @@ class GpuState:
 
 def state(index: int, nvml: Any = None) -> GpuState | None:
     """The state of CUDA device `index`; None without nvidia-ml-py or a driver that answers."""
-    with _handle(index, nvml) as found:
-        if found is None:
+    with _handle(index, nvml) as device:
+        if device is None:
             return None
-        library, handle = found
+        library, handle = device
         power = _ask(library.nvmlDeviceGetPowerUsage, handle)
         return GpuState(
             _ask(library.nvmlDeviceGetClockInfo, handle, 1),  # NVML_CLOCK_SM
@@ -60,10 +60,10 @@ def joules(
 ) -> tuple[float, int] | None:
     """Run the step for about `seconds`: (joules of the whole card meanwhile, calls). None where the driver
     does not count them, and on a slice of a card (MIG), whose neighbours would be counted too."""
-    with _handle(index, nvml) as found:
-        if found is None:
+    with _handle(index, nvml) as device:
+        if device is None:
             return None
-        library, handle = found
+        library, handle = device
         if _mig(library, handle) or _ask(library.nvmlDeviceGetTotalEnergyConsumption, handle) is None:
             return None
         cuda.synchronize(index)
@@ -109,8 +109,8 @@ def _find(library: Any, index: int) -> Any:
     except (AttributeError, AssertionError, RuntimeError):
         return None
     for text in (uuid, f"GPU-{uuid}", f"MIG-{uuid}"):
-        for given in (text, text.encode()):
-            handle = _ask(library.nvmlDeviceGetHandleByUUID, given)
+        for spelling in (text, text.encode()):
+            handle = _ask(library.nvmlDeviceGetHandleByUUID, spelling)
             if handle is not None:
                 return handle
     return None
@@ -129,14 +129,14 @@ def _mig(library: Any, handle: Any) -> bool:
     if inside is not None and _ask(inside, handle):
         return True
     mode = getattr(library, "nvmlDeviceGetMigMode", None)
-    found = _ask(mode, handle) if mode else None
-    return bool(found and found[0])
+    modes = _ask(mode, handle) if mode else None  # the current mode, and the pending one
+    return bool(modes and modes[0])
 
 
-def _ask(function: Callable[..., Any], *given: Any) -> Any:
+def _ask(function: Callable[..., Any], *arguments: Any) -> Any:
     """The answer, or None: each driver and card leaves some questions open."""
     try:
-        return function(*given)
+        return function(*arguments)
     except Exception:  # NVMLError and its kin, whose classes the library makes at run time
         return None
 

@@ -64,9 +64,9 @@ def _versions() -> Iterator[tuple[str, str]]:
     yield "python", f"{platform.python_version()} ({sys.executable})"
     yield "platform", platform.platform()
     for name in PACKAGES:
-        found = _version(name)
-        if found:
-            yield name, found
+        installed = _version(name)
+        if installed:
+            yield name, installed
     yield "CUDA of torch", str(torch.version.cuda)
     cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
     yield "cuDNN of torch", str(cudnn)
@@ -91,7 +91,7 @@ def _devices() -> Iterator[dict[str, Any]]:
     }
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        state, known = gpu.state(index), devices.find(properties.name)
+        state, entry = gpu.state(index), devices.find(properties.name)
         yield {
             "device": f"cuda:{index}",
             "name": properties.name,
@@ -99,7 +99,7 @@ def _devices() -> Iterator[dict[str, Any]]:
             "capability": f"{properties.major}.{properties.minor}",
             "cores": properties.multi_processor_count,
             "driver": state.driver if state else "",
-            "peaks": known.source if known else "not in the table",
+            "peaks": entry.source if entry else "not in the table",
         }
 
 
@@ -157,5 +157,5 @@ def _pair() -> Iterator[Finding]:
         message = f"torchvision does not work with torch {torch.__version__}: {first}; install them together"
         yield Finding("torchvision", "fail", "torchvision", message)
         return
-    said = f"torchvision {torchvision.__version__} runs its own operators with torch {torch.__version__}"
-    yield Finding("torchvision", "pass", "torchvision", said)
+    message = f"torchvision {torchvision.__version__} runs its own operators with torch {torch.__version__}"
+    yield Finding("torchvision", "pass", "torchvision", message)

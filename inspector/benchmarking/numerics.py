@@ -77,7 +77,7 @@ class Numerics:
         while True:
             twin = self.twin(precision.weights)
             args, kwargs = cast((self.args, self.kwargs), precision.weights)
-            found = self.reference.compare(twin, args, kwargs, autocast=precision.autocast, scale=scale)
-            if scale <= 1.0 or not any(row.nans or row.infs for row in found.grads):
-                return found
+            drift = self.reference.compare(twin, args, kwargs, autocast=precision.autocast, scale=scale)
+            if scale <= 1.0 or not any(row.nans or row.infs for row in drift.grads):
+                return drift
             scale /= 2  # as GradScaler does after a step that it skips

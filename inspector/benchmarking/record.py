@@ -1,4 +1,4 @@
-"""What the benchmark knows of one row, and of the rows that may be compared with each other."""
+"""What the benchmark knows about one row, and the rows that may be compared with each other."""
 
 from __future__ import annotations
 

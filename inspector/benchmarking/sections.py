@@ -65,18 +65,18 @@ def _described(bench: Bench, inputs: Inputs) -> list[str]:
 
 def _environment(bench: Bench) -> dict[str, Any]:
     device, options = bench.options.device, bench.options
-    known: dict[str, Any] = {"gpu": None, "threads": torch.get_num_threads(), "seed": options.seed}
+    facts: dict[str, Any] = {"gpu": None, "threads": torch.get_num_threads(), "seed": options.seed}
     if device != "cpu":
         state = gpu.state(torch.device(device).index or 0)
-        known["gpu"] = torch.cuda.get_device_name(device)
-        known["driver"] = getattr(state, "driver", None)
-        known["cuda"], known["cudnn"] = torch.version.cuda, torch.backends.cudnn.version()
-    known |= {
+        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["driver"] = getattr(state, "driver", None)
+        facts["cuda"], facts["cudnn"] = torch.version.cuda, torch.backends.cudnn.version()
+    facts |= {
         "channels_last": options.channels_last,
         "compile": options.compile,
         "cuda_graph": options.cuda_graph,
     }
-    return environment(**known)
+    return environment(**facts)
 
 
 def _header(bench: Bench, name: str, source: str, inputs: Inputs) -> list[tuple[str, str]]:
@@ -101,17 +101,17 @@ def _header(bench: Bench, name: str, source: str, inputs: Inputs) -> list[tuple[
 
 
 def _remarks(bench: Bench, random_weights: bool, interrupted: bool) -> list[Finding]:
-    said = []
+    remarks = []
     if interrupted:
         message = "interrupted: only what was measured until then is shown"
-        said.append(Finding("interrupted", "warn", "", message))
+        remarks.append(Finding("interrupted", "warn", "", message))
     if random_weights:
         message = "weights are random (seeded): drift is that of an untrained model; see --weights"
-        said.append(Finding("weights", "warn", "", message))
+        remarks.append(Finding("weights", "warn", "", message))
     if bench.options.device != "cpu" and not bench.peaks:
         message = "the device's peak is not in the table: no fraction of it is given"
-        said.append(Finding("peak", "skip", bench.options.device, message))
-    return said
+        remarks.append(Finding("peak", "skip", bench.options.device, message))
+    return remarks
 
 
 def _record(row: Row, base: Row) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def _worst(rows: list[Row]) -> list[Section]:
                     "drift": part.rel_l2,
                 }
             )
-    note = "(relative L2 distance of the module's output from float64, what it was given included)"
+    note = "(relative L2 distance of the module's output from float64, that of its input included)"
     return [Section("layers that drift most", pd.DataFrame(records), note)] if records else []
 
 

@@ -31,7 +31,7 @@ def save(state: dict[str, Any], file: Path) -> None:
 
 def load(file: Path, device: str) -> dict[str, Any]:
     """A checkpoint on `device`; only tensors and plain values are read (weights_only). Random states stay
-    on the CPU. Raises InspectError for a file that is torn, or is none."""
+    on the CPU. Raises InspectError for a file that is torn, or is no checkpoint."""
     try:
         state = torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError as error:

@@ -29,11 +29,11 @@ from inspector.core.errors import InspectError
 from inspector.models.inputs import InputSpec, first_line
 
 VALIDATION = 5
-"""One sample in so many is for validation."""
+"""One in this many samples is for validation."""
 CLASSES = 10
-"""Of synthetic data."""
+"""Labels of synthetic data."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, as torchvision's weights are used with: https://pytorch.org/vision/stable/models.html."""
+"""Of ImageNet, as torchvision's weights expect: https://pytorch.org/vision/stable/models.html."""
 
 
 class Digits(Dataset[tuple[Any, int]]):
@@ -42,9 +42,9 @@ class Digits(Dataset[tuple[Any, int]]):
     def __init__(self) -> None:
         from sklearn.datasets import load_digits
 
-        found = load_digits()
-        self.images = (found.images * (255 / 16)).round().astype(np.uint8)
-        self.labels = found.target.astype(int)
+        digits = load_digits()
+        self.images = (digits.images * (255 / 16)).round().astype(np.uint8)
+        self.labels = digits.target.astype(int)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -142,8 +142,8 @@ def source(node: Any, spec: InputSpec, below: int, seed: int) -> tuple[str, Data
     image = spec.dtype.is_floating_point and len(spec.shape) == 4 and spec.shape[1] in (1, 3)
     kind = node.SOURCE
     if kind == "synthetic" or (kind == "digits" and not image):
-        said = "synthetic" if kind == "synthetic" else "synthetic (the model takes no images)"
-        return said, Synthetic(spec, below, node.SAMPLES, seed), False
+        name = "synthetic" if kind == "synthetic" else "synthetic (the model takes no images)"
+        return name, Synthetic(spec, below, node.SAMPLES, seed), False
     if kind == "digits":
         return "scikit-learn's digits", Digits(), True
     folder = Path(kind).expanduser()

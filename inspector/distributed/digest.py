@@ -14,12 +14,12 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @torch.no_grad()
 def sums(tensors: Iterable[Tensor]) -> np.ndarray[Any, Any]:
-    """One int64 for each tensor. It differs when a single bit does; exchanged elements it does not see."""
-    found = [_bits(tensor.detach()).sum(dtype=torch.int64) for tensor in tensors]
-    if not found:
+    """One int64 for each tensor. It differs when a single bit does; swapped elements go unnoticed."""
+    totals = [_bits(tensor.detach()).sum(dtype=torch.int64) for tensor in tensors]
+    if not totals:
         return np.zeros(0, dtype=np.int64)
-    alike = len({value.device for value in found}) == 1  # then one transfer is enough
-    return torch.stack(found if alike else [value.cpu() for value in found]).cpu().numpy()
+    alike = len({value.device for value in totals}) == 1  # then one transfer is enough
+    return torch.stack(totals if alike else [value.cpu() for value in totals]).cpu().numpy()
 
 
 def _bits(tensor: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def digests(model: nn.Module) -> np.ndarray[Any, Any]:
-    """Of every parameter, in the order of named_parameters()."""
+    """The sum of every parameter, in the order of named_parameters()."""
     return sums(model.parameters())
 
 

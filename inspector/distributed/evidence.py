@@ -26,7 +26,7 @@ PICTURES = 4
 
 
 def before(trainer: Trainer) -> dict[str, Any]:
-    """Of the set-up: weights, buffers, the optimizer's groups, the length of the loader, random draws."""
+    """The set-up: weights, buffers, the optimizer's groups, the length of the loader, random draws."""
     trainer.new_epoch(0)
     samples = [trainer.data.dataset[index][0] for index in range(min(PICTURES, len(trainer.data.dataset)))]
     model = trainer.model
@@ -60,7 +60,7 @@ def _groups(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[dict[str
 
 
 def fixed_batch(trainer: Trainer) -> list[float]:
-    """The loss of each of some steps on one batch, its mean over ranks; dropout is off."""
+    """The loss at each of FIXED_STEPS steps on one batch, averaged over the ranks; dropout is off."""
     batches = first_batches(trainer, trainer.node.SOLVER.ACCUMULATE)
     model = twin(trainer, None)
     wrapped, optimizer = trainer.wrap(model), trainer.build_optimizer(model)
@@ -102,7 +102,7 @@ def interrupted_save(trainer: Trainer, folder: Path) -> str:
 
 
 def after(trainer: Trainer) -> dict[str, Any]:
-    """Of the trained state: orders of two epochs, buffers, rates, what was recorded."""
+    """The trained state: orders of two epochs, buffers, rates, and what was recorded."""
     trainer.synchronise_buffers()
     model, record = trainer.model, trainer.record
     reassigned = [name for name, buffer in model.named_buffers() if trainer.at_wrap.get(name) is not buffer]
@@ -157,7 +157,7 @@ def fingerprint(trainer: Trainer) -> list[int]:
 
 def bare_seconds(trainer: Trainer, steps: int = 3) -> float:
     """Seconds of a step of the same model on the same batch without DDP, alone on the machine: rank 0
-    measures while the others wait; the smallest of some steps."""
+    measures while the others wait; the fastest of some steps."""
     batches = first_batches(trainer, 1)
     best = float("inf")
     if trainer.place.rank == 0:

@@ -38,7 +38,7 @@ def connect(place: Place, backend: str, seconds: float) -> None:
 
 
 def _never_free(group: Any) -> None:
-    """Freeing a gloo group can wait for ever: Python holds its lock in the destructor, which joins a thread
+    """Freeing a gloo group can wait forever: Python holds its lock in the destructor, which joins a thread
     that waits for this lock to free the tensors of the last collective (seen with torch 2.8)."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
 

@@ -63,9 +63,9 @@ class Place:
 
     @staticmethod
     def of(environment: dict[str, str] | os._Environ[str], kind: str) -> Place:
-        """From RANK, LOCAL_RANK and WORLD_SIZE, or SLURM's names of them.
+        """From RANK, LOCAL_RANK and WORLD_SIZE, or SLURM's names for them.
 
-        Raises InspectError for values that are no numbers."""
+        Raises InspectError for values that are not numbers."""
         adopt_slurm(environment)
         try:
             rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])

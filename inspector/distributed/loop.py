@@ -22,7 +22,7 @@ from inspector.models.values import floats
 from inspector.tracing.capture.isolate import seed_all
 
 VALIDATION_BATCHES = 8
-"""At most so many validation batches on each rank."""
+"""The most validation batches that a rank runs."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Trainer(Parts):
     step = epoch = batch = 0
 
     def setup(self) -> None:
-        """Build everything: the same weights on every rank, other random draws from then on."""
+        """Build everything: the same weights on every rank, different random draws from then on."""
         self.record = Record()
         seed_all(self.job.seed)
         self.model = self.build_model()
@@ -68,8 +68,8 @@ class Trainer(Parts):
         seed_all(self.draws_seed())
 
     def settle(self) -> None:
-        """One backward that changes nothing: DDP orders its buckets by the first one. Sums of three ranks and
-        more depend on that order in their last bit, and a resumed run must have the same."""
+        """One backward that changes nothing: DDP orders its buckets by the first one. Sums over three or more
+        ranks depend on that order in their last bit, and a resumed run must get the same sums."""
         kept = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         args, kwargs = self.rest
         samples = next(iter((*args, *kwargs.values())))
@@ -102,7 +102,7 @@ class Trainer(Parts):
         tell: Callable[[Trainer, float], None] = lambda trainer, loss: None,
         file: Path | None = None,
     ) -> None:
-        """Train until `steps` in all are done; validate, and save to `file`, at the steps due."""
+        """Train until `steps` are done in all; validate, and save to `file`, at the steps that are due."""
         for group in self.groups() if self.step < steps else ():
             start = time.perf_counter()
             if self.record.in_eval is None:
@@ -129,7 +129,7 @@ class Trainer(Parts):
         seed_all(self.draws_seed())
 
     def images_per_second(self) -> float | None:
-        """Of all ranks together, over the last ten steps."""
+        """All ranks together, over the last ten steps."""
         recent = self.record.seconds[-10:]
         size = self.node.DATA.BATCH * self.node.SOLVER.ACCUMULATE * self.place.world
         return size * len(recent) / sum(recent) if recent else None
@@ -188,7 +188,7 @@ class Trainer(Parts):
         }
 
     def save(self, file: Path) -> None:
-        """Rank 0 writes; the others wait, so that whoever goes on finds the file."""
+        """Rank 0 writes; the others wait, so that every rank finds the file."""
         states = gathered(checkpoint.random_states())
         if self.place.rank == 0:
             self.write({**self.state(), "random": states}, file)
@@ -196,7 +196,7 @@ class Trainer(Parts):
         dist.barrier()
 
     def load(self, file: Path) -> None:
-        """Go on where `file` was saved. Nodes without the file get it from rank 0."""
+        """Resume where `file` was saved. Nodes without the file get it from rank 0."""
         exists = gathered(file.exists())
         if all(exists) or not exists[0]:
             state = checkpoint.load(file, "cpu")

@@ -47,7 +47,7 @@ class Parts:
         self.amp = solver.amp_dtype(self.node.AMP, place.device)
 
     def draws_seed(self) -> int:
-        """Of dropout and augmentation: another on each rank."""
+        """The seed of dropout and augmentation: different on each rank."""
         return self.job.seed + 1 + self.place.rank
 
     def build_model(self) -> nn.Module:
@@ -72,7 +72,7 @@ class Parts:
         )
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """With its own rate and decay for biases."""
+        """Biases get a learning rate and weight decay of their own."""
         return solver.optimizer(model, self.node.SOLVER)
 
     def build_data(self) -> Data:
@@ -135,7 +135,7 @@ class Parts:
         return loss
 
     def new_epoch(self, epoch: int) -> None:
-        """Another order, and other augmentation, in each epoch."""
+        """Give the epoch its own order and augmentation."""
         self.data.sampler.set_epoch(epoch)
         self.data.dataset.epoch = epoch
 

@@ -76,10 +76,10 @@ def _config(job: Job) -> pd.DataFrame:
     node = parse(job.config)
 
     def value(key: str) -> Any:
-        found: Any = node
+        setting: Any = node
         for name in key.split("."):
-            found = found[name]
-        return found
+            setting = setting[name]
+        return setting
 
     return pd.DataFrame([{"key": key, "value": str(value(key))} for key in keys(node)])
 
@@ -130,18 +130,18 @@ def _header(job: Job, node: Any, ranks: list[dict[str, Any]], world: int) -> lis
 
 
 def _sections(steps: pd.DataFrame, validations: pd.DataFrame) -> list[Section]:
-    found = []
+    sections = []
     if len(steps):
         losses = list(steps["loss"])
         curve = pd.DataFrame(
             [{"training loss": sparkline(losses), "first": f"{losses[0]:.3f}", "last": f"{losses[-1]:.3f}"}]
         )
-        found.append(Section(f"loss over {len(losses)} steps", curve))
+        sections.append(Section(f"loss over {len(losses)} steps", curve))
     if len(validations):
         shown = validations[["step", "loss", "accuracy"]].astype(object)
         shown = shown.assign(loss=[f"{value:.4f}" for value in validations["loss"]])
-        found.append(Section("validation (all ranks together)", shown))
-    return found
+        sections.append(Section("validation (all ranks together)", shown))
+    return sections
 
 
 def charts(steps: pd.DataFrame) -> list[Chart]:

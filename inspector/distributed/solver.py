@@ -15,9 +15,9 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 
 def optimizer(model: nn.Module, node: Any) -> torch.optim.Optimizer:
     """Two groups: weights with BASE_LR and WEIGHT_DECAY; biases (parameters called "bias") with
-    BASE_LR * BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS, as Caffe and Detectron train. Frozen ones are in none.
+    BASE_LR * BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS, as Caffe and Detectron train. Frozen ones are in neither.
 
-    Raises InspectError when nothing trains, or for an optimizer of another name.
+    Raises InspectError when nothing trains, or for an unknown optimizer.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not named:

@@ -43,7 +43,7 @@ Prepare = Callable[[nn.Module], None]
 LOST = re.compile(r"closed by peer|reset by peer|Broken pipe|Connection refused|DistNetwork|DistBackend|NCCL")
 """What a rank raises when another has died."""
 LAST_LINES = 8
-"""Of a traceback, in the report."""
+"""Lines of a traceback that the report shows."""
 LAUNCHER = 30.0
 """Seconds after the deadline that the launcher has to stop its workers."""
 

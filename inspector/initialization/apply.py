@@ -111,22 +111,22 @@ def _unchanged(writes: tuple[Write, ...]) -> list[Finding]:
     same = [w.target.name for w in writes if w.law.random and not w.changed]
     if not same:
         return []
-    said = f"{len(same)} tensors had the very same bytes before: initialised with this seed already"
-    return [Finding("coverage", "skip", same[0], said, {"tensors": same})]
+    message = f"{len(same)} tensors had the very same bytes before: initialised with this seed already"
+    return [Finding("coverage", "skip", same[0], message, {"tensors": same})]
 
 
 def _notes(writes: tuple[Write, ...]) -> list[Finding]:
-    found = []
+    findings = []
     frozen = [write.target.name for write in writes if write.frozen]
     if frozen:
-        said = f"{len(frozen)} frozen tensors (requires_grad False) were initialised too"
-        found.append(Finding("frozen", "warn", frozen[0], said, {"tensors": frozen}))
+        message = f"{len(frozen)} frozen tensors (requires_grad False) were initialised too"
+        findings.append(Finding("frozen", "warn", frozen[0], message, {"tensors": frozen}))
     tied = {write.target.name: list(write.target.aliases) for write in writes if write.target.aliases}
     if tied:
         name, names = next(iter(tied.items()))
-        said = f"{len(tied)} tensors were written once and are used again: {name} is {', '.join(names)}"
-        found.append(Finding("tied", "warn", name, said, tied))
-    return found
+        message = f"{len(tied)} tensors were written once and are used again: {name} is {', '.join(names)}"
+        findings.append(Finding("tied", "warn", name, message, tied))
+    return findings
 
 
 def _outside(everything: list[Target], selected: list[Target], writes: tuple[Write, ...]) -> list[Finding]:
@@ -139,5 +139,5 @@ def _outside(everything: list[Target], selected: list[Target], writes: tuple[Wri
     if not left:
         return []
     shown = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
-    said = f"{len(left)} tensors of two or more dimensions were left as they are: {shown}"
-    return [Finding("coverage", "skip", left[0], said, {"tensors": left})]
+    message = f"{len(left)} tensors of two or more dimensions were left as they are: {shown}"
+    return [Finding("coverage", "skip", left[0], message, {"tensors": left})]

@@ -122,10 +122,10 @@ def rivals(evidence: Evidence, expected: Law, alpha: float) -> tuple[list[Law], 
     return distinct(twins), distinct(others)
 
 
-def distinct(found: list[Law]) -> list[Law]:
+def distinct(laws: list[Law]) -> list[Law]:
     """Without laws that are another one by definition: "default (xavier_uniform)" is xavier_uniform."""
     kept: list[Law] = []
-    for law in found:
+    for law in laws:
         if not any(_alias(law.label, other.label) and law.same(other) for other in kept):
             kept.append(law)
     return kept

@@ -186,8 +186,8 @@ def _agreement(outcome: Outcome, choice: Choice) -> list[Finding]:
 
 
 def auto(targets: list[Target], alpha: float = ALPHA) -> Outcome:
-    """Find the known laws that fit each target. Nothing fails but what was never initialised: trained
-    weights fit no law, and that is no fault."""
+    """Find the known laws that fit each target. Only what was never initialised fails: trained weights fit
+    no law, and that is no fault."""
     gathered = [gather(target) for target in targets]
     level = alpha / max(sum(e.sample is not None and not e.sample.is_constant for e in gathered), 1)
     outcome = Outcome([_found(evidence, level) for evidence in gathered])

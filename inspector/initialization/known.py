@@ -22,15 +22,15 @@ TRUNCATED = 0.87962566103423978
 
 def candidates(target: Target) -> list[Law]:
     """Every known law for this tensor, the first of numerically equal ones first."""
-    found: list[Law] = []
+    listed: list[Law] = []
     default = default_law(target)
     if default is not None:
-        found.append(default)
+        listed.append(default)
     if target.fans is not None and target.role in ("weight", "other"):
-        found += _scaled_by_fans(target)
-    found += [laws.normal(std, f"normal std={std:.4g}") for std in STDS]
-    found.append(laws.normal(0.02, "trunc_normal std=0.02", cut=CUT))
-    return [law for law in found if law.random and law.scale > 0]
+        listed += _scaled_by_fans(target)
+    listed += [laws.normal(std, f"normal std={std:.4g}") for std in STDS]
+    listed.append(laws.normal(0.02, "trunc_normal std=0.02", cut=CUT))
+    return [law for law in listed if law.random and law.scale > 0]
 
 
 def _scaled_by_fans(target: Target) -> Iterator[Law]:

@@ -19,16 +19,16 @@ from inspector.tracing._torch import SpectralNorm, parameters_of, pre_hooks_of
 
 def names(module: nn.Module) -> list[str]:
     """The tensors a module owns, under the names that it uses itself: `weight`, not `weight_g`."""
-    found = [name for name, tensor in parameters_of(module).items() if tensor is not None]
+    own = [name for name, tensor in parameters_of(module).items() if tensor is not None]
     derived: list[str] = []
-    for name in list(found):
+    for name in list(own):
         stem = name.removesuffix("_v").removesuffix("_orig")
         if stem != name and (_old_norm(module, stem) or name == f"{stem}_orig"):
             derived.append(stem)
-            found = [n for n in found if n not in (f"{stem}_g", f"{stem}_v", f"{stem}_orig")]
+            own = [n for n in own if n not in (f"{stem}_g", f"{stem}_v", f"{stem}_orig")]
     if parametrize.is_parametrized(module):
         derived += list(_parametrizations(module))
-    return [*derived, *found]
+    return [*derived, *own]
 
 
 def source(module: nn.Module, name: str) -> Tensor:

@@ -231,8 +231,8 @@ class Choice:
     def law(self, target: Target) -> Law | None:
         """The law of one tensor under this choice; None where the tensor is left as it is."""
         if self.scheme.name == "default":
-            found = None if target.role == "bias" and self.bias == "keep" else default_law(target)
-            return found if target.role != "bias" or self.bias == "default" else self._bias_law(target)
+            default = None if target.role == "bias" and self.bias == "keep" else default_law(target)
+            return default if target.role != "bias" or self.bias == "default" else self._bias_law(target)
         if target.role in ("bias", "norm bias"):
             return self._bias_law(target)
         if target.role in ("weight", "norm weight"):

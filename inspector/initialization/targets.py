@@ -107,19 +107,19 @@ def fans_of(shape: tuple[int, ...], module: nn.Module | None = None) -> Fans | N
 def of_model(model: nn.Module) -> list[Target]:
     """Every parameter of a model once, in the order of its modules; tied names are aliases. Raises
     InspectError for a parameter that still waits for its first input."""
-    found: dict[object, Target] = {}
+    targets: dict[object, Target] = {}
     for path, module in model.named_modules():
         if "parametrizations" in path.split("."):
             continue  # their originals are reached through the layer that they belong to
         for target in _of_module(path, module):
             key = _key(target)
-            if key in found:
-                first = found[key]
+            if key in targets:
+                first = targets[key]
                 aliases = (*first.aliases, target.name)
-                found[key] = Target(**{**vars(first), "aliases": aliases})
+                targets[key] = Target(**{**vars(first), "aliases": aliases})
             else:
-                found[key] = target
-    return list(found.values())
+                targets[key] = target
+    return list(targets.values())
 
 
 def _key(target: Target) -> object:
@@ -218,18 +218,18 @@ def chosen(targets: list[Target], layers: list[str] | None, everything: bool = F
 
         paths = list(dict.fromkeys(t.layer for t in targets))
         names = set(select(paths, layers, "layer", "--layers"))
-        found = [t for t in targets if t.layer in names]
+        selected = [t for t in targets if t.layer in names]
     else:
-        found = [t for t in targets if everything or t.kind in DEFAULT_KINDS]
+        selected = [t for t in targets if everything or t.kind in DEFAULT_KINDS]
         if not everything:
-            held = {t.layer for t in found if t.role == "weight"}
-            found = [t for t in found if t.layer in held]
-    if not found:
+            held = {t.layer for t in selected if t.role == "weight"}
+            selected = [t for t in selected if t.layer in held]
+    if not selected:
         raise InspectError(
             "the model has no layer with a weight of two or more dimensions",
             "name layers with --layers, e.g. --layers 'norm*'",
         )
-    return found
+    return selected
 
 
 def elements(tensor: Tensor) -> Tensor:

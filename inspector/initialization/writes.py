@@ -141,7 +141,7 @@ class _Recording(TorchDispatchMode):
 
     def _produce(self, func: Any, out: Any, sources: list[Tensor], seeded: bool) -> None:
         """Note new storages; a result that shares its input's storage is a view."""
-        known = [self._record(source) for source in sources]
+        records = [self._record(source) for source in sources]
         inputs = {storage_of(source) for source in sources}
         name = _name(func)
         for tensor in _tensors(out):
@@ -154,15 +154,15 @@ class _Recording(TorchDispatchMode):
             elif name.startswith(("aten::empty", "aten::new_empty")):
                 record.origins.add(EMPTY)
             elif not name.startswith(_SHAPED) and not name.endswith("_like"):
-                _inherit(record, known, inputs)
+                _inherit(record, records, inputs)
 
     def _change(self, func: Any, target: Tensor, sources: list[Tensor], seeded: bool, fills: bool) -> None:
-        record, known = self._record(target), [self._record(source) for source in sources]
+        record, records = self._record(target), [self._record(source) for source in sources]
         if record is None:
             return
         key = storage_of(target)
-        derived = any(other is not None and key in other.ancestors for other in known)
-        random = seeded or any(other is not None and RANDOM in other.origins for other in known)
+        derived = any(other is not None and key in other.ancestors for other in records)
+        random = seeded or any(other is not None and RANDOM in other.origins for other in records)
         record.origins.discard(EMPTY)
         if fills and not derived:  # values made from the target's own are a change of it
             start, stop, layout = _region(target)
@@ -173,7 +173,7 @@ class _Recording(TorchDispatchMode):
             _append(record.writes, replace(author, random=random, start=start, stop=stop, layout=layout))
         if seeded:
             record.origins.add(RANDOM)
-        _inherit(record, known, {storage_of(source) for source in sources})
+        _inherit(record, records, {storage_of(source) for source in sources})
 
     def _record(self, tensor: Tensor) -> _Record | None:
         """What is known of a tensor's storage. One that no operator made came from outside; a single

@@ -70,7 +70,7 @@ def uninitialised(case: Case) -> list[Finding]:
 
 @check
 def bias(case: Case) -> list[Finding]:
-    """A bias is as `--bias` says."""
+    """A bias has the values that `--bias` asks for."""
     if case.target.role not in ("bias", "norm bias"):
         return []
     looks = _resembled(case)
@@ -80,7 +80,7 @@ def bias(case: Case) -> list[Finding]:
 
 @check
 def constant(case: Case) -> list[Finding]:
-    """A tensor with a random law is not constant."""
+    """A tensor that should be random is not constant."""
     law, sample = case.law, case.evidence.sample
     if law is None or sample is None or not (law.random and case.evidence.constant):
         return []
@@ -89,7 +89,7 @@ def constant(case: Case) -> list[Finding]:
 
 @check
 def copies(case: Case) -> list[Finding]:
-    """No row (output channel) of a tensor with a random law repeats another."""
+    """No row (output channel) of a tensor that should be random repeats another."""
     law = case.law
     if law is None or not law.random or not case.evidence.copies:
         return []
@@ -116,7 +116,7 @@ def dtype(case: Case) -> list[Finding]:
 
 @check
 def coverage(case: Case) -> list[Finding]:
-    """No layer was skipped: a tensor does not still have the default law of its layer's class."""
+    """No layer was skipped: no tensor still has the default distribution of its layer's class."""
     default = default_law(case.target)
     if case.law is None or default is None or default.same(case.law) or not case.fits(default):
         return []
@@ -126,8 +126,8 @@ def coverage(case: Case) -> list[Finding]:
 
 @check
 def fan(case: Case) -> list[Finding]:
-    """The scheme used the right fan: not fan_out for fan_in, and not the effective fan of a grouped or
-    transposed convolution for torch's."""
+    """The scheme used the right fan: not fan_out for fan_in, nor the effective fan of a grouped or transposed
+    convolution where torch's is meant."""
     if case.choice is None or case.law is None or case.target.role != "weight":
         return []
     for law in known.other_fans(case.target, case.choice):
@@ -138,7 +138,7 @@ def fan(case: Case) -> list[Finding]:
 
 @check
 def gain(case: Case) -> list[Finding]:
-    """The law has the right scale: not that of another `a` or gain, or of a factor for depth."""
+    """The values have the right scale: not that of another `a` or gain, nor one that depends on the depth."""
     sample, law = case.evidence.sample, case.law
     if case.choice is None or law is None or sample is None or case.target.role == "bias":
         return []

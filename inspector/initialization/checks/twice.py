@@ -1,5 +1,4 @@
-"""Is each tensor initialised once? One that is filled twice keeps the second scheme and loses the first
-without a word."""
+"""Is each tensor initialised once? One that is filled twice silently loses the first scheme to the second."""
 
 from __future__ import annotations
 
