@@ -50,6 +50,7 @@ def bench(
     model_args: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     seed: int = 0,
+    tell: Tell = lambda what, share: None,
 ) -> Report:
     """Time `model` in several precisions, interleaved in this process, and measure their drift.
 
@@ -63,14 +64,22 @@ def bench(
     threads: of the CPU; None leaves torch's number. `seconds`: time budget of one mode at one batch.
     strict: overflow fails the report. `require_gpu`: no GPU is an error.
 
-    Raises InspectError for what cannot be done. A row that cannot be measured is absent with its reason.
+    tell: is told what is measured now, and the share of the whole that is done.
+
+    Raises InspectError for what cannot be done. A row that cannot be measured is absent with its reason. A
+    KeyboardInterrupt has what was measured until then as its `report`.
     """
-    return Session(
+    session = Session(
         model, inputs, precisions=precisions, amp=amp, modes=modes, batches=batches, device=device,
         channels_last=channels_last, compile=compile, cuda_graph=cuda_graph, threads=threads,
         seconds=seconds, strict=strict, require_gpu=require_gpu, model_args=model_args, weights=weights,
-        seed=seed,
-    ).run()  # fmt: skip
+        seed=seed, tell=tell,
+    )  # fmt: skip
+    try:
+        return session.run()
+    except KeyboardInterrupt as interrupt:
+        interrupt.report = session.report(interrupted=True)  # type: ignore[attr-defined]
+        raise
 
 
 class Session:
@@ -103,9 +112,9 @@ class Session:
         self.precisions: list[Precision] = choose(precisions, amp, self.device)
         self.strict, self.threads, self.weights = strict, _threads(threads), weights
         if cuda_graph and self.device == "cpu":
-            raise InspectError("CUDA graphs need a CUDA device", "leave out --cuda-graph")
+            raise InspectError("CUDA graphs need a CUDA device", "leave out `cuda_graph=`")
         if not seconds > 0:
-            raise InspectError(f"{seconds:g} seconds are no time to measure in", "give --seconds 20")
+            raise InspectError(f"{seconds:g} seconds are no time to measure in", "give `seconds=20`")
         self.recipe = as_recipe(model, model_args)
         if self.recipe.only_on is not None:
             raise InspectError(
@@ -149,8 +158,10 @@ def _device(device: str | None, require_gpu: bool) -> str:
     chosen = device or ("cuda" if available else "cpu")
     if require_gpu and not (available and chosen.startswith("cuda")):
         raise InspectError(
-            "there is no CUDA device here" if not available else f"--require-gpu, and --device {chosen}",
-            "use a machine with an NVIDIA GPU and driver (see: inspect env), or leave out --require-gpu",
+            "there is no CUDA device here"
+            if not available
+            else f'`require_gpu=True`, and `device="{chosen}"`',
+            "use a machine with an NVIDIA GPU and driver (see: inspect env), or leave out `require_gpu=`",
         )
     if chosen != "cpu" and not chosen.startswith("cuda"):
         raise InspectError(f"cannot measure on {chosen!r}", "use cuda or cpu")
@@ -171,7 +182,7 @@ def _modes(modes: Sequence[str] | None) -> list[str]:
 
 def _threads(threads: int | None) -> int | None:
     if threads is not None and threads < 1:
-        raise InspectError(f"{threads} threads cannot compute", "give --threads 1 or more")
+        raise InspectError(f"{threads} threads cannot compute", "give `threads=1` or more")
     return threads
 
 
@@ -179,7 +190,7 @@ def _live(recipe: Recipe, given: Inputs | None, seed: int, weights: Any) -> nn.M
     live = with_values(recipe, given, seed, weights)
     refuse_scripted(live)
     if lazy(live):
-        raise InspectError("the model has lazy parameters", "run it once before, or give --input")
+        raise InspectError("the model has lazy parameters", "run it once before, or give `inputs=`")
     if any(tensor.device.type == "meta" for tensor in live.parameters()):
         raise InspectError("the model is on meta: it has no values", "give a model with real weights")
     return live
@@ -192,21 +203,21 @@ def _batches(
     known = given if given is not None else recipe.defaults(model, "forward")
     if known is None:
         raise InspectError(
-            f"{recipe.name} has no default input", "give one with --input 1x3x224x224 (a batch of 1)"
+            f"{recipe.name} has no default input", 'give one with `inputs="1x3x224x224"` (a batch of 1)'
         )
     own = batch_size(*materialise(known, model, "meta"))
     for batch in batches or ():
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-            raise InspectError(f"a batch of {batch} cannot be measured", "give --batch 1,8,64")
+            raise InspectError(f"a batch of {batch} cannot be measured", "give `batches=[1, 8, 64]`")
     if own == 1:
         wanted = list(dict.fromkeys(batches or [CPU_BATCH if device == "cpu" else GPU_BATCH]))
         return wanted, lambda batch: with_batch(known, batch)
     if own == 0:
-        raise InspectError("the input holds no sample", "give at least one: --input 1x3x224x224")
+        raise InspectError("the input holds no sample", 'give at least one: `inputs="1x3x224x224"`')
     if batches and list(batches) != [own]:
         raise InspectError(
-            f"the input has {own} samples, and --batch asks for others",
-            "give it with a first dimension of 1, or leave out --batch",
+            f"the input has {own} samples, and `batches=` asks for others",
+            "give it with a first dimension of 1, or leave out `batches=`",
         )
     return [own], lambda batch: known
 

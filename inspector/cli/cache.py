@@ -6,30 +6,12 @@ from typing import Annotated
 
 import typer
 
-from inspector.cli import options
+from inspector.cli.command import command
 
 
-def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove all of it.")] = False,
-    format: options.Format = None,
-    output: options.Output = None,
-    debug: options.Debug = False,
-) -> None:
+@command("profiling.cached:cache")
+def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove all of it.")] = False) -> None:
     """Show or clear the cache of traces.
 
     It holds traces of torchvision and timm models, which depend on names and versions alone.
     """
-    options.check_output(format, output)
-    from inspector.core import cache as store
-    from inspector.reporting.report import Metric, Report, environment
-
-    removed = store.clear() if clear else None
-    files = store.entries()
-    metrics = {
-        "entries": Metric(len(files), "count", direction="none"),
-        "bytes": Metric(sum(file.stat().st_size for file in files), "byte", direction="none"),
-    }
-    if removed is not None:
-        metrics["removed"] = Metric(removed, "count", direction="none")
-    header = [("cache", str(store.folder()))]
-    options.emit(Report("cache", {"name": "traces"}, environment(), metrics, header=header), format, output)

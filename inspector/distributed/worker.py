@@ -103,7 +103,7 @@ class _Run:
         if trainer.step >= self.steps:
             raise InspectError(
                 f"the checkpoint is at step {trainer.step}, and SOLVER.STEPS is {self.steps}",
-                "raise --steps, or leave out --resume",
+                "raise `steps=`, or leave out `resume=`",
             )
         self.found["attempt"] = place.attempt
         self.found["before"] = evidence.before(trainer)

@@ -62,7 +62,7 @@ def measured(question: Question, batch: int | None) -> Measured:
     if cuda:
         plan = replace(plan, workspace=_workspace())
     if plan.master_weights or (plan.optimizer is not None and plan.optimizer.quantized):
-        raise InspectError("torch has no such optimizer to measure", "leave out --measure")
+        raise InspectError("torch has no such optimizer to measure", "leave out `measure=`")
     predicted = simulate(found, plan)
     try:
         with random_state():
@@ -70,7 +70,7 @@ def measured(question: Question, batch: int | None) -> Measured:
             rows = _on_cuda(loop, predicted) if cuda else _on_cpu(loop, found, predicted)
     except Exception as error:
         if out_of_memory(error):
-            raise InspectError(f"not enough memory to run it on {place}", "leave out --measure") from error
+            raise InspectError(f"not enough memory to run it on {place}", "leave out `measure=`") from error
         raise
     frame = pd.DataFrame(rows, columns=["quantity", "predicted", "measured"])
     frame["ratio"] = frame["predicted"] / frame["measured"]
@@ -164,7 +164,7 @@ def owned(recipe: Recipe, device: str, seed: int) -> nn.Module:
     model = with_values(recipe, None, seed)
     refuse_scripted(model)
     if any(tensor.device.type == "meta" for tensor in model.parameters()):
-        raise InspectError("the model is on meta: it has no values to run", "leave out --measure")
+        raise InspectError("the model is on meta: it has no values to run", "leave out `measure=`")
     return (model if recipe.rebuilds else replica(model)).to(device)
 
 

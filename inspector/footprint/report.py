@@ -73,7 +73,7 @@ def memory(
     if world_size is not None and (world_size < 1 or shard not in KINDS):
         raise InspectError(
             f"no estimate for {world_size} processes under {shard!r}",
-            f"--world-size is 1 or more, --shard one of: {', '.join(KINDS)}",
+            f"`world_size=` is 1 or more, `shard=` one of: {', '.join(KINDS)}",
         )
     workspace = _workspace(gpu)
     if isinstance(model, Trace):
@@ -98,7 +98,9 @@ def memory(
     tried: list[dict[str, Any]] = []
     if room is not None:
         if batch is not None:
-            raise InspectError("--max-batch looks for the batch that --batch gives", "leave out one of them")
+            raise InspectError(
+                "`max_batch=` looks for the batch that `batch=` gives", "leave out one of them"
+            )
         batch = largest_batch(question.needed, room, tried)
         if batch == 0:
             limit, batch = room, 1
@@ -162,7 +164,7 @@ class Question:
         if dtype is not None and dtype not in DTYPES:
             raise InspectError(f"unknown dtype {dtype!r}", f"use one of: {', '.join(DTYPES)}")
         if checkpoints and phase != "train":
-            raise InspectError("only training keeps activations", "add --phase train")
+            raise InspectError("only training keeps activations", 'add `phase="train"`')
         recipe = as_recipe(model, model_args)
         if recipe.only_on is not None:
             raise InspectError(
@@ -172,12 +174,12 @@ class Question:
         known = as_inputs(inputs) if inputs is not None else recipe.defaults(built, phase)
         if known is None:
             raise InspectError(
-                f"{recipe.name} has no default input", "give one with --input 1x3x224x224 (a batch of 1)"
+                f"{recipe.name} has no default input", 'give one with `inputs="1x3x224x224"` (a batch of 1)'
             )
         paths: list[str] = []
         if checkpoints:
             names = [path for path, _ in built.named_modules() if path]
-            paths = _outermost(select(names, checkpoints, "module", "--checkpoint-activations"))
+            paths = _outermost(select(names, checkpoints, "module", "checkpoint_activations"))
         setting = Setting(dtype, kernels, tuple(paths))
         own = batch_size(*materialise(known, built, "meta"))
         default = inputs is None
@@ -190,11 +192,11 @@ class Question:
         if batch is None or batch == self.own:
             return self.given
         if batch < 1:
-            raise InspectError(f"a batch of {batch} has no sample", "give --batch 64")
+            raise InspectError(f"a batch of {batch} has no sample", "give `batch=64`")
         if self.own != 1:
             raise InspectError(
-                f"the input has {self.own} samples, and --batch asks for {batch}",
-                "give it with a first dimension of 1, or leave out --batch",
+                f"the input has {self.own} samples, and `batch=` asks for {batch}",
+                "give it with a first dimension of 1, or leave out `batch=`",
             )
         return with_batch(self.given, batch)
 
@@ -225,7 +227,7 @@ def _check_optimizer(optimizer: str | None, phase: str) -> None:
         hint = nearest(optimizer, OPTIMIZERS, f"there are: {', '.join(OPTIMIZERS)}")
         raise InspectError(f"no optimizer is called {optimizer!r}", hint)
     if phase != "train":
-        raise InspectError("an optimizer runs in training only", "add --phase train")
+        raise InspectError("an optimizer runs in training only", 'add `phase="train"`')
 
 
 def _workspace(gpu: str | None) -> int:

@@ -26,7 +26,7 @@ class Plan:
     name in neither required no gradient before, or is another name of a frozen parameter.)
     `modules` are all modules of the frozen part, `norms` those among them that normalise by batch
     statistics or update a state of their own in train mode, unless kept in eval mode. `prefix` holds
-    the outermost modules of the frozen stages, in the order in which they run (empty without --at).
+    the outermost modules of the frozen stages, in the order in which they run (empty without `at`).
     `found` says that nothing was asked for: the claim is what the model itself shows.
     """
 
@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def whole(self) -> bool:
-        """Whether all of the prefix rests: with --norm eval the affine parameters still train."""
+        """Whether all of the prefix rests: with norm "eval" the affine parameters still train."""
         frozen = set(self.parameters)
         stages = self.backbone.stages[: self.stages] if self.backbone else ()
         return all(name in frozen for stage in stages for name in stage.parameters)
@@ -63,11 +63,11 @@ def plan(
     pattern that matches nothing, and a model in which nothing is frozen."""
     if not isinstance(norm, str) or norm not in NORMS:
         raise InspectError(
-            f"--norm {norm!r} is not known", nearest(str(norm), NORMS, f"use one of: {', '.join(NORMS)}")
+            f"`norm=` {norm!r} is not known", nearest(str(norm), NORMS, f"use one of: {', '.join(NORMS)}")
         )
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     buffers = [name for name, _ in model.named_buffers(remove_duplicate=False)]
-    chosen = set(select([*names, *buffers], patterns, "parameter", "--pattern")) if patterns else set()
+    chosen = set(select([*names, *buffers], patterns, "parameter", "patterns")) if patterns else set()
     prefix: tuple[str, ...] = ()
     count = None
     if at is not None:
@@ -90,7 +90,7 @@ def plan(
 def _refuse_options(norm: str) -> None:
     if norm != "freeze":
         raise InspectError(
-            f"--norm {norm} says how to freeze, and nothing is to be frozen", "give --at N or --pattern"
+            f'`norm="{norm}"` says how to freeze, and nothing is to be frozen', "give `at=N` or `patterns=`"
         )
 
 
@@ -99,7 +99,7 @@ def _as_found(model: nn.Module) -> set[str]:
     found = {name for name, parameter in named if not parameter.requires_grad}
     if not found:
         raise InspectError(
-            "nothing is frozen in this model", "say what to freeze: --at N, or --pattern 'layer1.*'"
+            "nothing is frozen in this model", 'say what to freeze: `at=N`, or `patterns=["layer1.*"]`'
         )
     return found
 
@@ -165,7 +165,7 @@ def moves_by_itself(module: nn.Module) -> bool:
 
 
 def _with_trainable_affine(model: nn.Module, made: Plan) -> Plan:
-    """--norm eval: the statistics rest, weight and bias of the normalisation train."""
+    """Norm "eval": the statistics rest, weight and bias of the normalisation train."""
     norms = [path for path in made.norms if isinstance(model.get_submodule(path), _NormBase)]
     free = {name for name in made.parameters if name.rpartition(".")[0] in norms}
     tensors = dict(model.named_parameters(remove_duplicate=False))

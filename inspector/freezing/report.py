@@ -25,6 +25,7 @@ from inspector.models.inputs import Inputs, as_inputs, materialise
 from inspector.models.replica import named_state
 from inspector.models.small import smallest, with_batch
 from inspector.models.subject import lazy, refuse_scripted, with_values
+from inspector.models.weights import check_save, save_state
 from inspector.reporting.report import Finding, Metric, Report, Section, environment
 from inspector.tracing.capture.recorder import describe
 from inspector.tracing.capture.state import state_entries
@@ -69,7 +70,7 @@ def freeze(
     stages = [texts(stage, "stages") for stage in stages] if stages else None
     if at is None and (stages or scheme != "maskrcnn"):
         option = "stages" if stages else "scheme"
-        raise InspectError(f"{option} says what at counts, and at is not given", "give at=N, or --at N")
+        raise InspectError(f"`{option}=` says what `at=` counts, and it is not given", "give `at=N`")
     recipe = as_recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
     if recipe.only_on is not None:
@@ -77,12 +78,44 @@ def freeze(
     live = with_values(recipe, given, seed, weights)
     refuse_scripted(live)
     if lazy(live):
-        raise InspectError("the model has lazy parameters", "run it once before, or give --input")
+        raise InspectError("the model has lazy parameters", "run it once before, or give `inputs=`")
     backbone = backbone_of(recipe, live, given, stages, seed) if at is not None else None
     claim = plan(live, backbone, at, scheme, patterns, norm)
     applied = at is not None or bool(patterns)
     undo = apply(live, claim) if applied else Undo()
     return Frozen(live, claim, recipe, given, seed, undo, applied)
+
+
+def freeze_and_verify(
+    model: Model,
+    inputs: Any = None,
+    *,
+    at: int | None = None,
+    scheme: str = "maskrcnn",
+    patterns: Sequence[str] = (),
+    norm: str = "freeze",
+    stages: Sequence[Sequence[str]] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    ddp: bool = True,
+    save: str | Path | None = None,
+) -> Report:
+    """`freeze` and its report, with `verify` that of training steps (`ddp`: one of them of two processes).
+
+    save: write the state_dict there, and a manifest with the frozen names beside it.
+    """
+    if save is not None:
+        check_save(save)
+    frozen = freeze(
+        model, at, scheme=scheme, patterns=patterns, norm=norm, stages=stages, inputs=inputs,
+        model_args=model_args, weights=weights, seed=seed,
+    )  # fmt: skip
+    result = frozen.verify(ddp=ddp) if verify else frozen.report()
+    if save is not None:
+        result.header += [("saved", str(file)) for file in frozen.save(save)]
+    return result
 
 
 @dataclass
@@ -153,11 +186,11 @@ class Frozen:
         if known is None:
             raise InspectError(
                 f"{self.recipe.name} has no default input to verify it on",
-                "give one with --input 2x3x224x224, or skip the steps with --no-verify",
+                'give one with `inputs="2x3x224x224"`, or skip the steps with `verify=False`',
             )
         args, kwargs = materialise(known, self.model, self._device(), self.seed)
         if empty(args, kwargs):
-            raise InspectError("the input holds no sample", "give at least two: --input 2x3x224x224")
+            raise InspectError("the input holds no sample", 'give at least two: `inputs="2x3x224x224"`')
         return args, kwargs
 
     def _check_names(self) -> None:
@@ -180,8 +213,6 @@ class Frozen:
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the state_dict, and next to it a manifest (JSON) with the frozen names."""
-        from inspector.models.weights import save_state
-
         manifest = {
             "model": self.recipe.name,
             "frozen": list(self.plan.parameters),

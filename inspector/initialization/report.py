@@ -114,14 +114,14 @@ def _check(
 ) -> None:
     if scheme is not None and expected is not None:
         raise InspectError(
-            "--scheme applies and --expect verifies: give one of them", "an applied scheme is verified too"
+            "`scheme=` applies and `expect=` verifies: give one of them", "an applied scheme is verified too"
         )
     if expected is not None and save is not None:
-        raise InspectError("--expect changes nothing that --save could write", "leave --save out")
+        raise InspectError("`expect=` changes nothing that `save=` could write", "leave `save=` out")
     given = [name for name, option in options.items() if option is not None]
     if expected == "auto" and (given or bias != "auto"):
         raise InspectError(
-            f"--expect auto tries every known law and does not use --{(given or ['bias'])[0]}",
+            f'`expect="auto"` tries every known law and does not use `{(given or ["bias"])[0]}=`',
             "leave it out, or name a scheme",
         )
     if save is not None:
@@ -134,9 +134,9 @@ def _job(
     model: Any, model_args: Mapping[str, Any] | None, seed: int, inputs: Any, weights: Any, expected: Any
 ) -> _Job:
     if isinstance(model, Path) or (isinstance(model, str) and is_checkpoint(model)):
-        return _file(Path(model), expected, {"input": inputs, "weights": weights, "model-arg": model_args})
+        return _file(Path(model), expected, {"inputs": inputs, "weights": weights, "model_args": model_args})
     if isinstance(model, nn.Module) and model_args:
-        raise InspectError("a finished model takes no model_args", "leave them out")
+        raise InspectError("a finished model takes no `model_args=`", "leave them out")
     recipe = as_recipe(model, model_args)
     given = as_inputs(inputs) if inputs is not None else None
     live = with_values(recipe, given, seed, weights)
@@ -148,10 +148,12 @@ def _file(path: Path, expected: str | None, given: Mapping[str, Any]) -> _Job:
     from inspector.models.weights import load_tensors
 
     if expected is None:
-        raise InspectError(f"{path} is a file: nothing can be applied to it", "verify it with --expect auto")
+        raise InspectError(
+            f"{path} is a file: nothing can be applied to it", 'verify it with `expect="auto"`'
+        )
     for option, content in given.items():
         if content:
-            raise InspectError(f"a checkpoint takes no --{option}", "leave it out")
+            raise InspectError(f"a checkpoint takes no `{option}=`", "leave it out")
     return _Job(path.name, "checkpoint", 0, tensors=load_tensors(path))
 
 
@@ -164,7 +166,7 @@ def _verify(job: _Job, choice: Choice | None, layers: list[str] | None) -> tuple
     outcome = auto(selected) if choice is None else expect(selected, choice)
     if not outcome.rows:
         raise InspectError(
-            "no tensor of the selected layers has a law under this scheme", "name other layers, or --bias"
+            "no tensor of the selected layers has a law under this scheme", "name other layers, or `bias=`"
         )
     if live is None:
         said = "a file does not tell groups, transposition and embeddings: fans are those of plain layers"
@@ -242,7 +244,7 @@ def _propagate(job: _Job, report: Report) -> None:
     try:
         given = job.inputs if job.inputs is not None else smallest(job.recipe, job.model, BATCH)
         if given is None:
-            raise InspectError("no input is known: give --input")
+            raise InspectError("no input is known: give `inputs=`")
         args, kwargs = materialise(given, job.model, _device(job.model), job.seed)
         found = propagate(job.model, args, kwargs, job.seed)
     except InspectError as error:

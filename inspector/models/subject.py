@@ -54,7 +54,7 @@ class Recipe:
                 ) from error
             raise InspectError(
                 f"cannot build {self.name}: {type(error).__name__}: {first_line(error)}",
-                "check --model-arg, or see the whole error with --debug",
+                "check `model_args=`, or see the whole error with `error.__cause__`",
             ) from error
         if not isinstance(model, nn.Module):
             raise InspectError(
@@ -91,7 +91,7 @@ class Subject:
         if given is None:
             raise InspectError(
                 f"{recipe.name} has no default input",
-                "give one with --input 1x3x224x224, or define example_inputs() in its file",
+                'give one with `inputs="1x3x224x224"`, or define example_inputs() in its file',
             )
         args, kwargs = materialise(given, model, device, seed)
         if lazy(model):
@@ -140,6 +140,6 @@ def materialised(recipe: Recipe, inputs: Inputs, seed: int) -> nn.Module:
         except Exception as error:
             raise InspectError(
                 f"the lazy parameters cannot be initialised: {first_line(error)}",
-                "check --input, or run the model once before",
+                "check `inputs=`, or run the model once before",
             ) from error
     return model

@@ -37,7 +37,7 @@ def module_seconds(model: Model, inputs: Any, setting: Setting, seed: int) -> tu
             live = live.to(setting.torch_dtype)
         known = as_inputs(inputs) if inputs is not None else recipe.defaults(live, "forward")
         if known is None:
-            raise InspectError(f"{recipe.name} has no default input", "give one with --input 1x3x224x224")
+            raise InspectError(f"{recipe.name} has no default input", 'give one with `inputs="1x3x224x224"`')
         args, kwargs = tree_map(setting.cast, materialise(known, live, place, seed))
         lowered = setting.kernels.autocast if setting.kernels else None
 

@@ -178,7 +178,7 @@ def _check_memory(recipe: Recipe, reason: str) -> None:
         raise InspectError(
             f"meta cannot run {recipe.name} ({reason}), and its {needed / 2**30:.1f} GiB of weights"
             " do not fit into memory",
-            "give a smaller configuration with --model-arg",
+            "give a smaller configuration with `model_args=`",
         )
 
 
@@ -189,7 +189,7 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InspectError(
-            f"no device {device!r} here", "use meta, cpu or cuda; leave --device out to choose"
+            f"no device {device!r} here", "use meta, cpu or cuda; leave `device=` out to choose"
         ) from error
 
 

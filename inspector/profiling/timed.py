@@ -15,17 +15,17 @@ from inspector.tracing.capture.isolate import random_state
 
 
 def refuse(device: str, phase: str, only_trace: bool) -> None:
-    """Raise InspectError for what --time cannot measure, before any work."""
+    """Raise InspectError for what `time` cannot measure, before any work."""
     if device.split(":")[0] not in ("cpu", "cuda"):
-        raise InspectError(f"cannot measure time on {device!r}", "use --time cpu or --time cuda")
+        raise InspectError(f"cannot measure time on {device!r}", 'use `time="cpu"` or `time="cuda"`')
     if phase != "forward":
-        raise InspectError("--time measures a forward", "leave out --phase train, or see: inspect bench")
+        raise InspectError("`time=` measures a forward", 'leave out `phase="train"`, or see: inspect bench')
     if only_trace:
         raise InspectError("a trace alone cannot be timed", "give the model")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InspectError(f"no device {device!r} here", "use --time cpu, or see: inspect env") from error
+        raise InspectError(f"no device {device!r} here", 'use `time="cpu"`, or see: inspect env') from error
 
 
 def measure(recipe: Recipe, given: Inputs | None, device: str, seed: int) -> tuple[ModuleTimes, str]:
@@ -39,7 +39,7 @@ def measure(recipe: Recipe, given: Inputs | None, device: str, seed: int) -> tup
         live = with_values(recipe, given, seed)
         known = given if given is not None else recipe.defaults(live, "forward")
         if known is None:
-            raise InspectError(f"{recipe.name} has no default input", "give one with --input 1x3x224x224")
+            raise InspectError(f"{recipe.name} has no default input", 'give one with `inputs="1x3x224x224"`')
         try:
             model = (live if recipe.rebuilds else copy.deepcopy(live)).to(device).eval()
             args, kwargs = materialise(known, model, device, seed)
@@ -47,4 +47,6 @@ def measure(recipe: Recipe, given: Inputs | None, device: str, seed: int) -> tup
         except InspectError:
             raise
         except Exception as error:  # what the user's forward raises, or out of memory
-            raise InspectError(f"{type(error).__name__}: {first_line(error)}", "see --debug") from error
+            raise InspectError(
+                f"{type(error).__name__}: {first_line(error)}", "see `error.__cause__`"
+            ) from error

@@ -93,7 +93,7 @@ def side(content: dict[str, Any], place: str) -> Side:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InspectError(
             f"{place} says {content.get('schema')} and does not keep to it: {type(error).__name__}: {error}",
-            "make it anew with --format json --output FILE",
+            'make it anew with `report.save("FILE.json")`',
         ) from error
 
 

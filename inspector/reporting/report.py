@@ -146,9 +146,16 @@ class Report:
         """Write the report, whole or not at all, in the format of the file's suffix: .html, .json, .md,
         .csv, .txt."""
         from inspector.core.files import write_whole
-        from inspector.reporting.formats import format_of, renderer
+        from inspector.reporting.formats import format_of
 
-        return write_whole(file, renderer(format_of(file))(self))
+        return write_whole(file, self.written(format_of(file)))
+
+    def written(self, form: str, color: bool = False, width: int | None = None) -> str:
+        """The report as text in one of `inspector.reporting.formats.FORMATS`; `color` and `width` are the
+        terminal's, for a table."""
+        from inspector.reporting.formats import renderer
+
+        return renderer(form)(self, color, width) if form == "table" else renderer(form)(self)
 
     def to_frame(self, table: str | None = None) -> pd.DataFrame:
         """One table as a DataFrame: the first one, or the one named (see `tables`)."""
@@ -197,7 +204,7 @@ def _from_dict(content: Any, place: str) -> Report:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InspectError(
             f"{place} says {SCHEMA} and does not keep to it: {type(error).__name__}: {error}",
-            "make it anew with --format json --output FILE",
+            'make it anew with `report.save("FILE.json")`',
         ) from error
 
 
@@ -226,7 +233,7 @@ def plain_content(text: str, place: str) -> dict[str, Any]:
         content = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise InspectError(
-            f"{place} is no whole JSON file: {error}", "make it anew with --format json --output FILE"
+            f"{place} is no whole JSON file: {error}", 'make it anew with `report.save("FILE.json")`'
         ) from error
     _check_schema(content, place)
     return dict(content)
@@ -257,7 +264,7 @@ def read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise InspectError(
-            f"no file {file}", "name a report that --format json --output FILE wrote"
+            f"no file {file}", 'name a report that `report.save("FILE.json")` wrote'
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InspectError(f"cannot read {file}: {error}", "name a JSON report") from error

@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 
 from inspector.core.errors import InspectError
-from inspector.reporting.report import Report
 
 FORMATS = {
     "table": "text", "markdown": "markdown", "json": "json_", "csv": "csv_", "html": "html",
@@ -19,7 +18,7 @@ SUFFIXES = {
 }  # fmt: skip
 
 
-def renderer(name: str) -> Callable[[Report], str]:
+def renderer(name: str) -> Callable[..., str]:
     """The function that writes a report in the format `name`."""
     if name not in FORMATS:
         raise InspectError(f"unknown format {name!r}", f"use one of: {', '.join(FORMATS)}")
@@ -32,6 +31,6 @@ def format_of(path: str | Path) -> str:
     if suffix not in SUFFIXES:
         raise InspectError(
             f"{path}: no format has the suffix {suffix!r}",
-            f"end it in {', '.join(SUFFIXES)}, or say --format",
+            f"end it in {', '.join(SUFFIXES)}, or say `format=`",
         )
     return SUFFIXES[suffix]

@@ -46,7 +46,7 @@ class ForwardError(InspectError):
         message = f"{failure.error}: {said[0]}" if said else failure.error
         super().__init__(
             f"{where} raised{inputs}: {message}",
-            "check --input against what the model expects; --debug shows the whole error",
+            "check `inputs=` against what the model expects; `error.__cause__` shows the whole error",
         )
         self.trace = trace
 
