@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from inspector.cli.choices import Mode, Precision, several
+from inspector.cli.choices import Mode, Precision, listed, several
 from inspector.cli.command import command
 from inspector.cli.options import numbers
 
@@ -17,11 +17,9 @@ def bench(
         bool, typer.Option("--amp", help="Float32 against autocast only (FP16 with GradScaler, BF16).")
     ] = False,
     precisions: Annotated[
-        Optional[str], several(Precision, "--precision", help="Separated by commas. Default: all that run.")
+        Optional[str], several(Precision, "--precision", f"Of {listed(Precision)}; separated by commas.")
     ] = None,
-    modes: Annotated[
-        Optional[str], several(Mode, "--mode", help="Separated by commas. Default: both.")
-    ] = None,
+    modes: Annotated[Optional[str], several(Mode, "--mode", "infer, or train; default: both.")] = None,
     batches: Annotated[
         Optional[str],
         typer.Option(

@@ -3,10 +3,11 @@ A test holds each against its room."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import typer
+
+from inspector.core.errors import InspectError
 
 Phase = Literal["forward", "train"]
 Grouping = Literal["module", "type", "op"]
@@ -35,33 +36,27 @@ State = Literal[
 ]  # fmt: skip
 
 
-def several(choices: Any, *names: str, help: str) -> Any:
-    """An option that takes some of `choices`, separated by commas or given again and again."""
+def several(choices: Any, name: str, help: str) -> Any:
+    """The option `name`, which takes some of `choices`: separated by commas, or given again and again."""
     known: tuple[str, ...] = get_args(choices)
-    return typer.Option(
-        *names,
-        metavar=f"<{'|'.join(known)}>",
-        help=help,
-        callback=_split(known),
-        autocompletion=_last_word(known),
-    )
 
-
-def _split(known: tuple[str, ...]) -> Callable[[Any], list[str]]:
-    def split(value: Any) -> list[str]:
-        texts = [value] if isinstance(value, str) else value or []
-        words = [word.strip() for text in texts for word in text.split(",")]
+    def split(value: Any) -> list[str] | None:
+        texts = [value] if isinstance(value, str) else list(value or [])
+        words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
+        if texts and not words:
+            raise InspectError(f"{name} names nothing", f"leave it out, or name of: {', '.join(known)}")
         for word in words:
             if word not in known:
                 raise typer.BadParameter(f"{word!r} is not one of {', '.join(map(repr, known))}.")
-        return words
+        return words or None
 
-    return split
-
-
-def _last_word(known: tuple[str, ...]) -> Callable[[str], list[str]]:
     def complete(incomplete: str) -> list[str]:
-        done = incomplete[: incomplete.rfind(",") + 1]
-        return [done + word for word in known]
+        before = incomplete[: incomplete.rfind(",") + 1]
+        return [before + word for word in known]
 
-    return complete
+    return typer.Option(name, metavar="NAME,...", help=help, callback=split, autocompletion=complete)
+
+
+def listed(choices: Any) -> str:
+    """The choices as a help text names them."""
+    return ", ".join(get_args(choices))

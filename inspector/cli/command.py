@@ -18,6 +18,7 @@ from inspector.cli.options import DEFAULTS, FIRST, LAST, Setting, assignments
 from inspector.cli.output import check, emit
 from inspector.cli.words import as_options
 from inspector.core.errors import InspectError
+from inspector.core.log import to_console
 
 OWN = ("format", "output", "config", "settings", "verbose", "debug")
 """What the command line keeps for itself; a function gets those that it has a keyword for."""
@@ -46,6 +47,7 @@ def command(
 
         def run(ctx: typer.Context, **values: Any) -> int:
             files = _files(values["output"])
+            to_console(values["verbose"])
             try:
                 check(values["format"], form, files, values.get("save"))
                 before(values)
@@ -75,22 +77,25 @@ def command(
 
 def _signature(declared: Declared, shared: list[str]) -> inspect.Signature:
     """The shared options around the command's own; one that it declares itself is the one that it has."""
-    own = inspect.signature(declared, eval_str=True).parameters
+    declares = inspect.signature(declared, eval_str=True).parameters
+    own = {name: option.replace(kind=option.KEYWORD_ONLY) for name, option in declares.items()}
     names = [*shared, "format", "output", "verbose", "debug"]
     if any(_setting(option) for name, option in {**FIRST, **LAST}.items() if name in shared):
         names += ["config", "settings"]
 
+    def parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
     def some(group: Mapping[str, Any]) -> list[inspect.Parameter]:
         return [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS.get(name), annotation=option
-            )
+            own[name] if name in own else parameter(name, option, DEFAULTS.get(name))
             for name, option in group.items()
-            if name in names and name not in own
+            if name in names or name in own
         ]
 
-    mine = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.values()]
-    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    mine = [option for name, option in own.items() if name not in {**FIRST, **LAST}]
+    context = parameter("ctx", typer.Context, inspect.Parameter.empty)
     return inspect.Signature([context, *some(FIRST), *mine, *some(LAST)])
 
 

@@ -28,14 +28,28 @@ def diff(
         typer.Argument(help="The same, or a model's spec. Default: the models of a table, counted now."),
     ] = None,
     tolerance: Annotated[
-        _Names, typer.Option(help="Allow a metric to move: macs=1%, params=1000; repeatable.")
+        _Names,
+        typer.Option(
+            metavar="METRIC=AMOUNT", help="Allow a metric to move: macs=1%, params=1000; repeatable."
+        ),
     ] = None,
-    max: Annotated[_Names, typer.Option("--max", help="A budget of HEAD: params=26M; repeatable.")] = None,
-    only: Annotated[_Names, typer.Option(help="Compare only these metrics (globs); repeatable.")] = None,
-    ignore: Annotated[_Names, typer.Option(help="Leave out these metrics (globs); repeatable.")] = None,
+    max: Annotated[
+        _Names,
+        typer.Option("--max", metavar="METRIC=AMOUNT", help="A budget of HEAD: params=26M; repeatable."),
+    ] = None,
+    only: Annotated[
+        _Names, typer.Option(metavar="GLOB", help="Compare only these metrics; repeatable.")
+    ] = None,
+    ignore: Annotated[
+        _Names, typer.Option(metavar="GLOB", help="Leave out these metrics; repeatable.")
+    ] = None,
     fail_on: Annotated[
         Optional[str],
-        several(State, help="States that fail, or none. Default: regressed,missing,invalid,incomparable."),
+        several(
+            State,
+            "--fail-on",
+            help="States that fail, or none. Default: regressed,missing,invalid,incomparable.",
+        ),
     ] = None,
     effect: Annotated[Optional[str], typer.Option(help="Least slowdown that fails. Default: 5%.")] = None,
     update_baseline: Annotated[
@@ -44,7 +58,12 @@ def diff(
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that count.")] = 1,
     output: Annotated[
         Optional[list[Path]],
-        typer.Option("--output", "-o", help="Also to this file; its suffix chooses the format; repeatable."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Also to this file; its suffix chooses the format; repeatable.",
+        ),
     ] = None,
 ) -> None:
     """Compare two reports, or a baseline with the models as they are; exit 1 where something got worse.

@@ -27,7 +27,9 @@ def freeze(
     patterns: Annotated[
         Optional[list[str]],
         typer.Option(
-            "--pattern", help="Freeze the parameters that match this glob, e.g. 'layer1.*'; repeatable."
+            "--pattern",
+            metavar="GLOB",
+            help="Freeze the parameters that match this glob, e.g. 'layer1.*'; repeatable.",
         ),
         Setting("FREEZE.PATTERNS"),
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from inspector.cli.choices import Expected, Fan, Scheme
+from inspector.cli.choices import Expected, Fan, Scheme, listed
 from inspector.cli.command import command
 from inspector.cli.options import Setting
 
@@ -19,7 +19,10 @@ _NAMED = ("scheme", "expect")
 def init(
     scheme: Annotated[
         Optional[Scheme],
-        typer.Option(help="Apply this scheme. Default: kaiming_uniform; default is torch's own."),
+        typer.Option(
+            metavar="NAME",
+            help=f"Apply one of {listed(Scheme)} (torch's own). Default: the first.",
+        ),
         Setting("INIT.SCHEME", unless=_NAMED),
     ] = None,
     expect: Annotated[
@@ -49,7 +52,8 @@ def init(
         Optional[list[str]],
         typer.Option(
             "--layers",
-            help="Glob over layers: 'conv*', 'layer1.*'; repeatable. Default: every layer with a weight "
+            metavar="GLOB",
+            help="Over layers: 'conv*', 'layer1.*'; repeatable. Default: every layer with a weight "
             "of two or more dimensions; embeddings, recurrent and norm layers must be named.",
         ),
         Setting("INIT.LAYERS"),

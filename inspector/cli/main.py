@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -13,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from inspector.core.errors import InspectError
+from inspector.core.naming import nearest
 from inspector.core.version import __version__
 
 COMMANDS = (
@@ -21,6 +23,7 @@ COMMANDS = (
 )  # fmt: skip
 """Each is the function of that name in the file of that name beside this one."""
 INTERRUPTED = 130
+_CHOICE = re.compile(r"'(?P<word>[^']*)' is not one of (?P<known>'.*')\.?$")
 
 
 class Command(TyperCommand):
@@ -107,11 +110,19 @@ def _run(words: list[str], context: dict[str, Any]) -> int:
             args=words or ["--help"], prog_name="inspect", standalone_mode=False, obj=context
         )
     except _usage_error() as error:
-        place = getattr(error, "ctx", None)
-        path = place.command_path if place else "inspect"
-        message = error.format_message().replace("\n", " ")
-        raise InspectError(message, f"see: {path} --help") from error
+        raise _explained(error) from error
     return code if isinstance(code, int) else 0
+
+
+def _explained(error: Any) -> InspectError:
+    """A usage error of click's; of a wrong choice the nearest of those that there are."""
+    message = error.format_message().replace("\n", " ")
+    if choice := _CHOICE.search(message):
+        known = choice["known"].replace("'", "").split(", ")
+        hint = nearest(choice["word"], known, f"use one of: {', '.join(known)}")
+        return InspectError(f"{max(error.param.opts, key=len)} {choice['word']!r} is not known", hint)
+    context = getattr(error, "ctx", None)
+    return InspectError(message, f"see: {context.command_path if context else 'inspect'} --help")
 
 
 def _usage_error() -> Any:

@@ -59,8 +59,11 @@ def numbers(text: Optional[str]) -> list[int] | None:
     """Whole numbers, separated by commas."""
     if text is None:
         return None
+    words = [word for word in text.split(",") if word.strip()]
+    if not words:
+        raise InspectError("--batch names nothing", "leave it out, or write e.g. --batch 1,8,64")
     try:
-        return [int(word) for word in text.split(",")]
+        return [int(word) for word in words]
     except ValueError as error:
         raise InspectError(f"cannot read --batch {text!r}", "write e.g. --batch 1,8,64") from error
 
@@ -85,6 +88,7 @@ Stages = Annotated[
     Optional[list[str]],
     typer.Option(
         "--stage",
+        metavar="GLOBS",
         callback=globs,
         help="One stage of your own: globs of modules, 'conv1 bn1'; repeat in order.",
     ),
@@ -101,13 +105,17 @@ FIRST = {
     "inputs": Annotated[
         Optional[list[str]],
         typer.Option(
-            "--input", help="1x3x224x224, 'float32[1,3,224,224]' or 'ids=int64[1,128]'; repeatable."
+            "--input",
+            metavar="SHAPE",
+            help="1x3x224x224, 'float32[1,3,224,224]' or 'ids=int64[1,128]'; repeatable.",
         ),
         Setting("INPUT", lambda given, held: given or list(held) or None),
     ],
     "model_args": Annotated[
         Optional[list[str]],
-        typer.Option("--model-arg", help="name=value for the model's constructor (YAML value); repeatable."),
+        typer.Option(
+            "--model-arg", metavar="NAME=VALUE", help="For the model's constructor (YAML value); repeatable."
+        ),
         Setting("MODEL.ARGS", arguments),
     ],
     "weights": Annotated[Optional[Path], typer.Option(help="Load this .pth or .safetensors file first.")],

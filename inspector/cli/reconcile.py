@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from inspector.cli.choices import Counted, several
+from inspector.cli.choices import Counted, listed, several
 from inspector.cli.command import command
 
 
@@ -15,7 +15,7 @@ from inspector.cli.command import command
 def reconcile(
     counters: Annotated[
         Optional[list[str]],
-        several(Counted, "--counter", help="published: the paper's figures. Repeatable. Default: all."),
+        several(Counted, "--counter", f"Of {listed(Counted)}; repeatable. Default: all."),
     ] = None,
     table: Annotated[
         Optional[Path], typer.Option(help="CSV of published figures: model,input,macs,params.")

@@ -19,7 +19,7 @@ def report(
     ] = None,
     added: Annotated[
         Optional[list[Path]],
-        typer.Option("--with", help="Add the JSON report of another command; repeatable."),
+        typer.Option("--with", metavar="FILE", help="Add the JSON report of another command; repeatable."),
     ] = None,
     stages: Stages = None,
     format: Annotated[Optional[Format], typer.Option(help="Default: html.")] = None,

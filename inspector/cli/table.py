@@ -27,7 +27,8 @@ def table(
     ] = None,
     all: Annotated[Optional[Source], typer.Option("--all", help="Every model of it.")] = None,
     measure: Annotated[
-        Optional[str], several(Measured, help="Also measure latency, memory or both (separated by commas).")
+        Optional[str],
+        several(Measured, "--measure", help="Also measure latency, memory or both (separated by commas)."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of --measure latency, models in turn.")] = 30,
     append: Annotated[
