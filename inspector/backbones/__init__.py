@@ -44,11 +44,11 @@ def find_stages(
         return backbone
     name = type(model).__name__
     if walk.ran:
-        hint = "its resolution never changes and it has no list of equal blocks: name them with --stage"
+        hint = "its resolution never changes and it has no list of equal blocks: name them with `stages=`"
         raise InspectError(f"no stages found in {name}", hint)
     raise InspectError(
         f"cannot find the stages of {name} without running it",
-        "give inputs, or name the stages yourself with --stage",
+        "give `inputs=`, or name the stages yourself with `stages=`",
     )
 
 
@@ -63,7 +63,7 @@ def _as_given(walk: Walk, given: Sequence[Sequence[str]]) -> Backbone:
         ]:
             if owners.setdefault(name, index) != index:
                 raise InspectError(
-                    f"--stage: {name} is in stage {owners[name]} and in stage {index}",
+                    f"`stages=`: {name} is in stage {owners[name]} and in stage {index}",
                     "write narrower globs: a name alone matches at any depth, a dotted path once",
                 )
         groups.append(tuple(group))
@@ -73,7 +73,7 @@ def _as_given(walk: Walk, given: Sequence[Sequence[str]]) -> Backbone:
 def _named(walk: Walk, patterns: Sequence[str]) -> list[str]:
     """The modules and parameters that the patterns select."""
     known = [path for path in dict.fromkeys((*walk.modules, *walk.parameters)) if path]
-    return select(known, patterns, "module or parameter", "--stage")
+    return select(known, patterns, "module or parameter", "stages")
 
 
 def _outermost(paths: list[str]) -> list[str]:

@@ -25,19 +25,19 @@ def stages(
     model: Model,
     inputs: Any = None,
     *,
-    given: Sequence[Sequence[str]] | None = None,
+    stages: Sequence[Sequence[str]] | None = None,
     model_args: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Report:
     """List the ordered stages of `model`'s backbone, and which rule found them.
 
-    given: your own map, the globs of one stage after another. The rest as in `trace`.
+    stages: your own map, the globs of one stage after another. The rest as in `trace`.
 
     Raises InspectError where no stages can be found.
     """
     recipe = as_recipe(model, model_args)
     built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta", seed)
-    backbone, found = _found(recipe, built, inputs, given, seed)
+    backbone, found = _found(recipe, built, inputs, stages, seed)
     frame = stage_frame(backbone, built)
     notes = found.notes if found and found.device != "meta" else ()
     params = sum(entry.numel for entry in state_entries(built) if entry.kind == "parameter")

@@ -51,6 +51,7 @@ def bench(
     model_args: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     seed: int = 0,
+    tell: Tell = lambda what, share: None,
 ) -> Report:
     """Time `model` in several precisions, interleaved in this process, and measure their drift.
 
@@ -64,14 +65,22 @@ def bench(
     threads: of the CPU; None leaves torch's number. `seconds`: time budget of one mode at one batch.
     strict: overflow fails the report. `require_gpu`: no GPU is an error.
 
-    Raises InspectError for what cannot be done. A row that cannot be measured is absent with its reason.
+    tell: is told what is measured now, and the share of the whole that is done.
+
+    Raises InspectError for what cannot be done. A row that cannot be measured is absent with its reason. A
+    KeyboardInterrupt has what was measured until then as its `report`.
     """
-    return Session(
+    session = Session(
         model, inputs, precisions=precisions, amp=amp, modes=modes, batches=batches, device=device,
         channels_last=channels_last, compile=compile, cuda_graph=cuda_graph, threads=threads,
         seconds=seconds, strict=strict, require_gpu=require_gpu, model_args=model_args, weights=weights,
-        seed=seed,
-    ).run()  # fmt: skip
+        seed=seed, tell=tell,
+    )  # fmt: skip
+    try:
+        return session.run()
+    except KeyboardInterrupt as interrupt:
+        interrupt.report = session.report(interrupted=True)  # type: ignore[attr-defined]
+        raise
 
 
 class Session:
@@ -106,9 +115,9 @@ class Session:
         self.precisions: list[Precision] = choose(precisions, amp, self.device)
         self.strict, self.threads, self.weights = strict, _threads(threads), weights
         if cuda_graph and self.device == "cpu":
-            raise InspectError("CUDA graphs need a CUDA device", "leave out --cuda-graph")
+            raise InspectError("CUDA graphs need a CUDA device", "leave out `cuda_graph=`")
         if not seconds > 0:
-            raise InspectError(f"{seconds:g} seconds are no time to measure in", "give --seconds 20")
+            raise InspectError(f"{seconds:g} seconds are no time to measure in", "give `seconds=20`")
         self.recipe = as_recipe(model, model_args)
         if self.recipe.only_on is not None:
             raise InspectError(
@@ -150,10 +159,10 @@ class Session:
 def _require_gpu(device: str | None) -> None:
     if not torch.cuda.is_available() or (device is not None and not device.startswith("cuda")):
         raise InspectError(
-            f"--require-gpu, and --device {device}"
+            f'`require_gpu=True`, and `device="{device}"`'
             if torch.cuda.is_available()
             else "there is no CUDA device here",
-            "use a machine with an NVIDIA GPU and driver (see: inspect env), or leave out --require-gpu",
+            "use a machine with an NVIDIA GPU and driver (see: inspect env), or leave out `require_gpu=`",
         )
 
 
@@ -167,7 +176,7 @@ def _modes(modes: Sequence[str] | None) -> list[str]:
 
 def _threads(threads: int | None) -> int | None:
     if threads is not None and threads < 1:
-        raise InspectError(f"{threads} threads cannot compute", "give --threads 1 or more")
+        raise InspectError(f"{threads} threads cannot compute", "give `threads=1` or more")
     return threads
 
 
@@ -179,16 +188,16 @@ def _batches(
     own = batch_size(*materialise(inputs, model, "meta"))
     for batch in batches or ():
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-            raise InspectError(f"a batch of {batch} cannot be measured", "give --batch 1,8,64")
+            raise InspectError(f"a batch of {batch} cannot be measured", "give `batches=[1, 8, 64]`")
     if own == 1:
         wanted = list(dict.fromkeys(batches or [CPU_BATCH if device == "cpu" else GPU_BATCH]))
         return wanted, lambda batch: with_batch(inputs, batch)
     if own == 0:
-        raise InspectError("the input holds no sample", "give at least one: --input 1x3x224x224")
+        raise InspectError("the input holds no sample", 'give at least one: `inputs="1x3x224x224"`')
     if batches and list(batches) != [own]:
         raise InspectError(
-            f"the input has {own} samples, and --batch asks for others",
-            "give it with a first dimension of 1, or leave out --batch",
+            f"the input has {own} samples, and `batches=` asks for others",
+            "give it with a first dimension of 1, or leave out `batches=`",
         )
     return [own], lambda batch: inputs
 

@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from inspector.cli import options
+from inspector.cli.command import command
 
 
-def env(
-    format: options.Format = None,
-    output: options.Output = None,
-    verbose: options.Verbose = False,
-    debug: options.Debug = False,
-) -> None:
+@command("benchmarking.machine:env")
+def env() -> None:
     """Show versions, devices, threads and precision flags, and what is missing."""
-    options.check_output(format, output)
-    from inspector.benchmarking.machine import env as make
-    from inspector.core.log import to_console
-
-    to_console(verbose)
-    with options.foreign_output():
-        report = make()
-    options.emit(report, format, output)
-    if report.verdict == "fail":
-        import typer
-
-        raise typer.Exit(1)

@@ -7,19 +7,26 @@ from typing import Annotated, Optional
 
 import typer
 
-from inspector.cli import options
+from inspector.cli.choices import Expected, Fan, Scheme, listed
+from inspector.cli.command import command
+from inspector.cli.options import Setting
 
-_SCHEMES = (
-    "kaiming_uniform (default), kaiming_normal, xavier_uniform, xavier_normal, trunc_normal, normal, "
-    "orthogonal, zeros, ones, constant, c2_xavier_fill, c2_msra_fill or default (torch's own)"
-)
+_NAMED = ("scheme", "expect")
+"""A scheme that is named here does not take the options of the settings' scheme."""
 
 
+@command("initialization.report:init", "model inputs model_args weights seed")
 def init(
-    model: options.Model = None,
-    scheme: Annotated[Optional[str], typer.Option(help=f"Apply {_SCHEMES}.")] = None,
+    scheme: Annotated[
+        Optional[Scheme],
+        typer.Option(
+            metavar="NAME",
+            help=f"Apply one of {listed(Scheme)} (torch's own). Default: the first.",
+        ),
+        Setting("INIT.SCHEME", unless=_NAMED),
+    ] = None,
     expect: Annotated[
-        Optional[str],
+        Optional[Expected],
         typer.Option(
             metavar="auto|NAME",
             help="Verify only: every tensor against this scheme, or (auto) name the law each one has. "
@@ -33,10 +40,9 @@ def init(
             help="Slope of kaiming's leaky ReLU. Default: 1 for kaiming_uniform (Caffe2's XavierFill), "
             "0 for kaiming_normal (ReLU).",
         ),
+        Setting("INIT.A", unless=_NAMED),
     ] = None,
-    mode: Annotated[
-        Optional[str], typer.Option(metavar="fan_in|fan_out", help="Fan of kaiming. Default: fan_in.")
-    ] = None,
+    mode: Annotated[Optional[Fan], typer.Option(help="Fan of kaiming. Default: fan_in.")] = None,
     gain: Annotated[Optional[float], typer.Option(help="Gain of xavier and orthogonal. Default: 1.")] = None,
     std: Annotated[
         Optional[float], typer.Option(help="Spread of normal and trunc_normal. Default: 0.02.")
@@ -46,9 +52,11 @@ def init(
         Optional[list[str]],
         typer.Option(
             "--layers",
-            help="Glob over layers: 'conv*', 'layer1.*'; repeatable. Default: every layer with a weight "
+            metavar="GLOB",
+            help="Over layers: 'conv*', 'layer1.*'; repeatable. Default: every layer with a weight "
             "of two or more dimensions; embeddings, recurrent and norm layers must be named.",
         ),
+        Setting("INIT.LAYERS"),
     ] = None,
     bias: Annotated[
         Optional[str],
@@ -57,55 +65,13 @@ def init(
             help="Default: auto, zeros for c2_xavier_fill and c2_msra_fill, torch's own for default, else "
             "keep, as torch.nn.init leaves a bias alone.",
         ),
+        Setting("INIT.BIAS", unless=_NAMED),
     ] = None,
-    weights: options.Weights = None,
     save: Annotated[
         Optional[Path], typer.Option(help="Write the initialised state_dict here (.pth, .safetensors).")
     ] = None,
     propagation: Annotated[
         bool, typer.Option(help="Run the model, to see the spread of its activations and gradients.")
     ] = True,
-    input: options.Input = None,
-    model_arg: options.ModelArg = None,
-    seed: options.Seed = None,
-    format: options.Format = None,
-    output: options.Output = None,
-    config: options.Config = None,
-    set: options.Set = None,
-    verbose: options.Verbose = False,
-    debug: options.Debug = False,
 ) -> None:
     """Initialise a model by a scheme and verify it, or verify (--expect) which initialisation it has."""
-    options.check_output(format, output)
-    chosen = options.settings(
-        config, set, verbose, model=model, model_args=model_arg, inputs=input, seed=seed
-    )
-    if save is not None:
-        from inspector.models.weights import check_save
-
-        check_save(save, output)
-    named = chosen.config.INIT if scheme is None and expect is None else None
-    from inspector.initialization.report import init as make
-
-    with options.foreign_output():
-        result = make(
-            chosen.model,
-            scheme or (named.SCHEME if named else None),
-            expect=expect,
-            a=named.A if a is None and named else a,
-            mode=mode,
-            gain=gain,
-            std=std,
-            value=value,
-            layers=layers or (chosen.config.INIT.LAYERS or None),
-            bias=bias or (named.BIAS if named else "auto"),
-            seed=chosen.seed,
-            weights=weights,
-            inputs=chosen.inputs,
-            model_args=chosen.model_args,
-            save=save,
-            propagation=propagation,
-        )
-    options.emit(result, format, output)
-    if result.verdict == "fail":
-        raise typer.Exit(1)

@@ -1,46 +1,72 @@
-"""The command line: commands registered by name, and the boundary where errors become one line."""
+"""The command line: the table of commands, and the boundary where errors become one line."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
+from importlib import import_module
 from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from inspector.cli.bench import bench
-from inspector.cli.cache import cache
-from inspector.cli.ddp import ddp
-from inspector.cli.diff import diff
-from inspector.cli.env import env
-from inspector.cli.freeze import freeze
-from inspector.cli.init import init
-from inspector.cli.memory import memory
-from inspector.cli.models import models
-from inspector.cli.params import params
-from inspector.cli.profile import profile
-from inspector.cli.reconcile import reconcile
-from inspector.cli.report import report
-from inspector.cli.stages import stages
-from inspector.cli.table import table
 from inspector.core.errors import InspectError
+from inspector.core.naming import nearest
 from inspector.core.version import __version__
+
+COMMANDS = (
+    "profile", "memory", "params", "reconcile", "stages", "freeze", "init", "bench", "ddp", "table", "diff",
+    "report", "models", "env", "cache",
+)  # fmt: skip
+"""Each is the function of that name in the file of that name beside this one."""
+INTERRUPTED = 130
+_CHOICE = re.compile(r"'(?P<word>[^']*)' is not one of (?P<known>'.*')\.?$")
+
+
+class Command(TyperCommand):
+    """A command whose `--set KEY VALUE`, as yacs users write it, is `--set KEY=VALUE`."""
+
+    def make_parser(self, ctx: Any) -> Any:
+        parser = super().make_parser(ctx)
+        option = parser._long_opt.get("--set")
+        if option is not None:
+            append = option.process
+
+            def process(value: str, state: Any) -> None:
+                paired = "=" in value or not state.rargs
+                append(value if paired else f"{value}={state.rargs.pop(0)}", state)
+
+            option.process = process  # type: ignore[method-assign]
+        return parser
+
+
+class Commands(TyperGroup):
+    """The table of commands, each imported when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        # an unknown name needs them all, for the nearest
+        for name in (cmd_name,) if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+                alone.command(name, cls=Command)(getattr(import_module(f"inspector.cli.{name}"), name))
+                self.commands[name] = typer.main.get_command(alone)
+        return self.commands.get(cmd_name)
+
 
 app = typer.Typer(
     name="inspect",
+    cls=Commands,
     help="How big a PyTorch model is, what it computes, and how we know.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (
-    profile, memory, params, reconcile, stages, freeze, init, bench, ddp, table, diff, report, models, env,
-    cache,
-):  # fmt: skip
-    app.command()(command)
 
 
 def _version(wanted: bool) -> None:
@@ -61,53 +87,47 @@ def _root(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 a claim is false, 2 not done."""
     words = sys.argv[1:] if arguments is None else arguments
+    context: dict[str, Any] = {}
     try:
-        code = _run(words)
+        code = _run(words, context)
         sys.stdout.flush()
-        return code
     except BrokenPipeError:
         # The reader went away (`| head`): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as error:
-        return _explain(error, "--debug" in words)
+        return _explain(error, context.get("debug", False))
+    if code == INTERRUPTED:  # what typer makes of Ctrl-C
+        print("interrupted", file=sys.stderr)
+    return code
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], context: dict[str, Any]) -> int:
     try:
-        result = app(args=_joined(words or ["--help"]), prog_name="inspect", standalone_mode=False)
-    except typer.Exit as leaving:
-        if leaving.exit_code == 130:  # newer typers turn Ctrl-C into this, without a word
-            raise KeyboardInterrupt from leaving
-        return int(leaving.exit_code)
-    except typer.Abort as aborted:
-        raise KeyboardInterrupt from aborted
+        code = typer.main.get_command(app)(
+            args=words or ["--help"], prog_name="inspect", standalone_mode=False, obj=context
+        )
     except _usage_error() as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context else "inspect"
-        message = error.format_message().replace("\n", " ")
-        raise InspectError(message, f"see: {path} --help") from error
-    if result == 130:  # and some return it
-        raise KeyboardInterrupt
-    return result if isinstance(result, int) else 0
+        raise _explained(error) from error
+    return code if isinstance(code, int) else 0
+
+
+def _explained(error: Any) -> InspectError:
+    """A usage error of click's; of a wrong choice the nearest of those that there are."""
+    message = error.format_message().replace("\n", " ")
+    if choice := _CHOICE.search(message):
+        known = choice["known"].replace("'", "").split(", ")
+        hint = nearest(choice["word"], known, f"use one of: {', '.join(known)}")
+        return InspectError(f"{max(error.param.opts, key=len)} {choice['word']!r} is not known", hint)
+    context = getattr(error, "ctx", None)
+    return InspectError(message, f"see: {context.command_path if context else 'inspect'} --help")
 
 
 def _usage_error() -> Any:
     """click's base class of usage errors, in the click that this typer uses (newer ones carry it)."""
     return next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-
-
-def _joined(words: list[str]) -> list[str]:
-    """`--set KEY VALUE`, as yacs users write it, becomes `--set KEY=VALUE`."""
-    joined = list(words)
-    for position in range(len(joined) - 2, -1, -1):
-        key, value = joined[position + 1], joined[position + 2 : position + 3]
-        if joined[position] == "--set" and "=" not in key and value:
-            joined[position + 1 : position + 3] = [f"{key}={value[0]}"]
-    return joined
 
 
 def _explain(error: Exception, debug: bool) -> int:

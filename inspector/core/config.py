@@ -1,4 +1,4 @@
-"""Settings from YAML files and `--set KEY VALUE`, merged over defaults (yacs). No code is executed."""
+"""Settings from YAML files and by dotted name, merged over defaults (yacs). No code is executed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from inspector.core.naming import nearest
 
 
 def defaults() -> CfgNode:
-    """Every setting with its default. `MODEL.ARGS` and `INPUT` are what --model-arg and --input say,
-    `FREEZE.STAGES` what --stage says: one string of globs for each stage."""
+    """Every setting with its default. `MODEL.ARGS` and `INPUT` are the keywords `model_args` and `inputs`,
+    `FREEZE.STAGES` is `stages`: one string of globs for each stage."""
     node = CfgNode()
     node.MODEL = CfgNode()
     node.MODEL.NAME = "resnet50"
@@ -72,16 +72,13 @@ def _training(node: CfgNode) -> None:
     node.OUTPUT_DIR = None
 
 
-def load(file: Path | None = None, overrides: list[str] | None = None) -> CfgNode:
-    """Defaults, then the YAML file, then `KEY=VALUE` strings. Errors name the key."""
+def load(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> CfgNode:
+    """Defaults, then the YAML file, then the overrides by dotted name. Errors name the key."""
     node = defaults()
     if file is not None:
-        _merge_file(node, file)
-    for text in overrides or []:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InspectError(f"--set {text!r} has no value", "write --set KEY VALUE")
-        _merge(node, [key, value], key)
+        _merge_file(node, Path(file))
+    for key, value in (overrides or {}).items():
+        _merge(node, [key, str(value)], key)
     node.freeze()
     return node
 
@@ -167,7 +164,7 @@ def _merge(node: CfgNode, pair: list[str], key: str) -> None:
     try:
         node.merge_from_list(pair)
     except (KeyError, ValueError, AssertionError, SyntaxError) as error:
-        raise _explained(node, error, f"--set {key}") from error
+        raise _explained(node, error, f"`settings=` {key}") from error
 
 
 def _explained(node: CfgNode, error: Exception, place: str) -> InspectError:

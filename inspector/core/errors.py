@@ -6,7 +6,9 @@ from __future__ import annotations
 class InspectError(Exception):
     """Something could not be done: exit code 2.
 
-    `message` names what was wrong in one line, `hint` says what to do about it.
+    `message` names what was wrong in one line, `hint` says what to do about it. Both speak Python: a keyword
+    stands in backquotes, `phase="train"` or `inputs=`, which the command line says as its own option
+    (`inspector.cli.words`).
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:

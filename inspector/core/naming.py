@@ -36,10 +36,10 @@ def texts(values: object, name: str) -> list[str]:
     return [str(value) for value in known]
 
 
-def select(paths: Iterable[str], patterns: Sequence[str], what: str, option: str) -> list[str]:
+def select(paths: Iterable[str], patterns: Sequence[str], what: str, keyword: str) -> list[str]:
     """The paths that some pattern selects, in their own order; a pattern that is one of them means it
     alone (`conv1` is not `layer1.0.conv1`). A pattern that selects none is an InspectError that names
-    the `option` and the nearest of the paths; `what` is e.g. "parameter"."""
+    the keyword and the nearest of the paths; `what` is e.g. "parameter"."""
     known = list(dict.fromkeys(paths))
     exact = set(known).intersection(patterns)
     globs = [pattern for pattern in patterns if pattern not in exact]
@@ -47,7 +47,7 @@ def select(paths: Iterable[str], patterns: Sequence[str], what: str, option: str
         if not any(matches(path, pattern) for path in known):
             shown = ", ".join(known[:3]) + (", ..." if len(known) > 3 else "")
             raise InspectError(
-                f"{option} {pattern!r} matches no {what}",
+                f"`{keyword}=` {pattern!r} matches no {what}",
                 nearest(
                     pattern.strip("*."), known, f"there are: {shown}" if known else f"there is no {what}"
                 ),

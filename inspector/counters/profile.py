@@ -1,4 +1,4 @@
-"""`inspect profile --counter`: the same report, with another counter's numbers in place of ours."""
+"""The report of `inspect profile` with the numbers of another counter in place of ours."""
 
 from __future__ import annotations
 
@@ -41,13 +41,15 @@ def counted(
     """
     adapter = find(counter)
     if phase == "train" and not adapter.trains:
-        raise InspectError(f"{counter} counts a forward only", "leave --phase train out, or use torch")
+        raise InspectError(f"{counter} counts a forward only", 'leave `phase="train"` out, or use torch')
     found = trace(model, inputs, phase=phase, seed=seed, model_args=model_args)
     outcome = ask(adapter, Question.of(model, inputs, found, seed, model_args, TIMEOUT))
     if outcome.count is None:
         raise InspectError(
             f"{counter} could not count {found.model}: {outcome.message}",
-            adapter.install if outcome.status == "not installed" else "see what it printed with --verbose",
+            adapter.install
+            if outcome.status == "not installed"
+            else 'see what it printed with `logging.getLogger("inspector")`',
         )
     if not outcome.count.cells and outcome.count.value:
         raise InspectError(f"{counter} gives a total only, no modules", "see it with: inspect reconcile")

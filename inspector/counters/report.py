@@ -45,7 +45,7 @@ def reconcile(
     asked = _chosen(counters)
     if not 0 < timeout < 1e9:
         raise InspectError(
-            f"a time-out of {timeout:g} s makes no sense", "give --timeout a number of seconds"
+            f"a time-out of {timeout:g} s makes no sense", "give `timeout=` a number of seconds"
         )
     recipe = as_recipe(model, model_args)
     found = trace(recipe, inputs, phase=phase, seed=seed)

@@ -35,10 +35,10 @@ def load(file: Path, device: str) -> dict[str, Any]:
     try:
         state = torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError as error:
-        raise InspectError(f"no checkpoint at {file}", "train once without --resume") from error
+        raise InspectError(f"no checkpoint at {file}", "train once without `resume=`") from error
     except Exception as error:
         raise InspectError(
-            f"cannot read the checkpoint {file}: {first_line(error)}", "delete it, or train without --resume"
+            f"cannot read the checkpoint {file}: {first_line(error)}", "delete it, or train without `resume=`"
         ) from error
     if not isinstance(state, dict) or "step" not in state:
         raise InspectError(f"{file} is no checkpoint of inspect ddp", "name the folder of an earlier run")

@@ -152,7 +152,7 @@ def source(node: Any, spec: InputSpec, below: int, seed: int) -> tuple[str, Data
             f"no data at {kind}", "give digits, synthetic, or a folder with one subfolder for each class"
         )
     if not image:
-        raise InspectError(f"{kind} holds images, and the model takes none", "use --data synthetic")
+        raise InspectError(f"{kind} holds images, and the model takes none", 'use `data="synthetic"`')
     try:
         return str(kind), datasets.ImageFolder(str(folder)), True
     except (FileNotFoundError, OSError) as error:
@@ -171,7 +171,7 @@ def load(node: Any, spec: InputSpec, below: int, seed: int, rank: int, world: in
     if node.BATCH * world > len(kept):
         raise InspectError(
             f"a batch of {node.BATCH} on {world} processes is more than the {len(kept)} training samples",
-            f"give --batch {max(1, len(kept) // world)} or less, or more data",
+            f"give `batch={max(1, len(kept) // world)}` or less, or more data",
         )
     if images:
         _, channels, height, width = spec.shape

@@ -73,7 +73,7 @@ class Place:
         except (KeyError, ValueError) as error:
             raise InspectError(
                 f"RANK, LOCAL_RANK or WORLD_SIZE is missing or no number: {error}",
-                "start it by torchrun, or with --nproc",
+                "start it by torchrun, or with `nproc=`",
             ) from error
         device = f"cuda:{local}" if kind.startswith("cuda") else "cpu"
         return Place(rank, world, local, device, int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")))

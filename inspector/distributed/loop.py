@@ -207,7 +207,7 @@ class Trainer(Parts):
         if state["world"] != self.place.world:
             raise InspectError(
                 f"the checkpoint was written by {state['world']} processes, and here are {self.place.world}",
-                f"use --nproc {state['world']}",
+                f"use `nproc={state['world']}`",
             )
         try:
             self.restore(state)

@@ -58,7 +58,7 @@ class Parts:
             raise InspectError("every parameter is frozen: there is nothing to train", "freeze less")
         if self.node.DDP.SYNC_BN:
             if self.place.device == "cpu":
-                raise InspectError("SyncBatchNorm runs on GPUs only", "leave out --sync-bn")
+                raise InspectError("SyncBatchNorm runs on GPUs only", "leave out `sync_bn=`")
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model.to(self.place.device).train()
 
@@ -86,7 +86,7 @@ class Parts:
         if not isinstance(first, InputSpec) or not first.shape:
             raise InspectError(
                 f"{self.recipe.name} takes no tensor of samples: it cannot be trained here",
-                "give --input 8x3x32x32, or wrap it in a model that takes one",
+                'give `inputs="8x3x32x32"`, or wrap it in a model that takes one',
             )
         return first
 

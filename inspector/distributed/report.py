@@ -39,17 +39,25 @@ def ddp(
     inputs: Any = None,
     *,
     nproc: int | None = None,
-    settings: Mapping[str, Any] | None = None,
-    config: str | Path | None = None,
-    device: str | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    data: str | None = None,
+    amp: bool = False,
+    sync_bn: bool = False,
+    accumulate: int | None = None,
+    output_dir: str | Path | None = None,
     resume: bool = False,
     kill: bool = True,
+    device: str | None = None,
+    deadline: float | None = None,
     nnodes: int = 1,
     node_rank: int = 0,
     rdzv_endpoint: str = "",
     model_args: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    config: str | Path | None = None,
     trainer: str = "inspector.distributed.loop:Trainer",
     verbose: bool = False,
     tell: Tell = lambda beat: None,
@@ -59,10 +67,12 @@ def ddp(
     model: a spec ("resnet50", "timm:...", "file.py:build"): every process builds it from `seed`.
     inputs: strings of the input grammar; the first is the tensor of samples, its batch DATA.BATCH. Without
         it, the smallest images that the model accepts.
+    steps, batch, data, amp, sync_bn, accumulate, output_dir, deadline: short for SOLVER.STEPS, DATA.BATCH,
+        DATA.SOURCE, AMP.ENABLED, DDP.SYNC_BN, SOLVER.ACCUMULATE, OUTPUT_DIR and DDP.DEADLINE.
     settings: of `inspector.core.config`, by dotted name ({"SOLVER.STEPS": 20}), over the YAML file `config`.
     device: "cuda" (nccl) or "cpu" (gloo); None takes the GPUs if there are any. `nproc`: one for each GPU,
         or two on a CPU.
-    resume: go on from the checkpoint in OUTPUT_DIR. `kill`: also kill a worker, which must be started
+    resume: go on from the checkpoint in `output_dir`. `kill`: also kill a worker, which must be started
         again and go on from its checkpoint (on one machine).
     nnodes, node_rank, rdzv_endpoint: of several machines, as torchrun takes them.
     trainer: "module:Class", a subclass of `inspector.distributed.loop.Trainer` with parts of your own.
@@ -71,8 +81,14 @@ def ddp(
     gets a report. Raises InspectError for input that cannot be trained on; what goes wrong while training
     is a finding that fails.
     """
-    node = load(Path(config) if config else None, [f"{key}={text}" for key, text in (settings or {}).items()])
-    _check(node)
+    short = {
+        "SOLVER.STEPS": steps, "DATA.BATCH": batch, "DATA.SOURCE": data, "AMP.ENABLED": amp or None,
+        "DDP.SYNC_BN": sync_bn or None, "SOLVER.ACCUMULATE": accumulate, "OUTPUT_DIR": output_dir,
+        "DDP.DEADLINE": deadline,
+    }  # fmt: skip
+    named = {key: value for key, value in short.items() if value is not None}
+    node = load(config, {**(settings or {}), **named})
+    _check(node, resume)
     recipe, kind = _recipe(model, model_args), _kind(device, node)
     adopt_slurm(os.environ)
     inside = "RANK" in os.environ and "WORLD_SIZE" in os.environ
@@ -103,13 +119,13 @@ def _recipe(model: Any, model_args: Mapping[str, Any] | None) -> Recipe:
 def _kind(device: str | None, node: Any) -> str:
     kind = real_device(device, "train", numbered=False)
     if kind == "cpu" and node.DDP.BACKEND == "nccl":
-        raise InspectError("nccl connects GPUs only", "leave DDP.BACKEND out, or use --device cuda")
+        raise InspectError("nccl connects GPUs only", 'leave DDP.BACKEND out, or use `device="cuda"`')
     return kind
 
 
 def _group(node: Any, count: int, nnodes: int, node_rank: int, endpoint: str) -> Group:
     if nnodes > 1 and not endpoint:
-        raise InspectError("several nodes need a place to meet", "give --rdzv-endpoint HOST:PORT")
+        raise InspectError("several nodes need a place to meet", "give `rdzv_endpoint=HOST:PORT`")
     limits = node.DDP.MAX_RESTARTS, float(node.DDP.STALL), float(node.DDP.DEADLINE)
     return Group(count, nnodes, node_rank, endpoint, *limits)
 
@@ -151,8 +167,10 @@ def _following(log: Path, tell: Tell) -> Tell:
     return both
 
 
-def _check(node: Any) -> None:
-    """Refuse numbers that no training can have."""
+def _check(node: Any, resume: bool) -> None:
+    """Refuse what no training can have."""
+    if resume and not node.OUTPUT_DIR:
+        raise InspectError("`resume=True` needs the folder of an earlier run", 'give `output_dir="runs/one"`')
     solver, data, group = node.SOLVER, node.DATA, node.DDP
     for key, value, least in (
         ("DATA.BATCH", data.BATCH, 1),
@@ -165,7 +183,9 @@ def _check(node: Any) -> None:
         ("DDP.MAX_RESTARTS", group.MAX_RESTARTS, 0),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InspectError(f"{key} is {value!r}", f"give {least} or more: --set {key} {least}")
+            raise InspectError(
+                f"{key} is {value!r}", f'give {least} or more: `settings={{"{key}": {least}}}`'
+            )
     for key, value in (
         ("SOLVER.BASE_LR", solver.BASE_LR),
         ("SOLVER.BIAS_LR_FACTOR", solver.BIAS_LR_FACTOR),
@@ -174,27 +194,28 @@ def _check(node: Any) -> None:
         ("SOLVER.MOMENTUM", solver.MOMENTUM),
     ):
         if not 0 <= value < float("inf"):
-            raise InspectError(f"{key} is {value!r}", f"give 0 or more: --set {key} 0.1")
+            raise InspectError(f"{key} is {value!r}", f'give 0 or more: `settings={{"{key}": 0.1}}`')
     if not 0 < solver.SCHEDULER.FACTOR < 1:
         key = "SOLVER.SCHEDULER.FACTOR"
         raise InspectError(
-            f"{key} is {solver.SCHEDULER.FACTOR!r}", f"give a number between 0 and 1: --set {key} 0.1"
+            f"{key} is {solver.SCHEDULER.FACTOR!r}",
+            f'give a number between 0 and 1: `settings={{"{key}": 0.1}}`',
         )
     if group.BACKEND not in BACKENDS:
         raise InspectError(f"DDP.BACKEND is {group.BACKEND!r}", f"use one of: {', '.join(BACKENDS)}")
     for key, value in (("DDP.STALL", group.STALL), ("DDP.DEADLINE", group.DEADLINE)):
         if not 0 < value < float("inf"):
-            raise InspectError(f"{key} is {value!r}", f"give seconds: --set {key} 60")
+            raise InspectError(f"{key} is {value!r}", f'give seconds: `settings={{"{key}": 60}}`')
 
 
 def _processes(nproc: int | None, kind: str) -> int:
     cards = torch.cuda.device_count()
     count = nproc if nproc is not None else (cards if kind == "cuda" else 2)
     if count < 1:
-        raise InspectError(f"{count} processes cannot train", "give --nproc 1 or more")
+        raise InspectError(f"{count} processes cannot train", "give `nproc=1` or more")
     if kind == "cuda" and count > cards:
         raise InspectError(
-            f"{count} processes, and there are {cards} GPUs here", f"give --nproc {cards}, or --device cpu"
+            f"{count} processes, and there are {cards} GPUs here", f'give `nproc={cards}`, or `device="cpu"`'
         )
     return count
 
@@ -206,14 +227,14 @@ def _inputs(recipe: Recipe, inputs: Any, batch: int) -> list[str]:
     else:
         batched = smallest(recipe, recipe.build("meta" if recipe.rebuilds else "cpu"), batch)
     if batched is None:
-        raise InspectError(f"{recipe.name} has no default input", "give one with --input 1x3x32x32")
+        raise InspectError(f"{recipe.name} has no default input", 'give one with `inputs="1x3x32x32"`')
     texts = [_text(value) for value in batched.args]
     texts += [f"{key}={_text(value)}" for key, value in batched.kwargs.items()]
     first = next(iter((*batched.args, *batched.kwargs.values())), None)
     if not isinstance(first, InputSpec) or not first.shape:
         raise InspectError(
             f"{recipe.name} takes no tensor of samples: it cannot be trained here",
-            "give --input 1x3x32x32, or wrap it in a model that takes one",
+            'give `inputs="1x3x32x32"`, or wrap it in a model that takes one',
         )
     if inputs is not None:
         trace(recipe, batched, phase="train")  # refuses what the model does not take, before processes start
@@ -224,7 +245,7 @@ def _text(value: Any) -> str:
     if not isinstance(value, InputSpec):
         raise InspectError(
             "the model takes more than tensors of samples: it cannot be trained here",
-            "give --input 1x3x32x32, or wrap it in a model that takes one",
+            'give `inputs="1x3x32x32"`, or wrap it in a model that takes one',
         )
     return describe(value)
 
@@ -232,7 +253,7 @@ def _text(value: Any) -> str:
 def _checkpoint(job: Job, output: Path) -> None:
     if job.resume and not (output / "checkpoint.pt").exists():
         raise InspectError(
-            f"no checkpoint in {output}", "name the folder of an earlier run: --set OUTPUT_DIR runs/one"
+            f"no checkpoint in {output}", 'name the folder of an earlier run: `output_dir="runs/one"`'
         )
 
 
@@ -289,6 +310,6 @@ def _concluded(job: Job, folder: Path, group: Group, outcome: Outcome) -> Report
         last = tail[-1].strip() if tail else "no word from the launcher"
         raise InspectError(
             f"the processes did not come together{where}: {last}",
-            "check --rdzv-endpoint, --nnodes and --node-rank, and that the machines reach each other",
+            "check `rdzv_endpoint=`, `nnodes=` and `node_rank=`, and that the machines reach each other",
         )
     return report(job, ranks, outcome, group)

@@ -104,7 +104,7 @@ class _Run:
         if trainer.step >= self.steps:
             raise InspectError(
                 f"the checkpoint is at step {trainer.step}, and SOLVER.STEPS is {self.steps}",
-                "raise --steps, or leave out --resume",
+                "raise `steps=`, or leave out `resume=`",
             )
         self.seen["attempt"] = place.attempt
         self.seen["before"] = evidence.before(trainer)

@@ -50,7 +50,7 @@ def measured(question: Question, batch: int | None) -> Measured:
     if cuda:
         plan = replace(plan, workspace=_workspace())
     if plan.master_weights or (plan.optimizer is not None and plan.optimizer.quantized):
-        raise InspectError("torch has no such optimizer to measure", "leave out --measure")
+        raise InspectError("torch has no such optimizer to measure", "leave out `measure=`")
     predicted = simulate(trace, plan)
     try:
         with random_state():
@@ -58,7 +58,7 @@ def measured(question: Question, batch: int | None) -> Measured:
             rows = _on_cuda(loop, predicted) if cuda else _on_cpu(loop, trace, predicted)
     except Exception as error:
         if out_of_memory(error):
-            raise InspectError(f"not enough memory to run it on {device}", "leave out --measure") from error
+            raise InspectError(f"not enough memory to run it on {device}", "leave out `measure=`") from error
         raise
     frame = pd.DataFrame(rows, columns=["quantity", "predicted", "measured"])
     frame["ratio"] = frame["predicted"] / frame["measured"]

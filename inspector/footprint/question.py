@@ -58,7 +58,7 @@ class Question:
         if dtype is not None and dtype not in DTYPES:
             raise InspectError(f"unknown dtype {dtype!r}", f"use one of: {', '.join(DTYPES)}")
         if checkpoints and phase != "train":
-            raise InspectError("only training keeps activations", "add --phase train")
+            raise InspectError("only training keeps activations", 'add `phase="train"`')
         recipe = as_recipe(model, model_args)
         if recipe.only_on is not None:
             raise InspectError(
@@ -69,7 +69,7 @@ class Question:
         paths: list[str] = []
         if checkpoints:
             names = [path for path, _ in built.named_modules() if path]
-            paths = _outermost(select(names, checkpoints, "module", "--checkpoint-activations"))
+            paths = _outermost(select(names, checkpoints, "module", "checkpoint_activations"))
         setting = Setting(dtype, kernels, tuple(paths))
         own = batch_size(*materialise(called_with, built, "meta"))
         default = inputs is None
@@ -82,11 +82,11 @@ class Question:
         if batch is None or batch == self.own:
             return self.called_with
         if batch < 1:
-            raise InspectError(f"a batch of {batch} has no sample", "give --batch 64")
+            raise InspectError(f"a batch of {batch} has no sample", "give `batch=64`")
         if self.own != 1:
             raise InspectError(
-                f"the input has {self.own} samples, and --batch asks for {batch}",
-                "give it with a first dimension of 1, or leave out --batch",
+                f"the input has {self.own} samples, and `batch=` asks for {batch}",
+                "give it with a first dimension of 1, or leave out `batch=`",
             )
         return with_batch(self.called_with, batch)
 

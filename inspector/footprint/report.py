@@ -86,7 +86,9 @@ def _asked(
     tried: list[dict[str, Any]] = []
     if room is not None:
         if batch is not None:
-            raise InspectError("--max-batch looks for the batch that --batch gives", "leave out one of them")
+            raise InspectError(
+                "`max_batch=` looks for the batch that `batch=` gives", "leave out one of them"
+            )
         batch = largest_batch(question.needed, room, tried)
         if batch == 0:
             ask, batch = partial(ask, limit=room), 1
@@ -110,7 +112,7 @@ def _check_processes(world_size: int | None, shard: str) -> None:
     if world_size is not None and (world_size < 1 or shard not in KINDS):
         raise InspectError(
             f"no estimate for {world_size} processes under {shard!r}",
-            f"--world-size is 1 or more, --shard one of: {', '.join(KINDS)}",
+            f"`world_size=` is 1 or more, `shard=` one of: {', '.join(KINDS)}",
         )
 
 
@@ -129,7 +131,7 @@ def _check_optimizer(optimizer: str | None, phase: str) -> None:
         hint = nearest(optimizer, OPTIMIZERS, f"there are: {', '.join(OPTIMIZERS)}")
         raise InspectError(f"no optimizer is called {optimizer!r}", hint)
     if phase != "train":
-        raise InspectError("an optimizer runs in training only", "add --phase train")
+        raise InspectError("an optimizer runs in training only", 'add `phase="train"`')
 
 
 def _workspace(gpu: str | None) -> int:

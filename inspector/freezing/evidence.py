@@ -97,7 +97,7 @@ def _explained(args: Any, kwargs: Any) -> Iterator[None]:
         raise InspectError(
             f"a training step of the verification raised on {', '.join(shapes)}:"
             f" {type(error).__name__}: {first_line(error)}",
-            "give inputs that it trains on with --input 2x3x224x224, or use --no-verify",
+            'give inputs that it trains on with `inputs="2x3x224x224"`, or use `verify=False`',
         ) from error
 
 
@@ -133,7 +133,7 @@ def _train(
 def _refuse_without_loss() -> None:
     raise InspectError(
         "the model's output holds no tensor that requires grad: there is nothing to train on",
-        "return tensors that depend on the trainable parameters, or use --no-verify",
+        "return tensors that depend on the trainable parameters, or use `verify=False`",
     )
 
 

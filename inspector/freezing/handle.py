@@ -65,7 +65,7 @@ def freeze(
     stages = [texts(stage, "stages") for stage in stages] if stages else None
     if at is None and (stages or scheme != "maskrcnn"):
         option = "stages" if stages else "scheme"
-        raise InspectError(f"{option} says what at counts, and at is not given", "give at=N, or --at N")
+        raise InspectError(f"`{option}=` says what `at=` counts, and it is not given", "give `at=N`")
     recipe = as_recipe(model, model_args)
     chosen = as_inputs(inputs) if inputs is not None else None
     if recipe.only_on is not None:
@@ -76,6 +76,40 @@ def freeze(
     applied = at is not None or bool(patterns)
     undo = apply(live, claim) if applied else Undo()
     return Frozen(live, claim, recipe, chosen, seed, undo, applied)
+
+
+def freeze_and_verify(
+    model: Model,
+    inputs: Any = None,
+    *,
+    at: int | None = None,
+    scheme: str = "maskrcnn",
+    patterns: Sequence[str] = (),
+    norm: str = "freeze",
+    stages: Sequence[Sequence[str]] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    ddp: bool = True,
+    save: str | Path | None = None,
+) -> Report:
+    """`freeze` and its report, with `verify` that of real training steps (`ddp`: also one of two processes).
+
+    save: write the state_dict there, and a manifest with the frozen names beside it.
+    """
+    if save is not None:
+        from inspector.models.weights import check_save
+
+        check_save(save)
+    frozen = freeze(
+        model, at, scheme=scheme, patterns=patterns, norm=norm, stages=stages, inputs=inputs,
+        model_args=model_args, weights=weights, seed=seed,
+    )  # fmt: skip
+    result = frozen.verify(ddp=ddp) if verify else frozen.report()
+    if save is not None:
+        result.header += [("saved", str(file)) for file in frozen.save(save)]
+    return result
 
 
 @dataclass
@@ -158,11 +192,11 @@ class Frozen:
         if batch is None:
             raise InspectError(
                 f"{self.recipe.name} has no default input to verify it on",
-                "give one with --input 2x3x224x224, or skip the steps with --no-verify",
+                'give one with `inputs="2x3x224x224"`, or skip the steps with `verify=False`',
             )
         args, kwargs = materialise(batch, self.model, device_of(self.model), self.seed)
         if empty(args, kwargs):
-            raise InspectError("the input holds no sample", "give at least two: --input 2x3x224x224")
+            raise InspectError("the input holds no sample", 'give at least two: `inputs="2x3x224x224"`')
         return args, kwargs
 
     def _check_names(self) -> None:

@@ -27,7 +27,7 @@ class Plan:
     either. (A name in neither required no gradient before, or is another name of a frozen parameter.)
     `modules` are all modules of the frozen part, `norms` those among them that normalise by batch
     statistics or update a state of their own in train mode, unless kept in eval mode. `prefix` holds
-    the outermost modules of the frozen stages, in the order in which they run (empty without --at).
+    the outermost modules of the frozen stages, in the order in which they run (empty without `at`).
     `observed`: nothing was asked for, and the claim is what the model itself shows.
     """
 
@@ -64,11 +64,11 @@ def plan(
     pattern that matches nothing, and a model in which nothing is frozen."""
     if not isinstance(norm, str) or norm not in NORMS:
         raise InspectError(
-            f"--norm {norm!r} is not known", nearest(str(norm), NORMS, f"use one of: {', '.join(NORMS)}")
+            f"`norm=` {norm!r} is not known", nearest(str(norm), NORMS, f"use one of: {', '.join(NORMS)}")
         )
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     buffers = [name for name, _ in model.named_buffers(remove_duplicate=False)]
-    chosen = set(select([*names, *buffers], patterns, "parameter", "--pattern")) if patterns else set()
+    chosen = set(select([*names, *buffers], patterns, "parameter", "patterns")) if patterns else set()
     prefix: tuple[str, ...] = ()
     count = None
     if at is not None:
@@ -91,7 +91,7 @@ def plan(
 def _refuse_options(norm: str) -> None:
     if norm != "freeze":
         raise InspectError(
-            f"--norm {norm} says how to freeze, and nothing is to be frozen", "give --at N or --pattern"
+            f'`norm="{norm}"` says how to freeze, and nothing is to be frozen', "give `at=N` or `patterns=`"
         )
 
 
@@ -100,7 +100,7 @@ def _frozen_already(model: nn.Module) -> set[str]:
     frozen = {name for name, parameter in named if not parameter.requires_grad}
     if not frozen:
         raise InspectError(
-            "nothing is frozen in this model", "say what to freeze: --at N, or --pattern 'layer1.*'"
+            "nothing is frozen in this model", 'say what to freeze: `at=N`, or `patterns=["layer1.*"]`'
         )
     return frozen
 

@@ -68,12 +68,12 @@ def frozen_stages(at: int, name: str, total: int, swin: bool = False) -> int:
     detectron2 itself freezes everything there without a word."""
     counting = scheme(name, swin)
     if not isinstance(at, int) or isinstance(at, bool):
-        raise InspectError(f"FREEZE.AT is {at!r}, not a whole number", "write --at 2, or FREEZE.AT 2")
+        raise InspectError(f"FREEZE.AT is {at!r}, not a whole number", "write `at=2`, or FREEZE.AT 2")
     frozen = counting.frozen(at, total)
     if not 0 <= frozen <= total:
         ends = sorted((counting.written(0, total), counting.written(total, total)))
         raise InspectError(
-            f"--at {at} is outside the model's {total} stages: {name} counts from {ends[0]} to {ends[1]}",
+            f"`at={at}` is outside the model's {total} stages: {name} counts from {ends[0]} to {ends[1]}",
             "see them with: inspect stages MODEL",
         )
     return frozen

@@ -79,7 +79,7 @@ def apply(
 
 def _check(jobs: list[tuple[Target, Law]]) -> None:
     if not jobs:
-        raise InspectError("nothing would be written", "name other layers, or another --bias rule")
+        raise InspectError("nothing would be written", "name other layers, or another `bias=` rule")
     for target, _ in jobs:
         assert target.module is not None
         tensor = parametrized.source(target.module, target.attribute)
@@ -88,7 +88,7 @@ def _check(jobs: list[tuple[Target, Law]]) -> None:
         if not tensor.is_floating_point() or "float8" in str(tensor.dtype):
             raise InspectError(
                 f"{target.name} is {str(tensor.dtype).removeprefix('torch.')}: torch.nn.init cannot draw it",
-                "initialise the model before it is quantized, or leave the layer out with --layers",
+                "initialise the model before it is quantized, or leave the layer out with `layers=`",
             )
 
 

@@ -47,7 +47,7 @@ def job_of(
     if isinstance(model, Path) or (isinstance(model, str) and is_checkpoint(model)):
         return _file(Path(model), expected, {"input": inputs, "weights": weights, "model-arg": model_args})
     if isinstance(model, nn.Module) and model_args:
-        raise InspectError("a finished model takes no model_args", "leave them out")
+        raise InspectError("a finished model takes no `model_args=`", "leave them out")
     recipe = as_recipe(model, model_args)
     chosen = as_inputs(inputs) if inputs is not None else None
     live = with_values(recipe, chosen, seed, weights)
@@ -59,10 +59,12 @@ def _file(path: Path, expected: str | None, options: Mapping[str, Any]) -> Job:
     from inspector.models.weights import load_tensors
 
     if expected is None:
-        raise InspectError(f"{path} is a file: nothing can be applied to it", "verify it with --expect auto")
+        raise InspectError(
+            f"{path} is a file: nothing can be applied to it", 'verify it with `expect="auto"`'
+        )
     for option, content in options.items():
         if content:
-            raise InspectError(f"a checkpoint takes no --{option}", "leave it out")
+            raise InspectError(f"a checkpoint takes no `{option}=`", "leave it out")
     return Job(path.name, "checkpoint", 0, tensors=load_tensors(path))
 
 
@@ -75,7 +77,7 @@ def verified(job: Job, choice: Choice | None, layers: list[str] | None) -> tuple
     outcome = auto(selected) if choice is None else expect(selected, choice)
     if not outcome.rows:
         raise InspectError(
-            "no tensor of the selected layers has a law under this scheme", "name other layers, or --bias"
+            "no tensor of the selected layers has a law under this scheme", "name other layers, or `bias=`"
         )
     if live is None:
         message = "a file does not tell groups, transposition and embeddings: fans are those of plain layers"

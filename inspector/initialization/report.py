@@ -97,14 +97,14 @@ def _check(
 ) -> None:
     if scheme is not None and expected is not None:
         raise InspectError(
-            "--scheme applies and --expect verifies: give one of them", "an applied scheme is verified too"
+            "`scheme=` applies and `expect=` verifies: give one of them", "an applied scheme is verified too"
         )
     if expected is not None and save is not None:
-        raise InspectError("--expect changes nothing that --save could write", "leave --save out")
+        raise InspectError("`expect=` changes nothing that `save=` could write", "leave `save=` out")
     used = [name for name, option in options.items() if option is not None]
     if expected == "auto" and (used or bias != "auto"):
         raise InspectError(
-            f"--expect auto tries every known law and does not use --{(used or ['bias'])[0]}",
+            f'`expect="auto"` tries every known law and does not use `{(used or ["bias"])[0]}=`',
             "leave it out, or name a scheme",
         )
     if save is not None:
@@ -140,7 +140,7 @@ def _propagate(job: Job, report: Report) -> None:
     try:
         inputs = job.inputs if job.inputs is not None else smallest(job.recipe, job.model, BATCH)
         if inputs is None:
-            raise InspectError("no input is known: give --input")
+            raise InspectError("no input is known: give `inputs=`")
         args, kwargs = materialise(inputs, job.model, device_of(job.model), job.seed)
         signal = propagate(job.model, args, kwargs, job.seed)
     except InspectError as error:

@@ -34,7 +34,7 @@ CUT = 2.0
 @dataclass(frozen=True)
 class Scheme:
     """`law(target, options)` for a weight; `write(tensor, options)` draws it with torch.nn.init.
-    `options` are the ones it uses, with their defaults; `bias` is what `--bias auto` means."""
+    `options` are the ones it uses, with their defaults; `bias` is what "auto" means."""
 
     name: str
     law: Callable[[Target, Options], Law | None]
@@ -47,7 +47,7 @@ def _fans(target: Target) -> Fans:
     if target.fans is None:
         raise InspectError(
             f"{target.name} has one dimension: its fans are not defined",
-            "leave its layer out of --layers, or use normal, zeros, ones or constant",
+            "leave its layer out of `layers=`, or use normal, zeros, ones or constant",
         )
     return target.fans
 
@@ -262,7 +262,7 @@ def choose(name: str, bias: str | float = "auto", **options: Any) -> Choice:
     defaults = dict(scheme.options)
     for option, value in options.items():
         if value is not None and option not in defaults:
-            raise InspectError(f"{name} does not use --{option}", _uses(scheme))
+            raise InspectError(f"{name} does not use `{option}=`", _uses(scheme))
     merged = {o: d if options.get(o) is None else options[o] for o, d in defaults.items()}
     _check(name, merged)
     return Choice(scheme, merged, _bias(scheme, bias))
@@ -280,22 +280,22 @@ def find(name: str) -> Scheme:
 
 
 def _uses(scheme: Scheme) -> str:
-    used = ", ".join(f"--{name}" for name, _ in scheme.options)
+    used = ", ".join(f"`{name}=`" for name, _ in scheme.options)
     return f"leave it out: {scheme.name} uses {used or 'no options'}"
 
 
 def _check(name: str, options: Options) -> None:
     if options.get("mode", "fan_in") not in ("fan_in", "fan_out"):
-        raise InspectError(f"--mode {options['mode']!r} is not a fan mode", "use fan_in or fan_out")
+        raise InspectError(f"`mode=` {options['mode']!r} is not a fan mode", "use fan_in or fan_out")
     if "value" in options and options["value"] is None:
-        raise InspectError("constant needs a value", "give --value 0.01")
+        raise InspectError("constant needs a value", "give `value=0.01`")
     for option in ("a", "gain", "std", "value"):
         number = options.get(option, 1.0)
         if not isinstance(number, (int, float)) or not math.isfinite(number):
-            raise InspectError(f"--{option} {number!r} is not a finite number", "write e.g. 0.5")
+            raise InspectError(f"`{option}=` {number!r} is not a finite number", "write e.g. 0.5")
     for option in ("gain", "std"):
         if options.get(option, 1.0) <= 0:
-            raise InspectError(f"--{option} must be positive", "use zeros for a weight of zeros")
+            raise InspectError(f"`{option}=` must be positive", "use zeros for a weight of zeros")
 
 
 def _bias(scheme: Scheme, bias: str | float) -> str | float:
@@ -308,7 +308,9 @@ def _bias(scheme: Scheme, bias: str | float) -> str | float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InspectError(f"--bias {bias!r} is neither a rule nor a number", f"use {', '.join(BIAS)} or 0.1")
+        raise InspectError(
+            f"`bias=` {bias!r} is neither a rule nor a number", f"use {', '.join(BIAS)} or 0.1"
+        )
     return number
 
 

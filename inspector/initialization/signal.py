@@ -70,7 +70,7 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
         except Exception as error:
             raise InspectError(
                 f"the training forward raised {type(error).__name__}: {first_line(error)}",
-                "give larger or other inputs with --input",
+                "give larger or other inputs with `inputs=`",
             ) from error
         probe.forward = False
         stopped, start = _backward(outputs, seed)

@@ -168,7 +168,7 @@ def _refuse_lazy(path: str, module: nn.Module) -> None:
         if isinstance(tensor, nn.parameter.UninitializedParameter):
             raise InspectError(
                 f"{path or type(module).__name__} waits for its first input: its shape is not known",
-                "give --input, or run the model once before",
+                "give `inputs=`, or run the model once before",
             )
 
 
@@ -217,7 +217,7 @@ def chosen(targets: list[Target], layers: list[str] | None, everything: bool = F
         from inspector.core.naming import select
 
         paths = list(dict.fromkeys(t.layer for t in targets))
-        names = set(select(paths, layers, "layer", "--layers"))
+        names = set(select(paths, layers, "layer", "layers"))
         selected = [t for t in targets if t.layer in names]
     else:
         selected = [t for t in targets if everything or t.kind in DEFAULT_KINDS]
@@ -227,7 +227,7 @@ def chosen(targets: list[Target], layers: list[str] | None, everything: bool = F
     if not selected:
         raise InspectError(
             "the model has no layer with a weight of two or more dimensions",
-            "name layers with --layers, e.g. --layers 'norm*'",
+            'name layers with `layers=`, e.g. `layers=["norm*"]`',
         )
     return selected
 

@@ -32,7 +32,7 @@ def recipe(spec: str, model_args: Mapping[str, Any]) -> Recipe:
     if isinstance(target, nn.Module):
         if model_args:
             raise InspectError(
-                f"{spec} is a finished model: --model-arg cannot reach it",
+                f"{spec} is a finished model: `model_args=` cannot reach it",
                 "name the class or a function that builds it",
             )
         return Recipe(spec, "python", lambda: target, _examples(module), rebuilds=False)
@@ -177,7 +177,9 @@ def _check_arguments(spec: str, target: Any, model_args: Mapping[str, Any]) -> N
         signature.bind(**model_args)
     except TypeError as error:
         call = " ".join(f"{spec}{signature}".split())
-        raise InspectError(f"{call}: {error}", "give arguments with --model-arg name=value") from error
+        raise InspectError(
+            f"{call}: {error}", 'give arguments with `model_args={"name": "value"}`'
+        ) from error
 
 
 def _examples(module: ModuleType) -> Any:

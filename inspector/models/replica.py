@@ -34,7 +34,7 @@ def replica(model: nn.Module) -> nn.Module:
     except Exception as error:
         raise InspectError(
             f"the model cannot be copied: {first_line(error)}",
-            "make copy.deepcopy(model) work, or use --no-verify where there is one",
+            "make copy.deepcopy(model) work, or use `verify=False` where there is one",
         ) from error
 
 
@@ -99,7 +99,7 @@ def _entangled(name: str) -> InspectError:
     return InspectError(
         f"a copy of the model still uses {name or 'the whole'} of the original: a forward or a hook is a"
         " closure over it",
-        "make it a method of a module, or use --no-verify",
+        "make it a method of a module, or use `verify=False`",
     )
 
 

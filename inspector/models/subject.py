@@ -55,7 +55,7 @@ class Recipe:
                 ) from error
             raise InspectError(
                 f"cannot build {self.name}: {type(error).__name__}: {first_line(error)}",
-                "check --model-arg, or see the whole error with --debug",
+                "check `model_args=`, or see the whole error with `error.__cause__`",
             ) from error
         if not isinstance(model, nn.Module):
             raise InspectError(
@@ -70,7 +70,7 @@ class Recipe:
         if inputs is None:
             raise InspectError(
                 f"{self.name} has no default input",
-                "give one with --input 1x3x224x224, or define example_inputs() in its file",
+                'give one with `inputs="1x3x224x224"`, or define example_inputs() in its file',
             )
         return inputs
 
@@ -130,7 +130,7 @@ def trainable(
     model = with_values(recipe, inputs, seed, weights)
     refuse_scripted(model)
     if lazy(model):
-        raise InspectError("the model has lazy parameters", "run it once before, or give --input")
+        raise InspectError("the model has lazy parameters", "run it once before, or give `inputs=`")
     return model
 
 
@@ -171,6 +171,6 @@ def materialised(recipe: Recipe, inputs: Inputs, seed: int) -> nn.Module:
         except Exception as error:
             raise InspectError(
                 f"the lazy parameters cannot be initialised: {first_line(error)}",
-                "check --input, or run the model once before",
+                "check `inputs=`, or run the model once before",
             ) from error
     return model

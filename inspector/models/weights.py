@@ -59,7 +59,7 @@ def load_into(model: nn.Module, path: str | Path) -> None:
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:  # a hook of the model refused what fits by name and shape
-        raise InspectError(f"{path} does not load: {first_line(error)}", "see --debug") from error
+        raise InspectError(f"{path} does not load: {first_line(error)}", "see `error.__cause__`") from error
 
 
 def save_state(model: nn.Module, path: str | Path, manifest: dict[str, Any]) -> list[Path]:
@@ -93,18 +93,9 @@ def manifest_path(path: str | Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def check_save(path: str | Path, report: str | Path | None = None) -> None:
-    """Refuse a wrong suffix or an unwritable path before the work, not after it; also a `report` that
-    would be written over the state or its manifest.
-
-    Raises InspectError.
-    """
+def check_save(path: str | Path) -> None:
+    """Refuse a wrong suffix or an unwritable path before the work, not after it. Raises InspectError."""
     target = Path(path).expanduser()
-    if report is not None and Path(report).expanduser().resolve() in (
-        target.resolve(),
-        manifest_path(target).resolve(),
-    ):
-        raise InspectError(f"{report} is written by --save too", "choose another file for --output")
     if target.suffix.lower() not in SAVE_SUFFIXES:
         raise InspectError(
             f"cannot save weights as {target.name}", f"use one of the suffixes {', '.join(SAVE_SUFFIXES)}"

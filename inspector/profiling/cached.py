@@ -15,14 +15,30 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from inspector.core.cache import folder, prune
+from inspector.core.cache import clear as clear_files
+from inspector.core.cache import entries, folder, prune
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.core.log import logger
 from inspector.core.version import __version__
+from inspector.reporting.report import Metric, Report, environment
 from inspector.tracing.record import Trace
 
 SOURCES = ("torchvision", "timm")
+
+
+def cache(*, clear: bool = False) -> Report:
+    """How many traces are kept, their bytes and their folder; `clear` removes them all first."""
+    removed = clear_files() if clear else None
+    files = entries()
+    metrics = {
+        "entries": Metric(len(files), "count", direction="none"),
+        "bytes": Metric(sum(file.stat().st_size for file in files), "byte", direction="none"),
+    }
+    if removed is not None:
+        metrics["removed"] = Metric(removed, "count", direction="none")
+    header = [("cache", str(folder()))]
+    return Report("cache", {"name": "traces"}, environment(), metrics, header=header)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def params(
     """
     if isinstance(model, Path) or (isinstance(model, str) and is_checkpoint(model)):
         if model_args:
-            raise InspectError("a checkpoint takes no --model-arg", "leave it out")
+            raise InspectError("a checkpoint takes no `model_args=`", "leave it out")
         return _checkpoint(Path(model), top)
     recipe = as_recipe(model, model_args)
     built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta")

@@ -129,7 +129,6 @@ def _refuse(counter: str, **options: object) -> None:
     """What only our own pass can answer."""
     for name, value in options.items():
         if value:
-            option = name.replace("_", "-")
             raise InspectError(
-                f"--{option} is for our own count, not that of {counter}", f"leave --{option} out"
+                f"`{name}=` is for our own count, not that of {counter}", f"leave `{name}=` out"
             )

@@ -45,14 +45,14 @@ class Roofline:
         if name is None and file is None:
             asked = next((option for option, value in more.items() if value), None)
             if asked is not None:
-                raise InspectError(f"--{asked} belongs to a roofline", "add --roofline h100")
+                raise InspectError(f"`{asked}=` belongs to a roofline", 'add `roofline="h100"`')
             return Roofline()
         if more["dtype"] is not None and more["dtype"] not in PRECISIONS:
             raise InspectError(f"unknown dtype {more['dtype']!r}", f"use one of: {', '.join(PRECISIONS)}")
         known = devices.read(file) if file is not None else devices.DEVICES
         device = devices.named(name, known) if name is not None else known[0]
         if more["tf32"] and "tf32" not in device.peaks:
-            raise InspectError(f"{device.name} has no TF32", "leave out --tf32")
+            raise InspectError(f"{device.name} has no TF32", "leave out `tf32=`")
         return Roofline(device, **more)
 
     @property

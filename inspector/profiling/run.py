@@ -181,5 +181,5 @@ def _check_memory(recipe: Recipe, reason: str) -> None:
         raise InspectError(
             f"meta cannot run {recipe.name} ({reason}), and its {needed / 2**30:.1f} GiB of weights"
             " do not fit into memory",
-            "give a smaller configuration with --model-arg",
+            "give a smaller configuration with `model_args=`",
         )

@@ -72,7 +72,9 @@ def measure(
         except InspectError:
             raise
         except Exception as error:
-            raise InspectError(f"{type(error).__name__}: {first_line(error)}", "see --debug") from error
+            raise InspectError(
+                f"{type(error).__name__}: {first_line(error)}", "see `error.__cause__`"
+            ) from error
 
 
 def place(device: str) -> str:

@@ -259,7 +259,9 @@ class _Context:
         if budget is None or head is None:
             return change
         if isinstance(head.value, str):
-            raise InspectError(f"--max {change.metric}: a digest has no budget", "name a number, e.g. params")
+            raise InspectError(
+                f"`max=` {change.metric}: a digest has no budget", "name a number, e.g. params"
+            )
         if not _sound(head.value):
             return replace(change, state="invalid", why="unknown: no budget holds", only_reported=False)
         assert head.value is not None

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from inspector.core.errors import InspectError
+from inspector.core.files import write_whole
+from inspector.regress.baseline import update
 from inspector.regress.compare import Comparison, compare
 from inspector.regress.content import Side
 from inspector.regress.outcome import report
 from inspector.regress.rules import Rules, rules
-from inspector.regress.source import is_report, live, read, taken
+from inspector.regress.source import GIT, is_report, live, read, taken
+from inspector.regress.written import add_to_summary, write
 from inspector.reporting.report import Report
+from inspector.reporting.schema import as_text
 
 LIVE = ("profile", "params", "stages", "table")
 """Commands whose report of a model can be made again from what the baseline says."""
 Tell = Callable[[str, float], None]
+
+
+@dataclass
+class DiffReport(Report):
+    """What `diff` returns: each format has as many of the changes as its reader can take."""
+
+    comparison: Comparison = field(kw_only=True)
+    done: str = ""
+
+    def written(self, form: str, color: bool = False, width: int | None = None) -> str:
+        return write(self.comparison, form, color, width)
+
+    def notes(self) -> Iterator[str]:
+        """What was done beside the comparison. In a job of GitHub it is also added to the step's summary."""
+        if self.done:
+            yield self.done
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            try:
+                if not add_to_summary(self.comparison, summary):
+                    yield "the step summary is full: nothing was added to it"
+            except InspectError as error:  # the comparison itself is done, and its verdict matters
+                yield f"{error.message}: {error.hint}"
 
 
 def diff(
@@ -28,35 +55,68 @@ def diff(
     max: Sequence[str] = (),
     only: Sequence[str] = (),
     ignore: Sequence[str] = (),
-    fail_on: str | None = None,
-    **how: Any,
-) -> Report:
+    fail_on: Sequence[str] | None = None,
+    effect: str | None = None,
+    update_baseline: bool = False,
+    inputs: Sequence[str] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    tell: Tell = lambda what, share: None,
+) -> DiffReport:
     """Compare `head` with `base`: files, `git:REV:PATH` or Reports; `head` may be a model's spec, and None
     counts the models of a table anew.
 
     tolerance, max: "macs=1%", "params=26M". only, ignore: globs of metrics. fail_on: states that fail.
-    how: `inputs`, `model_args`, `seed`, `jobs` of models that are counted now.
+    effect: the least slowdown that fails, "5%".
+    update_baseline: write what changed into the file `base`, or all of `head` where there is none yet; the
+        verdict is then that against the new baseline.
+    inputs, model_args, seed, jobs: of models that are counted now; `tell` hears how far that is.
 
     The verdict is "fail" where a change fails. Raises InspectError for what cannot be compared.
     """
-    allowed = rules(tolerance=tolerance, budget=max, only=only, ignore=ignore, fail_on=fail_on)
-    return report(compared(base, head, allowed, **how))
-
-
-def compared(
-    base: str | Path | Report,
-    head: str | Path | Report | None,
-    allowed: Rules,
-    tell: Tell = lambda what, share: None,
-    **how: Any,
-) -> Comparison:
-    """The comparison behind `diff`."""
+    allowed = rules(tolerance=tolerance, budget=max, only=only, ignore=ignore, fail_on=fail_on, effect=effect)
+    if update_baseline and _begins(base, head):
+        whole = _side(head)  # type: ignore[arg-type]
+        write_whole(str(base), as_text(whole.content) + "\n")
+        return _report(compare(whole, whole, allowed), "none", f"wrote {base}: a new baseline")
     one = _side(base)
     if head is None or (isinstance(head, str) and not is_report(head)):
-        one, two = _now(one, head, tell=tell, **how)
+        one, two = _now(one, head, inputs, model_args, seed, jobs, tell)
     else:
         two = _side(head)
-    return compare(one, two, allowed)
+    comparison = compare(one, two, allowed)
+    if not update_baseline:
+        return _report(comparison, comparison.verdict)
+    done, rows = _updated(str(base), comparison)
+    return _report(comparison, _remaining(str(base), comparison, rows, allowed), done)
+
+
+def _report(comparison: Comparison, verdict: str, done: str = "") -> DiffReport:
+    made = replace(report(comparison), verdict=verdict)
+    return DiffReport(**vars(made), comparison=comparison, done=done)
+
+
+def _begins(base: str | Path | Report, head: str | Path | Report | None) -> bool:
+    """Whether the baseline is a file that is not there yet, and HEAD a report that can become it."""
+    if isinstance(base, Report) or str(base).startswith(GIT) or Path(base).exists():
+        return False
+    return isinstance(head, Report) or (head is not None and is_report(str(head)))
+
+
+def _updated(base: str, comparison: Comparison) -> tuple[str, list[str]]:
+    """Take over what changed: what was done in words, and the names of the rows."""
+    file, rows = update(base, comparison)
+    named = ", ".join(row or comparison.head.command for row in rows[:5])
+    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+    return f"updated {file}: {named}{more}" if rows else f"nothing to update in {file}", rows
+
+
+def _remaining(base: str, comparison: Comparison, rows: Sequence[str], allowed: Rules) -> str:
+    """The verdict of HEAD against the baseline as it is now."""
+    now = read(base)
+    now.rows = {name: row for name, row in now.rows.items() if name in comparison.base.rows or name in rows}
+    return compare(now, comparison.head, allowed).verdict
 
 
 def _side(of: str | Path | Report) -> Side:
@@ -68,11 +128,11 @@ def _side(of: str | Path | Report) -> Side:
 def _now(
     base: Side,
     spec: str | None,
-    inputs: Sequence[str] | None = None,
-    model_args: dict[str, Any] | None = None,
-    seed: int = 0,
-    jobs: int = 1,
-    tell: Tell = lambda what, share: None,
+    inputs: Sequence[str] | None,
+    model_args: Mapping[str, Any] | None,
+    seed: int,
+    jobs: int,
+    tell: Tell,
 ) -> tuple[Side, Side]:
     """BASE, and the same question asked of the model now; of a table only the rows that are asked of."""
     if base.command not in LIVE:
@@ -83,7 +143,7 @@ def _now(
     if base.command == "table":
         if inputs or model_args:
             raise InspectError(
-                "a row of a table has its own inputs and arguments", "leave out --input and --model-arg"
+                "a row of a table has its own inputs and arguments", "leave out `inputs=` and `model_args=`"
             )
         return _rows_now(base, spec, seed, jobs, tell)
     if spec is None:
@@ -107,7 +167,7 @@ def _asked(base: Side) -> list[str] | None:
 
 
 def _counted_now(
-    base: Side, spec: str, inputs: list[str] | None, model_args: dict[str, Any] | None, seed: int
+    base: Side, spec: str, inputs: list[str] | None, model_args: Mapping[str, Any] | None, seed: int
 ) -> Side:
     if base.command == "params":
         from inspector.profiling.params import params
@@ -138,7 +198,7 @@ def _rows_now(base: Side, spec: str | None, seed: int, jobs: int, tell: Tell) ->
             f"{base.place} has no row {spec!r}",
             nearest(spec or "", [str(line["model"]) for line in lines], "see its rows, or add it with table"),
         )
-    found = [
+    entries = [
         Entry(
             line["model"],
             line["spec"],
@@ -148,7 +208,7 @@ def _rows_now(base: Side, spec: str | None, seed: int, jobs: int, tell: Tell) ->
         )
         for line in chosen
     ]
-    made = table(found, seed=seed, jobs=jobs, tell=tell)
-    names = {entry.name for entry in found}
+    made = table(entries, seed=seed, jobs=jobs, tell=tell)
+    names = {entry.name for entry in entries}
     kept = {name: row for name, row in base.rows.items() if name in names}
-    return replace(base, rows=kept), live(made.to_dict(), spec or f"{len(found)} models")
+    return replace(base, rows=kept), live(made.to_dict(), spec or f"{len(entries)} models")

@@ -77,15 +77,15 @@ class Rules:
 
         names = sorted(set(known))
         for option, globs in (
-            ("--tolerance", self.tolerances), ("--max", self.budgets),
-            ("--only", self.only), ("--ignore", self.ignore),
+            ("tolerance", self.tolerances), ("max", self.budgets),
+            ("only", self.only), ("ignore", self.ignore),
         ):  # fmt: skip
             for glob in globs:
                 if not any(_selects(glob, name) for name in names):
                     near = get_close_matches(glob, names, n=3)
                     listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
                     raise InspectError(
-                        f"{option} {glob!r} names no metric of these reports",
+                        f"`{option}=` {glob!r} names no metric of these reports",
                         f"did you mean {', '.join(near)}?" if near else f"there are: {listed}",
                     )
 
@@ -101,13 +101,13 @@ def rules(
     budget: Sequence[str] = (),
     only: Sequence[str] = (),
     ignore: Sequence[str] = (),
-    fail_on: str | None = None,
+    fail_on: Sequence[str] | None = None,
     effect: str | None = None,
 ) -> Rules:
-    """From the words of the command line: `macs=1%`, `params=26M`, `regressed,new`, `5%`."""
+    """From what the user writes: "macs=1%", "params=26M", ["regressed", "new"], "5%"."""
     return Rules(
-        tolerances={name: _tolerance(text) for name, text in _pairs(tolerance, "--tolerance", "macs=1%")},
-        budgets={name: _budget(text) for name, text in _pairs(budget, "--max", "params=26M")},
+        tolerances={name: _tolerance(text) for name, text in _pairs(tolerance, "tolerance", "macs=1%")},
+        budgets={name: _budget(text) for name, text in _pairs(budget, "max", "params=26M")},
         only=tuple(only),
         ignore=tuple(ignore),
         fail_on=FAILING if fail_on is None else _states(fail_on),
@@ -120,7 +120,7 @@ def amount(text: str, option: str) -> tuple[float, bool]:
     found = _NUMBER.fullmatch(text.strip())
     relative = bool(found and found[3] == "%")
     if found is None or (relative and found[2]):
-        raise InspectError(f"cannot read {option} {text!r}", "write 26M, 4.1G, 512MiB, 25557032 or 1%")
+        raise InspectError(f"cannot read `{option}=` {text!r}", "write 26M, 4.1G, 512MiB, 25557032 or 1%")
     exact = Decimal(found[1].replace("_", "")) * _SCALE[(found[2] or "").lower()]
     if relative:
         return float(exact / 100), True
@@ -128,34 +128,37 @@ def amount(text: str, option: str) -> tuple[float, bool]:
 
 
 def _tolerance(text: str) -> Tolerance:
-    size, relative = amount(text, "--tolerance")
+    size, relative = amount(text, "tolerance")
     if size < 0:
-        raise InspectError(f"--tolerance {text!r} is negative", "write e.g. macs=1%")
+        raise InspectError(f"`tolerance=` {text!r} is negative", "write e.g. macs=1%")
     return Tolerance(size, relative)
 
 
 def _budget(text: str) -> float:
-    size, relative = amount(text, "--max")
+    size, relative = amount(text, "max")
     if relative:
         raise InspectError(
-            f"--max {text!r}: a budget is a number, not a part", "write params=26M, or --tolerance params=1%"
+            f"`max=` {text!r}: a budget is a number, not a part",
+            'write params=26M, or `tolerance=["params=1%"]`',
         )
     return size
 
 
 def _effect(text: str) -> float:
-    size, relative = amount(text, "--effect")
+    size, relative = amount(text, "effect")
     if not relative or not 0 < size < 1:
-        raise InspectError(f"--effect {text!r} is no part of a time", "write e.g. --effect 5%")
+        raise InspectError(f"`effect=` {text!r} is no part of a time", 'write e.g. `effect="5%"`')
     return size
 
 
-def _states(text: str) -> tuple[str, ...]:
-    words = [word for word in text.replace(",", " ").split() if word != "none"]
+def _states(states: str | Sequence[str]) -> tuple[str, ...]:
+    """One text of states separated by commas, or a list of them; "none" is no state."""
+    words = states.replace(",", " ").split() if isinstance(states, str) else states
+    words = [word for word in words if word != "none"]
     for word in words:
         if word not in STATES:
             raise InspectError(
-                f"--fail-on: no state is called {word!r}", f"use of: {', '.join(STATES)}, none"
+                f"`fail_on=`: no state is called {word!r}", f"use of: {', '.join(STATES)}, none"
             )
     return tuple(words)
 
@@ -164,5 +167,5 @@ def _pairs(texts: Sequence[str], option: str, example: str) -> Iterable[tuple[st
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip() or not value.strip():
-            raise InspectError(f"cannot read {option} {text!r}", f"write {option} {example}")
+            raise InspectError(f"cannot read `{option}=` {text!r}", f'write `{option}=["{example}"]`')
         yield name.strip(), value

@@ -43,9 +43,16 @@ class Report(Content):
         """Write the report, whole or not at all, in the format of the file's suffix: .html, .json, .md,
         .csv, .txt."""
         from inspector.core.files import write_whole
-        from inspector.reporting.formats import format_of, renderer
+        from inspector.reporting.formats import format_of
 
-        return write_whole(file, renderer(format_of(file))(self))
+        return write_whole(file, self.written(format_of(file)))
+
+    def written(self, form: str, color: bool = False, width: int | None = None) -> str:
+        """The report as text in one of `inspector.reporting.formats.FORMATS`; `color` and `width` are the
+        terminal's, for a table."""
+        from inspector.reporting.formats import renderer
+
+        return renderer(form)(self, color, width) if form == "table" else renderer(form)(self)
 
     def to_frame(self, table: str | None = None) -> pd.DataFrame:
         """One table as a DataFrame: the first one, or the one named (see `tables`)."""

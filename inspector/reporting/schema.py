@@ -113,7 +113,7 @@ def read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise InspectError(
-            f"no file {file}", "name a report that --format json --output FILE wrote"
+            f"no file {file}", 'name a report that `report.save("FILE.json")` wrote'
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InspectError(f"cannot read {file}: {error}", "name a JSON report") from error
@@ -126,7 +126,7 @@ def plain_content(text: str, place: str) -> dict[str, Any]:
         content = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise InspectError(
-            f"{place} is no whole JSON file: {error}", "make it anew with --format json --output FILE"
+            f"{place} is no whole JSON file: {error}", 'make it anew with `report.save("FILE.json")`'
         ) from error
     return current(content, place)
 
@@ -146,7 +146,7 @@ def broken(place: str, schema: Any, error: Exception) -> InspectError:
     """The error of a report that does not keep to its schema."""
     return InspectError(
         f"{place} says {schema} and does not keep to it: {type(error).__name__}: {error}",
-        "make it anew with --format json --output FILE",
+        'make it anew with `report.save("FILE.json")`',
     )
 
 

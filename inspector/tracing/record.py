@@ -185,7 +185,7 @@ class Trace:
             content = json.loads(text)
             schema = content.pop("schema")
         except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise InspectError("not a trace file", "make one with --save-trace FILE") from error
+            raise InspectError("not a trace file", "make one with `save_trace=FILE`") from error
         if schema != SCHEMA:
             raise InspectError(
                 f"the trace has schema {schema!r}, this version reads {SCHEMA!r}",

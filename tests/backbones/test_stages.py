@@ -531,7 +531,7 @@ def test_a_map_may_name_bare_parameters() -> None:
 
 
 def test_a_glob_without_a_match_names_the_option_and_the_nearest() -> None:
-    with pytest.raises(InspectError, match=r"--stage 'layr1' matches no module") as caught:
+    with pytest.raises(InspectError, match=r"`stages=` 'layr1' matches no module") as caught:
         find_stages(built("resnet50"), None, [["conv1"], ["layr1"]])
     assert "layer1" in str(caught.value.hint)
 
@@ -556,11 +556,11 @@ def test_names_suffice_without_a_forward_and_no_resolution_is_claimed() -> None:
 def test_a_live_model_without_inputs_says_what_to_give() -> None:
     with pytest.raises(InspectError, match="cannot find the stages of VGG without running it") as caught:
         report_of(torchvision.models.vgg11())
-    assert "--stage" in str(caught.value.hint)
+    assert "`stages=`" in str(caught.value.hint)
 
 
 def test_a_plain_mlp_has_no_stages() -> None:
     mlp = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     with pytest.raises(InspectError, match="no stages found in Sequential") as caught:
         ran(mlp, 4, 8)
-    assert "--stage" in str(caught.value.hint)
+    assert "`stages=`" in str(caught.value.hint)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from inspector.core import cache
-from inspector.core.cache import Entry
+from inspector.profiling import cached
+from inspector.profiling.cached import Entry
 from inspector.tracing.record import Trace
 from tests.conftest import Run
 
@@ -71,9 +72,9 @@ def test_every_part_of_the_question_is_in_the_key(monkeypatch: pytest.MonkeyPatc
         entry(inputs=["2x3x64x64"]),
         Entry.of("squeezenet1_1", {"num_classes": 7}, None, "forward"),
     }
-    monkeypatch.setattr(cache, "_versions", lambda: {"torch": "9.9"})
+    monkeypatch.setattr(cached, "_versions", lambda: {"torch": "9.9"})
     found.add(entry())
-    monkeypatch.setattr(cache, "_code", lambda: [("trace/formulas/x.py", 1, 2)])
+    monkeypatch.setattr(cached, "_code", lambda: [("trace/formulas/x.py", 1, 2)])
     found.add(entry())
     assert len(found) == 8
 
@@ -82,7 +83,7 @@ def test_versions_are_those_of_the_installed_packages() -> None:
     import torch
     import torchvision
 
-    found = cache._versions()
+    found = cached._versions()
     for name, package in (("torch", torch), ("torchvision", torchvision)):
         assert package.__version__.startswith(str(found[name]))
 

@@ -58,4 +58,4 @@ def test_a_counter_that_fails_is_an_error() -> None:
     with pytest.raises(InspectError) as raised:
         inspector.profile(Picky(), "3x3", counter="torch")
     assert raised.value.message == "torch could not count Picky: ValueError: not today"
-    assert raised.value.hint == "see what it printed with --verbose"
+    assert raised.value.hint == 'see what it printed with `logging.getLogger("inspector")`'

@@ -41,7 +41,7 @@ def train(
         "DDP.STALL": 30.0,
         **(settings or {}),
     }
-    node = load(None, [f"{key}={value}" for key, value in chosen.items()])
+    node = load(None, chosen)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         job = Job(

@@ -190,7 +190,7 @@ def test_places_from_torchrun_and_slurm() -> None:
 
 
 def test_the_configuration_survives_its_file() -> None:
-    node = load(None, ["SOLVER.BASE_LR=1", "DDP.STALL=+5", "FREEZE.AT=2"])
+    node = load(None, {"SOLVER.BASE_LR": "1", "DDP.STALL": "+5", "FREEZE.AT": 2})
     assert (node.SOLVER.BASE_LR, node.DDP.STALL) == (1.0, 5.0)
     assert parse(dump(node)) == node
 

@@ -207,7 +207,7 @@ def test_the_model_is_unchanged() -> None:
         ({"attention": "flash"}, "unknown attention"),
         ({"gpu": "b300"}, "no device is called"),
         ({"batch": 0}, "has no sample"),
-        ({"batch": 2, "max_batch": "1GiB"}, "--max-batch looks for the batch"),
+        ({"batch": 2, "max_batch": "1GiB"}, "`max_batch=` looks for the batch"),
         ({"world_size": 2, "shard": "zero"}, "no estimate for 2 processes"),
         ({"phase": "backward"}, "unknown phase"),
     ],

@@ -80,8 +80,8 @@ def test_globs(path: str, pattern: str, expected: bool) -> None:
 
 def test_an_exact_name_means_only_itself() -> None:
     paths = ["conv1", "layer1.0.conv1", "layer1.0.conv2"]
-    assert select(paths, ["conv1"], "layer", "--layers") == ["conv1"]
-    assert select(paths, ["conv2"], "layer", "--layers") == ["layer1.0.conv2"]
-    assert select(paths, ["conv*"], "layer", "--layers") == paths
-    with pytest.raises(InspectError, match="--layers 'conv9' matches no layer"):
-        select(paths, ["conv*", "conv9"], "layer", "--layers")
+    assert select(paths, ["conv1"], "layer", "layers") == ["conv1"]
+    assert select(paths, ["conv2"], "layer", "layers") == ["layer1.0.conv2"]
+    assert select(paths, ["conv*"], "layer", "layers") == paths
+    with pytest.raises(InspectError, match="`layers=` 'conv9' matches no layer"):
+        select(paths, ["conv*", "conv9"], "layer", "layers")

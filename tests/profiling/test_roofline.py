@@ -72,8 +72,8 @@ def test_a_file_that_is_no_device_is_refused(text: str, message: str, tmp_path: 
     ("name", "options", "message"),
     [
         ("b300", {}, "no device is called 'b300'"),
-        (None, {"amp": True}, "--amp belongs to a roofline"),
-        (None, {"measure": True}, "--measure belongs to a roofline"),
+        (None, {"amp": True}, "`amp=` belongs to a roofline"),
+        (None, {"measure": True}, "`measure=` belongs to a roofline"),
         ("t4", {"tf32": True}, "T4 has no TF32"),
         ("h100", {"dtype": "int8"}, "unknown dtype"),
     ],

@@ -83,7 +83,7 @@ class TestWhatIsAsked:
     def test_all_of_torchvision(self) -> None:
         from torchvision.models import list_models
 
-        assert [entry.spec for entry in entries([], every="torchvision")] == list_models()
+        assert [entry.spec for entry in entries([], all="torchvision")] == list_models()
 
     @pytest.mark.parametrize(
         "text",

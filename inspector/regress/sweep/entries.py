@@ -21,7 +21,7 @@ _KEYS = ("model", "name", "input", "model_args", "phase")
 def entries(
     models: Sequence[str],
     *,
-    every: str | None = None,
+    all: str | None = None,
     inputs: Sequence[str] | None = None,
     model_args: Mapping[str, Any] | None = None,
     phase: str = "forward",
@@ -30,19 +30,19 @@ def entries(
 
     models: specs, globs of torchvision's names (`resnet*`) or timm's (`timm:resnet*`), and YAML files
         with a list of specs or of mappings with `model` and any of `name`, `input`, `model_args`, `phase`.
-    every: all models of a source. `inputs`, `model_args` and `phase` hold where a list says nothing.
+    all: every model of a source. `inputs`, `model_args` and `phase` hold where a list says nothing.
     """
     common = Entry("", "", tuple(inputs) if inputs else None, dict(model_args or {}), phase)
     found: list[Entry] = []
-    if every is not None:
-        found += [_entry(spec, common) for spec in _all(every)]
+    if all is not None:
+        found += [_entry(spec, common) for spec in _all(all)]
     for text in models:
         if text.endswith((".yaml", ".yml")):
             found += _listed(Path(text), common)
         else:
             found += [_entry(spec, common) for spec in _specs(text)]
     if not found:
-        raise InspectError("no model is named", "name some, e.g. 'resnet*', or say --all torchvision")
+        raise InspectError("no model is named", "name some, e.g. 'resnet*', or say `all=\"torchvision\"`")
     return _once(found)
 
 
@@ -62,7 +62,7 @@ def _name(spec: str, common: Entry, values: dict[str, Any]) -> str:
 
 def _all(source: str) -> list[str]:
     if source not in SOURCES:
-        raise InspectError(f"no source is called {source!r}", f"use --all {' or --all '.join(SOURCES)}")
+        raise InspectError(f"no source is called {source!r}", f"use `all=` {' or '.join(SOURCES)}")
     names = SOURCES[source].names()
     return names if source == "torchvision" else [f"{source}:{name}" for name in names]
 

@@ -146,7 +146,7 @@ def _resumed(journal: Path, key: dict[str, Any]) -> dict[str, Counted]:
         if not lines or json.loads(lines[0]) != json.loads(json.dumps(key)):
             raise InspectError(
                 f"{journal} is of another sweep: other models, options or versions",
-                "leave out --resume to start anew",
+                "leave out `resume=` to start anew",
             )
         for line in lines[1:]:
             counted = Counted(**json.loads(line))

@@ -32,7 +32,7 @@ _ASKED = (
 def table(
     models: str | Sequence[str] | Sequence[Entry] = (),
     *,
-    every: str | None = None,
+    all: str | None = None,
     inputs: Sequence[str] | None = None,
     model_args: Mapping[str, Any] | None = None,
     phase: str = "forward",
@@ -41,50 +41,59 @@ def table(
     jobs: int = 1,
     measure: Sequence[str] = (),
     rounds: int = ROUNDS,
-    add_to: Report | None = None,
-    journal: str | Path | None = None,
+    output: str | Path | None = None,
+    append: bool = False,
     resume: bool = False,
     tell: Tell = lambda what, share: None,
 ) -> Report:
     """Count every model and list the numbers, one row each; a model that fails is a row with its error.
 
-    models, every, inputs, model_args, phase: see `table_entries.entries`.
+    models, all, inputs, model_args, phase: see `entries` in inspector/regress/sweep/entries.py.
     device: None counts on meta, and on the CPU where meta cannot; measurements take the GPU if there is one.
-    jobs: processes that count. `journal`: a file that holds what is known while the sweep runs; `resume`
-        takes it up again.
+    jobs: processes that count.
+    output: the file that the report will be saved to (`.save(output)`, which is left to the caller). A sweep
+        that is cut off leaves a journal beside it: `resume` goes on from there.
     measure: of "latency" (seconds of a forward, on a CPU also its CPU time; `rounds` visits, all models in
         turn) and "memory" (what torch's allocator holds at the peak).
-    add_to: a table of the same models whose rounds come before these: two checkouts that add a round each
-        in turn can be compared.
+    append: the rounds of the table in `output` (.json) come before these: two checkouts that add a round
+        each in turn can be compared.
     """
     _check(measure, rounds, jobs, device)
-    found = _entries(models, every, inputs, model_args, phase)
-    _check_same(found, add_to)
-    counted = sweep(
-        found,
-        device=device,
-        seed=seed,
-        jobs=jobs,
-        journal=Path(journal) if journal is not None else None,
-        resume=resume,
-        tell=tell,
-    )
+    file = Path(output) if output is not None else None
+    journal, earlier = _journal(file, resume), _earlier(file) if append else None
+    asked = _entries(models, all, inputs, model_args, phase)
+    _check_same(asked, earlier)
+    counted = sweep(asked, device=device, seed=seed, jobs=jobs, journal=journal, resume=resume, tell=tell)
     rows = {one.row["model"]: dict(one.row) for one in counted}
     place = real_device(device) if measure else None
-    taken = _measured(found, rows, measure, rounds, place, seed, add_to, tell) if place else []
-    return report(counted, list(rows.values()), taken, _title(models, every), place, seed)
+    taken = _measured(asked, rows, measure, rounds, place, seed, earlier, tell) if place else []
+    return report(counted, list(rows.values()), taken, _title(models, all), place, seed)
 
 
-def _entries(models: Any, every: Any, inputs: Any, model_args: Any, phase: str) -> list[Entry]:
+def _journal(output: Path | None, resume: bool) -> Path | None:
+    """Where a sweep that is cut off leaves what it knows."""
+    if output is None and resume:
+        raise InspectError("`resume=True` needs the sweep's `output=FILE`", "name the file of the sweep")
+    return output.with_name(f".{output.name}.journal") if output is not None else None
+
+
+def _earlier(output: Path | None) -> Report | None:
+    """The table that these rounds are added to, if it is there already."""
+    if output is None or output.suffix != ".json":
+        raise InspectError("`append=True` needs an `output=FILE.json`", "say where the rounds are kept")
+    return Report.read(output) if output.is_file() else None
+
+
+def _entries(models: Any, source: Any, inputs: Any, model_args: Any, phase: str) -> list[Entry]:
     if not isinstance(models, str) and models and all(isinstance(model, Entry) for model in models):
         return list(models)
     texts = [models] if isinstance(models, str) else list(models)
-    return read_entries(texts, every=every, inputs=inputs, model_args=model_args, phase=phase)
+    return read_entries(texts, all=source, inputs=inputs, model_args=model_args, phase=phase)
 
 
-def _title(models: Any, every: str | None) -> str:
+def _title(models: Any, source: str | None) -> str:
     texts = [models] if isinstance(models, str) else [getattr(model, "name", model) for model in models]
-    named = ([every] if every else []) + [str(text) for text in texts]
+    named = ([source] if source else []) + [str(text) for text in texts]
     return ", ".join(named) if len(named) <= 3 else f"{named[0]} and {len(named) - 1} more"
 
 
@@ -93,18 +102,18 @@ def _check(measure: Sequence[str], rounds: int, jobs: int, device: str | None) -
         if name not in MEASURES:
             raise InspectError(f"cannot measure {name!r}", f"use of: {', '.join(MEASURES)}")
     if rounds < 1 or jobs < 1:
-        raise InspectError("rounds and jobs are at least 1", "give e.g. --rounds 30 --jobs 2")
+        raise InspectError("rounds and jobs are at least 1", "give e.g. `rounds=30` `jobs=2`")
     if measure and device == "meta":
-        raise InspectError("nothing can be measured on meta", "use --device cpu or cuda")
+        raise InspectError("nothing can be measured on meta", 'use `device="cpu"` or cuda')
 
 
-def _check_same(entries: Sequence[Entry], add_to: Report | None) -> None:
+def _check_same(entries: Sequence[Entry], earlier: Report | None) -> None:
     """Rounds of different questions must not be mixed."""
-    if add_to is None:
+    if earlier is None:
         return
-    if add_to.command != "table":
-        raise InspectError(f"a {add_to.command} report has no rounds", "name a table, or a new file")
-    before = {row["model"]: row for row in add_to.tables["models"].to_dict("records")}
+    if earlier.command != "table":
+        raise InspectError(f"a {earlier.command} report has no rounds", "name a table, or a new file")
+    before = {row["model"]: row for row in earlier.tables["models"].to_dict("records")}
     for entry in entries:
         row = before.get(entry.name)
         asked = (entry.spec, entry.as_dict()["inputs"], dict(entry.model_args), entry.phase)
@@ -122,7 +131,7 @@ def _measured(
     rounds: int,
     device: str,
     seed: int,
-    add_to: Report | None,
+    earlier: Report | None,
     tell: Tell,
 ) -> list[dict[str, Any]]:
     """Fill in the measured columns of `rows`; gives the rows of the table of rounds."""
@@ -144,7 +153,7 @@ def _measured(
     if "latency" not in measure:
         return []
     measuring.rounds(models, rounds, lambda number: tell(f"round {number}", number / rounds))
-    before = _rounds_before(add_to)
+    before = _rounds_before(earlier)
     taken = []
     for model in models:
         taken += [*before.get(model.name, []), *model.rounds]

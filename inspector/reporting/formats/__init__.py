@@ -7,12 +7,8 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from inspector.core.errors import InspectError
-
-if TYPE_CHECKING:
-    from inspector.reporting.parts import Content
 
 FORMATS = {
     file.stem.removesuffix("_"): f"{__name__}.{file.stem}"
@@ -22,11 +18,11 @@ FORMATS = {
 """The module of each format."""
 
 
-def renderer(name: str) -> Callable[[Content], str]:
+def renderer(name: str) -> Callable[..., str]:
     """The function that writes a report in the format `name`."""
     if name not in FORMATS:
         raise InspectError(f"unknown format {name!r}", f"use one of: {', '.join(FORMATS)}")
-    render: Callable[[Content], str] = _module(name).render
+    render: Callable[..., str] = _module(name).render
     return render
 
 
@@ -37,7 +33,7 @@ def format_of(path: str | Path) -> str:
     if suffix not in formats:
         raise InspectError(
             f"{path}: no format has the suffix {suffix!r}",
-            f"end it in {', '.join(formats)}, or say --format",
+            f"end it in {', '.join(formats)}, or say `format=`",
         )
     return formats[suffix]
 

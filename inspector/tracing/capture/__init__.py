@@ -49,7 +49,7 @@ class ForwardError(InspectError):
         message = f"{failure.error}: {lines[0]}" if lines else failure.error
         super().__init__(
             f"{where} raised{inputs}: {message}",
-            "check --input against what the model expects; --debug shows the whole error",
+            "check `inputs=` against what the model expects; `error.__cause__` shows the whole error",
         )
         self.trace = trace
 

@@ -42,7 +42,7 @@ class Setting:
         meta. `why` says why it is not on meta. Raises InspectError for autocast."""
         if self.kernels is not None and self.kernels.autocast:
             reason = why[0] if why else "run on a device"
-            raise InspectError(f"autocast is predicted on meta only; {name} is {reason}", "leave out --amp")
+            raise InspectError(f"autocast is predicted on meta only; {name} is {reason}", "leave out `amp=`")
         return replace(self, kernels=None)
 
     def described(self, entry: StateEntry) -> StateEntry:

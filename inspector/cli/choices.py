@@ -1,0 +1,63 @@
+"""The words that options choose from, declared here because the rooms that know them load torch.
+A test holds each against its room."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import typer
+
+from inspector.core.errors import InspectError
+from inspector.reporting.formats import FORMATS
+
+Phase = Literal["forward", "train"]
+Grouping = Literal["module", "type", "op"]
+Format: Any = Literal[tuple(FORMATS)]
+Dtype = Literal["float64", "float32", "float16", "bfloat16"]
+Counter = Literal["ours", "thop", "fvcore", "torch", "torchinfo", "ptflops", "calflops", "deepspeed"]
+Counted = Literal[Counter, "published"]
+Optimizer = Literal["sgd", "momentum", "adam", "adamw", "adam8bit", "adamw8bit"]
+Attention = Literal["fused", "math"]
+Sharding = Literal["ddp", "fsdp"]
+Counting = Literal["maskrcnn", "detectron2", "mmdet", "torchvision"]
+Norm = Literal["freeze", "eval", "train"]
+Scheme = Literal[
+    "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal", "trunc_normal", "normal",
+    "orthogonal", "zeros", "ones", "constant", "c2_xavier_fill", "c2_msra_fill", "default",
+]  # fmt: skip
+Expected = Literal["auto", Scheme]
+Fan = Literal["fan_in", "fan_out"]
+Precision = Literal["fp32", "tf32", "amp-fp16", "fp16", "amp-bf16", "bf16"]
+Mode = Literal["infer", "train"]
+Training = Literal["cpu", "cuda"]
+Measured = Literal["latency", "memory"]
+Source = Literal["torchvision", "timm"]
+State = Literal[
+    "regressed", "missing", "invalid", "incomparable", "noisy", "new", "improved", "ok", "none"
+]  # fmt: skip
+
+
+def several(choices: Any, name: str, help: str) -> Any:
+    """The option `name`, which takes some of `choices`: separated by commas, or given again and again."""
+    known: tuple[str, ...] = get_args(choices)
+
+    def split(value: Any) -> list[str] | None:
+        texts = [value] if isinstance(value, str) else list(value or [])
+        words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
+        if texts and not words:
+            raise InspectError(f"{name} names nothing", f"leave it out, or name of: {', '.join(known)}")
+        for word in words:
+            if word not in known:
+                raise typer.BadParameter(f"{word!r} is not one of {', '.join(map(repr, known))}.")
+        return words or None
+
+    def complete(incomplete: str) -> list[str]:
+        before = incomplete[: incomplete.rfind(",") + 1]
+        return [before + word for word in known]
+
+    return typer.Option(name, metavar="NAME,...", help=help, callback=split, autocompletion=complete)
+
+
+def listed(choices: Any) -> str:
+    """The choices as a help text names them."""
+    return ", ".join(get_args(choices))

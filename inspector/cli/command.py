@@ -1,0 +1,138 @@
+"""What every command does: its signature with the shared options, the call, and the way of the Report out."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, redirect_stdout
+from functools import reduce
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args
+
+import typer
+
+from inspector.cli import progress as bars
+from inspector.cli.options import DEFAULTS, FIRST, LAST, Setting, assignments
+from inspector.cli.output import check, emit
+from inspector.cli.words import as_options
+from inspector.core.errors import InspectError
+from inspector.core.log import to_console
+
+OWN = ("format", "output", "config", "settings", "verbose", "debug")
+"""What the command line keeps for itself; a function gets those that it has a keyword for."""
+Declared = Callable[..., None]
+Run = Callable[..., int]
+
+
+def command(
+    function: str,
+    shared: str = "",
+    *,
+    form: str = "table",
+    progress: Any = bars.steps,
+    before: Callable[[Mapping[str, Any]], None] = lambda values: None,
+    after: Callable[[Any], None] = lambda report: None,
+) -> Callable[[Declared], Run]:
+    """Make a command of the function at `function` ("package.module:name"), which returns a Report.
+
+    What is decorated has as parameters the options that only this command has, and as docstring its help.
+    shared: names of FIRST and LAST that it has too. `form`: the format on standard output. `progress`: what
+    the keyword `tell` of the function gets. `before` may refuse values, `after` sees the Report last.
+    """
+
+    def decorate(declared: Declared) -> Run:
+        signature = _signature(declared, shared.split())
+
+        def run(ctx: typer.Context, **values: Any) -> int:
+            files = _files(values["output"])
+            to_console(values["verbose"])
+            try:
+                check(values["format"], form, files, values.get("save"))
+                before(values)
+                keywords = _keywords(values, signature)
+                try:
+                    report = _call(_load(function), keywords, values, progress)
+                except (InspectError, KeyboardInterrupt) as error:  # what is known until then is shown
+                    if (partial := getattr(error, "report", None)) is not None:
+                        emit(partial, values["format"], form, files)
+                    raise
+            except InspectError as error:
+                as_options(error, ctx.command.params)
+                raise
+            if report is None:  # another rank, or another machine, has it
+                return 0
+            emit(report, values["format"], form, files)
+            after(report)
+            return 1 if report.verdict == "fail" else 0
+
+        run.__name__, run.__doc__, run.__annotations__ = declared.__name__, declared.__doc__, {}
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        run.function = function  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _signature(declared: Declared, shared: list[str]) -> inspect.Signature:
+    """The shared options around the command's own; one that it declares itself is the one that it has."""
+    declares = inspect.signature(declared, eval_str=True).parameters
+    own = {name: option.replace(kind=option.KEYWORD_ONLY) for name, option in declares.items()}
+    names = [*shared, "format", "output", "verbose", "debug"]
+    if any(_setting(option) for name, option in {**FIRST, **LAST}.items() if name in shared):
+        names += ["config", "settings"]
+
+    def parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+    def some(group: Mapping[str, Any]) -> list[inspect.Parameter]:
+        return [
+            own[name] if name in own else parameter(name, option, DEFAULTS.get(name))
+            for name, option in group.items()
+            if name in names or name in own
+        ]
+
+    mine = [option for name, option in own.items() if name not in {**FIRST, **LAST}]
+    context = parameter("ctx", typer.Context, inspect.Parameter.empty)
+    return inspect.Signature([context, *some(FIRST), *mine, *some(LAST)])
+
+
+def _setting(option: Any) -> Setting | None:
+    return next((entry for entry in get_args(option) if isinstance(entry, Setting)), None)
+
+
+def _files(output: Any) -> list[Path]:
+    return list(output) if isinstance(output, (list, tuple)) else [output] if output is not None else []
+
+
+def _keywords(values: dict[str, Any], signature: inspect.Signature) -> dict[str, Any]:
+    """What the function is called with: options over --set, over the file. What none of them says is left
+    to the function's own default."""
+    from inspector.core.config import load
+
+    given = {name: None if value in ([], ()) else value for name, value in values.items()}
+    keywords = {name: value for name, value in given.items() if name not in OWN}
+    if "config" in values:
+        values["settings"] = assignments(values["settings"])
+        node = load(values["config"], values["settings"])
+        for name, parameter in signature.parameters.items():
+            setting = _setting(parameter.annotation)
+            if setting is not None and not any(given[other] for other in setting.unless):
+                keywords[name] = setting.merge(given[name], reduce(getattr, setting.key.split("."), node))
+    return {name: value for name, value in keywords.items() if value is not None}
+
+
+def _call(function: Callable[..., Any], keywords: dict[str, Any], values: Any, progress: Any) -> Any:
+    """The function's report. What a user's model prints goes to standard error: standard output is for the
+    result."""
+    takes = inspect.signature(function).parameters
+    keywords.update({name: values[name] for name in OWN if name in takes and values.get(name) is not None})
+    with redirect_stdout(sys.stderr), progress() if "tell" in takes else nullcontext() as tell:
+        return function(**keywords, **({"tell": tell} if "tell" in takes else {}))
+
+
+def _load(function: str) -> Callable[..., Any]:
+    module, _, name = function.partition(":")
+    return getattr(import_module(f"inspector.{module}"), name)  # type: ignore[no-any-return]

@@ -1,0 +1,55 @@
+"""The way of a Report out: to standard output or into files, in the format asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inspector.core.errors import InspectError
+
+if TYPE_CHECKING:
+    from inspector.reporting.report import Report
+
+
+def check(form: str | None, default: str, files: Sequence[Path], save: Path | None) -> None:
+    """Refuse a wrong format or an unwritable path before the work, not after it."""
+    for file in files:
+        _format(form, file, files)
+        folder = file.expanduser().resolve().parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK) or file.is_dir():
+            raise InspectError(
+                f"cannot write {file}", "choose a file in an existing folder that you may write to"
+            )
+        if save is not None and file.expanduser().resolve() in (
+            save.expanduser().resolve(),
+            save.with_name(f"{save.name}.json").expanduser().resolve(),
+        ):
+            raise InspectError(f"{file} is written by --save too", "choose another file for --output")
+    if not files and form is None and default == "html" and sys.stdout.isatty():
+        raise InspectError("a page is no text for a terminal", "write it to a file: -o report.html")
+
+
+def emit(report: Report, form: str | None, default: str, files: Sequence[Path]) -> None:
+    """Write the report into every file that was asked for, or to standard output where none was."""
+    from inspector.core.files import write_whole
+
+    for file in files:
+        write_whole(file, report.written(_format(form, file, files)))
+    if not files:
+        color, width = False, None
+        if sys.stdout.isatty():
+            from inspector.reporting.formats.table import terminal_width
+
+            color, width = "NO_COLOR" not in os.environ, terminal_width()
+        print(report.written(form or default, color, width), end="")
+    sys.stdout.flush()
+
+
+def _format(form: str | None, file: Path, files: Sequence[Path]) -> str:
+    """Of one file as asked for, else as its suffix says."""
+    from inspector.reporting.formats import format_of
+
+    return form if form is not None and len(files) == 1 else format_of(file)
