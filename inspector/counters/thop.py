@@ -12,6 +12,7 @@ from inspector.counters.operators import Contractions, Work, norms, unhooked
 from inspector.counters.positional import positional
 from inspector.counters.record import Cell, Count, Counter, Part
 from inspector.models import Subject
+from inspector.tracing.capture.modules import paths_of
 from inspector.tracing.record import Op, Trace
 
 
@@ -22,7 +23,7 @@ def run(subject: Subject, phase: str) -> Count:
 
     model, args = subject.model, positional(subject)
     total, params, layers = profile(model, inputs=args, verbose=False, ret_layer_info=True)
-    names = {id(module): path for path, module in model.named_modules()}
+    names = paths_of(model)
     values = dict(_leaves(layers)) or {"": total}
     cells = []
     for path, value in values.items():

@@ -12,6 +12,7 @@ from torch import nn
 from inspector.counters.operators import Contractions, unhooked
 from inspector.counters.record import Cell, Count, Counter, Part
 from inspector.models import Subject
+from inspector.tracing.capture.modules import paths_of
 from inspector.tracing.record import Trace
 
 
@@ -24,7 +25,7 @@ def run(subject: Subject, phase: str) -> Count:
         found = summary(
             model, input_data=subject.args, mode="eval", device="cpu", verbose=0, **subject.kwargs
         )
-    names = {id(module): path for path, module in model.named_modules()}
+    names = paths_of(model)
     cells = []
     for layer in found.summary_list:
         if layer.is_leaf_layer and layer.executed and layer.layer_id in names:

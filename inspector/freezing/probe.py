@@ -15,7 +15,7 @@ from inspector.freezing.batch import batch_size, copied, distance, first_sample,
 from inspector.freezing.plan import Plan, inside, outermost
 from inspector.tracing._torch import DropoutNd, NormBase, tree_flatten, tree_leaves, tree_unflatten
 from inspector.tracing.capture.isolate import preserved, seed_all
-from inspector.tracing.capture.modules import ModuleCall, module_calls
+from inspector.tracing.capture.modules import ModuleCall, module_calls, paths_of
 
 DROPPING = ("StochasticDepth", "DropPath", "DropBlock2d", "PatchDropout")
 ROUNDING = 1e-4
@@ -292,7 +292,7 @@ class _WithoutDropout(TorchFunctionMode):
 def calm(model: nn.Module, plan: Plan) -> None:
     """Switch off what is random in train mode by design, and the batch norms that train, so that the
     comparison shows only what the frozen part does to a batch."""
-    paths = {id(module): path for path, module in model.named_modules()}
+    paths = paths_of(model)
     norms = [m for m in model.modules() if isinstance(m, NormBase) and paths[id(m)] not in plan.modules]
     for module in (*random_modules(model), *norms):
         module.training = False

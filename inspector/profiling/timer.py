@@ -10,8 +10,8 @@ from __future__ import annotations
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from inspector.models.device import gpu_name
 from inspector.models.inputs import Inputs, first_line
 from inspector.profiling.live import Live
 from inspector.tracing.capture.isolate import random_state
+from inspector.tracing.capture.modules import ModuleCall, module_calls, paths_of
 from inspector.tracing.capture.setting import PORTABLE, Setting
 
 WARM_UP = 3
@@ -92,7 +93,7 @@ def module_times(
     On a CUDA device the marks are events in its stream: they see the GPU's time, its waiting included.
     """
     marks = _Events(device) if device.startswith("cuda") else _HostMarks()
-    paths = {id(module): path for path, module in model.named_modules()}
+    paths = paths_of(model)
     marked: list[_Line] = []
     bare: list[float] = []
     with torch.no_grad():
@@ -122,8 +123,15 @@ class _Line(NamedTuple):
 
 def _marked(run: Callable[[], Any], paths: Mapping[int, str], marks: _Marks) -> _Line:
     line: list[tuple[str | None, Any]] = []
+
+    def enter(call: ModuleCall) -> None:
+        line.append((call.path, marks.now()))
+
+    def leave(_: ModuleCall) -> None:
+        line.append((None, marks.now()))
+
     marks.begin()
-    with _entries(paths, lambda path: line.append((path, marks.now()))):
+    with module_calls(paths, enter, leave) if paths else nullcontext():
         start = marks.now()
         run()
         line.append((None, marks.now()))
@@ -140,35 +148,6 @@ def _marked(run: Callable[[], Any], paths: Mapping[int, str], marks: _Marks) -> 
             inside[left] += marks.between(entered, mark)
         before = mark
     return _Line(dict(own), dict(inside))
-
-
-@contextmanager
-def _entries(paths: Mapping[int, str], note: Callable[[str | None], None]) -> Iterator[None]:
-    """Tell the path of each of `paths` that is entered, and None where one is left.
-
-    `nn.Module.__call__` is wrapped instead of hooks registered: with hooks on it, a transformer layer
-    leaves its fast path.
-    """
-    if not paths:
-        yield
-        return
-    call = nn.Module.__call__
-
-    def marked(module: Any, *args: Any, **kwargs: Any) -> Any:
-        path = paths.get(id(module))
-        if path is None:
-            return call(module, *args, **kwargs)
-        note(path)
-        try:
-            return call(module, *args, **kwargs)
-        finally:
-            note(None)
-
-    nn.Module.__call__ = marked  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        nn.Module.__call__ = call  # type: ignore[method-assign]
 
 
 class _HostMarks:
