@@ -124,4 +124,4 @@ def _sections(tables: dict[str, pd.DataFrame]) -> list[Section]:
 
 
 def _unverified() -> Finding:
-    return Finding("verification", "skip", "", "not verified (--no-verify): nothing was trained")
+    return Finding("verification", "skip", "", "not verified: nothing was trained")

@@ -45,7 +45,7 @@ def job_of(
     model: Any, model_args: Mapping[str, Any] | None, seed: int, inputs: Any, weights: Any, expected: Any
 ) -> Job:
     if isinstance(model, Path) or (isinstance(model, str) and is_checkpoint(model)):
-        return _file(Path(model), expected, {"input": inputs, "weights": weights, "model-arg": model_args})
+        return _file(Path(model), expected, {"inputs": inputs, "weights": weights, "model_args": model_args})
     if isinstance(model, nn.Module) and model_args:
         raise InspectError("a finished model takes no `model_args=`", "leave them out")
     recipe = as_recipe(model, model_args)
