@@ -96,7 +96,7 @@ def test_wrong_arguments_are_named_with_the_signature(net: str, arguments: Any) 
     error = refused(f"{net}:build", **arguments)
     assert "(width=16)" in error.message
     assert list(arguments)[-1] in error.message
-    assert "`model_args=`" in (error.hint or "")
+    assert "`model_args=" in (error.hint or "")
 
 
 def test_a_missing_argument_is_named(net: str) -> None:
