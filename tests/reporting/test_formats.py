@@ -185,4 +185,4 @@ def test_the_help_of_a_command_lists_every_format() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "inspector", "profile", "--help"], capture_output=True, text=True, check=True
     )
-    assert ", ".join(FORMATS) in " ".join(done.stdout.split())
+    assert "|".join(FORMATS) in " ".join(done.stdout.split())
