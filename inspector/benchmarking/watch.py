@@ -20,16 +20,14 @@ class Watched:
 
     inputs: tuple[tuple[int, ...], ...] = ()
     sums: tuple[float, ...] = ()
-    samples: int = 0
     wrong_mode: list[str] = field(default_factory=list)
     transfers: list[tuple[int, str, str, str | None]] = field(default_factory=list)
-    input_bytes: int = 0
     loss_finite: bool | None = None
 
 
-def watch(step: Step, samples: int) -> Watched:
+def watch(step: Step) -> Watched:
     """Run the step once, eagerly, with every operator and the model's call observed."""
-    seen = Watched(samples=samples)
+    seen = Watched()
     inside: list[str] = []
     call, replay = step.call, step.replay
     hook = step.model.register_forward_pre_hook(_entry(seen, step), with_kwargs=True)
@@ -55,8 +53,7 @@ def _entry(seen: Watched, step: Step) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         seen.inputs = tuple(tuple(tensor.shape) for tensor in tensors)
         seen.sums = tuple(_mark(tensor) for tensor in tensors)
-        seen.input_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        if step.mode == "train":  # a part may rest in eval mode on purpose: frozen batch norms
+        if step.mode == "train":  # parts may stay in eval mode on purpose, such as frozen batch norms
             seen.wrong_mode = [] if module.training else ["(model)"]
         else:
             seen.wrong_mode = [path or "(model)" for path, m in module.named_modules() if m.training]

@@ -1,4 +1,4 @@
-"""What a step really takes on this machine's device, beside what was predicted.
+"""What a step really takes on this machine's device, next to what was predicted.
 
 On a CPU the blocks that a kernel takes for itself and gives back before it returns differ from CUDA's: the
 prediction holds tensors only.
@@ -50,7 +50,7 @@ def measured(question: Question, batch: int | None) -> Measured:
     if cuda:
         plan = replace(plan, workspace=_workspace())
     if plan.master_weights or (plan.optimizer is not None and plan.optimizer.quantized):
-        raise InspectError("torch has no such optimizer to measure", "leave out `measure=`")
+        raise InspectError("torch has no such optimizer, so it cannot be measured", "leave out `measure=`")
     predicted = simulate(trace, plan)
     try:
         with random_state():
@@ -62,7 +62,7 @@ def measured(question: Question, batch: int | None) -> Measured:
         raise
     frame = pd.DataFrame(rows, columns=["quantity", "predicted", "measured"])
     frame["ratio"] = frame["predicted"] / frame["measured"]
-    name = gpu_name(device) or "the CPU, with its kernels and without rounding"
+    name = gpu_name(device) or "the CPU, with the CPU's kernels and without rounding"
     return Measured(frame, f"measured on {name}")
 
 

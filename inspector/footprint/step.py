@@ -60,6 +60,14 @@ class Memory:
     curve: list[dict[str, int]] = field(default_factory=list)
 
     @property
+    def categories(self) -> Counter[str]:
+        """Bytes of each category at the peak."""
+        sums: Counter[str] = Counter()
+        for block, nbytes in self.peak:
+            sums[block.category] += nbytes
+        return sums
+
+    @property
     def needed(self) -> int:
         """What a device must have: what torch reserves, and the upper end of the CUDA context."""
         return self.reserved + CUDA_CONTEXT[1]
@@ -86,7 +94,7 @@ class _Lived:
 
 
 class _Run:
-    """One allocator, the blocks that live in it, and what was seen."""
+    """One allocator, the blocks that live in it, and what was observed."""
 
     def __init__(self, trace: Trace, plan: Plan) -> None:
         self.trace, self.plan = trace, plan
@@ -125,7 +133,7 @@ class _Run:
         self.allocator.free(self.live.pop(key))
 
     def prepare(self) -> None:
-        """What is there before the first step: the model, then the inputs."""
+        """Allocate what exists before the first step: the model, then the inputs."""
         for first in (True, False):
             for block in self.before:
                 if (block.category != "inputs") is first:
