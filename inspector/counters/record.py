@@ -31,7 +31,7 @@ CAUSES = {
     "training does more here": "the counter runs in eval mode, where this module does less",
     "input without a batch misread": "its second dimension is taken for the channels, or the batch",
     "shared module counted for each parent": "a module with several names is hooked and added up for each",
-    "work that depends on the data": "ours is the most that can happen; the counter met what did happen",
+    "work that depends on the data": "ours assumes the most work possible; the counter saw the work that was done",
     "rounded figure": "the published figure has fewer digits",
 }
 """The closed list of causes. Each amount is worked out from the trace and the counter's convention,
