@@ -88,10 +88,6 @@ class _Watch:
         truth = self.kept.get(path, [])
         self.events.append((path, measure(values, truth[call]) if call < len(truth) else None))
 
-    def read(self) -> list[tuple[str, Sums]]:
-        """The sums in the order in which the calls ended."""
-        return [(path, read(sums)) for path, sums in self.events]
-
     def complete(self, path: str) -> bool:
         """Whether a module was called as often as in float64."""
         return self.calls[path] == len(self.kept.get(path, []))
@@ -162,7 +158,7 @@ class Reference:
         watch = _Watch(self.kept)
         outputs = run(model, args, kwargs, self.mode, self.loss, watch, autocast, scale)
         total = read(measure(outputs, self.outputs))
-        events = watch.read()
+        events = [(path, read(sums)) for path, sums in watch.events]  # in the order in which calls ended
         bad = next((path for path, sums in events if sums.nans or sums.infs), None)
         grads, grad_rel_l2 = self._gradient_rows(model, scale)
         return Drift(

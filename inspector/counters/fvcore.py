@@ -149,5 +149,4 @@ COUNTER = Counter(
     run=run,
     explain=explain,
     package="fvcore",
-    install="pip install fvcore",
 )

@@ -81,11 +81,10 @@ class Question:
         timeout: float,
     ) -> Question:
         """The question that our `trace` has answered."""
-        spec = isinstance(model, str)
         return Question(
             spec=model if isinstance(model, str) else None,
             model_args=dict(model_args or {}),
-            recipe=None if spec else as_recipe(model),
+            recipe=None if isinstance(model, str) else as_recipe(model),
             inputs=as_inputs(inputs) if inputs is not None else None,
             phase=trace.phase,
             device=trace.device,
@@ -212,7 +211,7 @@ def work(words: list[str]) -> dict[str, Any]:
         outcome = answer(counter, recipe, question)
     except InspectError as error:
         outcome = Outcome("failed", message=error.message)
-    plain = {**vars(outcome), "count": outcome.count.to_plain() if outcome.count else None}
+    plain = {**vars(outcome), "count": vars(outcome.count) if outcome.count else None}
     return {**plain, "peak_bytes": _peak_bytes()}
 
 

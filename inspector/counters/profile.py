@@ -37,8 +37,8 @@ def counted(
 ) -> Report:
     """What `profile` returns, counted by thop, fvcore, torch or another adapter of inspector.counters.
 
-    MACs are the counter's (FLOPs of one that prints those are halved), by module where it reports them; what it
-    does not count is None. Raises InspectError when it is missing, fails, or gives a total only.
+    MACs are the counter's (FLOPs of one that prints those are halved), by module where it reports them;
+    what it does not count is None. Raises InspectError when it is missing, fails, or gives a total only.
     """
     adapter = find(counter)
     if phase == "train" and not adapter.trains:

@@ -191,5 +191,4 @@ COUNTER = Counter(
     run=run,
     explain=explain,
     package="thop",
-    install="pip install thop",
 )

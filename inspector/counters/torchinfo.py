@@ -115,5 +115,4 @@ COUNTER = Counter(
     run=run,
     explain=explain,
     package="torchinfo",
-    install="pip install torchinfo",
 )

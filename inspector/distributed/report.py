@@ -84,14 +84,12 @@ def ddp(
     node = _node(config, settings, steps, batch, data, amp, sync_bn, accumulate, output_dir, deadline)
     _check(node, resume)
     recipe, kind = _recipe(model, model_args), _kind(device, node)
-    adopt_slurm(os.environ)
-    inside = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    count = _processes(nproc if nproc is not None else node.DDP.NPROC, kind)
-    group = _group(node, count, nnodes, node_rank, rdzv_endpoint)
+    inside = _started()
+    group = _group(node, kind, nproc, nnodes, node_rank, rdzv_endpoint)
     kill = kill and not inside and nnodes == 1 and not resume and node.DDP.MAX_RESTARTS > 0
     with _folder(node.OUTPUT_DIR, inside) as (folder, output):
         job = _job(
-            model, recipe, inputs, node, output, count, model_args=dict(model_args or {}), seed=seed,
+            model, recipe, inputs, node, output, group.nproc, model_args=dict(model_args or {}), seed=seed,
             weights=str(weights) if weights is not None else None, device=kind, trainer=trainer,
             resume=resume, kill=kill, verbose=verbose, launched=not inside,
         )  # fmt: skip
@@ -130,7 +128,14 @@ def _kind(device: str | None, node: Any) -> str:
     return kind
 
 
-def _group(node: Any, count: int, nnodes: int, node_rank: int, endpoint: str) -> Group:
+def _started() -> bool:
+    """Whether torchrun or SLURM has started this process as one of several."""
+    adopt_slurm(os.environ)
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _group(node: Any, kind: str, nproc: int | None, nnodes: int, node_rank: int, endpoint: str) -> Group:
+    count = _processes(nproc if nproc is not None else node.DDP.NPROC, kind)
     if nnodes > 1 and not endpoint:
         raise InspectError("several nodes need a place to meet", "give `rdzv_endpoint=HOST:PORT`")
     limits = node.DDP.MAX_RESTARTS, float(node.DDP.STALL), float(node.DDP.DEADLINE)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pandas as pd
 import torch
-from torch import nn
 
 from inspector.core.errors import InspectError
 from inspector.footprint import Memory, simulate
@@ -115,8 +115,10 @@ class Loop:
         live = Live.make(question.recipe, inputs, device, question.seed, setting, question.phase)
         refuse_scripted(live.model)
         checkpoint_modules(live.model, setting.checkpoints, nullcontext)
-        training = question.phase == "train"
-        return Loop(live, _OPTIMIZERS[question.optimizer](live.model) if training else None)
+        if question.phase != "train":
+            return Loop(live)
+        trainable = [parameter for parameter in live.model.parameters() if parameter.requires_grad]
+        return Loop(live, _OPTIMIZERS[question.optimizer](trainable))
 
     def __call__(self) -> None:
         if self.optimizer is None:
@@ -139,14 +141,10 @@ class Loop:
         return sum({id(t.untyped_storage()): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-_OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
-    "sgd": lambda model: torch.optim.SGD(_trainable(model), lr=1e-4, foreach=True),
-    "momentum": lambda model: torch.optim.SGD(_trainable(model), lr=1e-4, momentum=0.9, foreach=True),
-    "adam": lambda model: torch.optim.Adam(_trainable(model), lr=1e-4, foreach=True),
-    "adamw": lambda model: torch.optim.AdamW(_trainable(model), lr=1e-4, foreach=True),
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, lr=1e-4, foreach=True),
+    "momentum": partial(torch.optim.SGD, lr=1e-4, momentum=0.9, foreach=True),
+    "adam": partial(torch.optim.Adam, lr=1e-4, foreach=True),
+    "adamw": partial(torch.optim.AdamW, lr=1e-4, foreach=True),
 }
 """`foreach`, which is the default on CUDA only, on every device."""

@@ -135,6 +135,5 @@ def _check_optimizer(optimizer: str | None, phase: str) -> None:
 
 
 def _workspace(gpu: str | None) -> int:
-    if gpu is None:
-        return CUBLAS_WORKSPACE
-    return CUBLAS_WORKSPACE_HOPPER if named(gpu).name.startswith("H") else CUBLAS_WORKSPACE
+    hopper = gpu is not None and named(gpu).name.startswith("H")
+    return CUBLAS_WORKSPACE_HOPPER if hopper else CUBLAS_WORKSPACE

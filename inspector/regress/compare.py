@@ -289,22 +289,17 @@ def _sound(value: Scalar) -> bool:
 
 def _whole(name: str, base: Row | None, head: Row | None) -> Change | None:
     """The change of a row that one side lacks or could not count; None where both have its numbers."""
+    if base is not None and head is not None and not base.error and not head.error:
+        return None
     change = Change(name, WHOLE, "ok")
-    if base is None:
-        assert head is not None
-        if head.error:
-            return replace(change, state="invalid", why=f"HEAD: {head.error}")
-        return replace(change, state="new", why="not in BASE")
     if head is None:
         return replace(change, state="missing", why="not in HEAD")
-    if base.error and head.error:
+    if base is not None and base.error and head.error:
         why = f"cannot be counted on either side: {head.error}"
         return replace(change, state="incomparable", why=why, only_reported=True)
     if head.error:
         return replace(change, state="invalid", why=f"HEAD: {head.error}")
-    if base.error:
-        return replace(change, state="new", why=f"BASE: {base.error}")
-    return None
+    return replace(change, state="new", why=f"BASE: {base.error}" if base is not None else "not in BASE")
 
 
 def _check(name: str, check: str, base: str | None, head: str | None) -> Change:

@@ -50,6 +50,6 @@ def _at_revision(text: str) -> str:
         lines = done.stderr.strip().splitlines() or ["git failed"]
         raise InspectError(
             f"cannot read {text}: {lines[-1]}",
-            "PATH is relative to the repository's root (./PATH to this folder); a shallow clone lacks old revisions",
+            "PATH is relative to the repository (./PATH to this folder); a shallow clone lacks old revisions",
         )
     return done.stdout
