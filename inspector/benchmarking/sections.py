@@ -20,6 +20,7 @@ from inspector.reporting.report import Chart, Finding, Metric, Report, Section, 
 from inspector.tracing.describe import describe_call
 
 WORST = 5
+_SWITCHES = ("channels_last", "compile", "cuda_graph")
 _OPTIONAL = (
     "allocated", "reserved", "TFLOP/s", "of peak", "joules", "gradients", "top-1", "p99", "first call",
 )  # fmt: skip
@@ -76,12 +77,7 @@ def _environment(bench: Bench) -> dict[str, Any]:
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["driver"] = getattr(state, "driver", None)
         facts["cuda"], facts["cudnn"] = torch.version.cuda, torch.backends.cudnn.version()
-    facts |= {
-        "channels_last": options.channels_last,
-        "compile": options.compile,
-        "cuda_graph": options.cuda_graph,
-    }
-    return environment(**facts)
+    return environment(**facts, **{name: getattr(options, name) for name in _SWITCHES})
 
 
 def _header(bench: Bench, recipe: Recipe, inputs: Inputs) -> list[tuple[str, str]]:
@@ -95,7 +91,7 @@ def _header(bench: Bench, recipe: Recipe, inputs: Inputs) -> list[tuple[str, str
         ("input", ", ".join(_described(bench, inputs))),
         ("device", place),
     ]
-    chosen = [k for k in ("channels_last", "compile", "cuda_graph") if getattr(bench.options, k)]
+    chosen = [name for name in _SWITCHES if getattr(bench.options, name)]
     if chosen:
         lines.append(("with", ", ".join(chosen)))
     if device == "cpu":

@@ -32,7 +32,8 @@ def watch(step: Step) -> Watched:
     call, replay = step.call, step.replay
     hook = step.model.register_forward_pre_hook(_entry(seen, step), with_kwargs=True)
     calls = module_calls(paths_of(step.model), lambda call: inside.append(call.path), lambda _: inside.pop())
-    step.call, step.replay = step.model if _wraps(call, step.model) else call, None
+    compiled = call is not step.model and compiled_from(call) is step.model
+    step.call, step.replay = step.model if compiled else call, None  # a compiled model would hide operators
     try:
         with calls, _Transfers(seen, inside):
             result = step()
@@ -42,10 +43,6 @@ def watch(step: Step) -> Watched:
     if step.mode == "train" and isinstance(result, Tensor):
         seen.loss_finite = bool(result.isfinite().all())
     return seen
-
-
-def _wraps(call: Any, model: nn.Module) -> bool:
-    return call is not model and compiled_from(call) is model
 
 
 def _entry(seen: Watched, step: Step) -> Any:

@@ -55,8 +55,7 @@ def explain(trace: Trace, count: Count) -> list[Part]:
         family = cell.detail["family"]
         weight, bias = _expected(cell)
         weights[cell.module, family] += weight
-        cause = _ADDED.get(family, "counts bias")
-        parts.append(Part(cell.module, family, cause, bias))
+        parts.append(Part(cell.module, family, _ADDED.get(family, "counts bias"), bias))
     for (module, family), amount in weights.items():
         ours = [w for w in work.at(module) if w.op.phase == "forward"]
         cause = _cause(family, {w.kind for w in ours})

@@ -53,7 +53,7 @@ def memory(
     amp: autocast to bfloat16. dtype: of weights and inputs. `master_weights`: the optimizer works on
         float32 copies of half-precision weights.
     checkpoint_activations: globs of modules that are computed again in the backward.
-    attention: "fused", as a GPU runs it, or "math". gpu: a device of inspector/devices.py (its cuBLAS
+    attention: "fused", as a GPU runs it, or "math". gpu: a device of inspector/core/devices.py (its cuBLAS
         workspace). fits, max_batch: bytes, or "24GiB": whether the step fits, the largest batch that does.
     world_size, shard: adds an estimate for N processes under "ddp" or "fsdp".
     measure: also run it on this machine's device, and compare.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from inspector.footprint.allocator import CachingAllocator, ExactAllocator, rounded
-from inspector.footprint.blocks import Block, blocks, convolution_workspace, multiplies
+from inspector.footprint.blocks import MATMULS, Block, blocks, convolution_workspace
 from inspector.footprint.optimizers import OPTIMIZERS, Optimizer
 from inspector.tracing.record import Trace
 
@@ -155,7 +155,7 @@ class _Run:
         dying: dict[int, list[int]] = defaultdict(list)
         last = len(self.trace.ops) - 1
         for index, op in enumerate(self.trace.ops):
-            if multiplies(op) and op.phase not in self.handles and not self.plan.exact:
+            if op.name in MATMULS and op.phase not in self.handles and not self.plan.exact:
                 self.handles.add(op.phase)
                 self.make(Block(self.plan.workspace, "workspace", "", "cuBLAS", None, None))
             for block in self.born.get(index, ()):

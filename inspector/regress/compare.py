@@ -225,7 +225,7 @@ class _Context:
         """What of the environment differs and matters to the metric; empty for nothing."""
         one, two = self.base.environment, self.head.environment
         if kind == "exact":
-            keys = _VERSIONS if quantity(metric).depends_on == TORCH else ()
+            keys: tuple[str, ...] = _VERSIONS if quantity(metric).depends_on == TORCH else ()
         else:
             keys = tuple(key for key in dict.fromkeys((*one, *two)) if key != "inspector")
         return _differences({k: _release(one.get(k)) for k in keys}, {k: _release(two.get(k)) for k in keys})
@@ -342,7 +342,7 @@ def _where(name: str, base: Row | None, head: Row | None) -> Iterator[Where]:
         return
     if base.question != head.question:
         return
-    costly = [change for change in moved(base.layers, head.layers) if change.costs]
+    costly = [change for change in moved(base.layers, head.layers) if change.macs or change.params]
     costly.sort(key=lambda change: (-abs(change.macs), -abs(change.params)))
     left = [
         _total(head, metric) - _total(base, metric) - sum(getattr(change, metric) for change in costly)

@@ -41,11 +41,6 @@ class Moved:
     def renamed(self) -> bool:
         return self.base is not None and self.head is not None and self.base.path != self.head.path
 
-    @property
-    def costs(self) -> bool:
-        """Whether it has a part in any change of a total."""
-        return bool(self.macs or self.params)
-
 
 def moved(base: Sequence[Layer], head: Sequence[Layer]) -> list[Moved]:
     """Every module of both sides, once, in the order of HEAD, then those that are gone. The sums of

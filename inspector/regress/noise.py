@@ -47,12 +47,8 @@ def why_not(base: Sequence[Round], head: Sequence[Round]) -> str:
 
 def _in_turn(base: Sequence[Round], head: Sequence[Round]) -> bool:
     """Whether each pair of rounds was over before the next began."""
-    pairs = list(zip(sorted(base), sorted(head)))
-    if len(base) != len(head):
-        return False
-    return all(
-        max(one[0].start, one[1].start) < min(two[0].start, two[1].start) for one, two in pairwise(pairs)
-    )
+    starts = [(one.start, two.start) for one, two in zip(sorted(base), sorted(head))]
+    return len(base) == len(head) and all(max(one) < min(two) for one, two in pairwise(starts))
 
 
 def judge(metric: str, base: Sequence[Round], head: Sequence[Round], effect: float) -> Verdict:
