@@ -14,8 +14,10 @@ from common import median, save
 
 from inspector.benchmarking.precisions import PRECISIONS
 from inspector.benchmarking.report import Session
+from inspector.benchmarking.run import Options
 from inspector.benchmarking.stats import claimed, ratio_interval
 from inspector.benchmarking.timing import HostClock, interleave, warm_up
+from inspector.models import as_recipe
 
 MODEL = "mobilenet_v3_small"
 SECONDS = 2.0
@@ -23,11 +25,7 @@ SECONDS = 2.0
 
 def main(words: list[str]) -> None:
     runs = int(words[0]) if words else 100
-    session = Session(
-        MODEL, ["1x3x64x64"], precisions=["fp32"], amp=False, modes=["infer"], batches=[1], device="cpu",
-        channels_last=False, compile=False, cuda_graph=False, threads=None, seconds=SECONDS, strict=False,
-        require_gpu=False, model_args=None, weights=None, seed=0,
-    )  # fmt: skip
+    session = Session(as_recipe(MODEL), ["1x3x64x64"], Options("cpu", seconds=SECONDS), [1])
     clock = HostClock()
     work = {name: session.bench.step(PRECISIONS["fp32"], "infer", 1) for name in ("a", "b")}
     for step in work.values():

@@ -13,7 +13,9 @@ from torch.utils.benchmark import Timer
 
 from inspector.benchmarking.precisions import PRECISIONS
 from inspector.benchmarking.report import Session
+from inspector.benchmarking.run import Options
 from inspector.benchmarking.timing import HostClock, warm_up
+from inspector.models import as_recipe
 
 CASES = (
     ("resnet18", "infer"), ("resnet18", "train"), ("mobilenet_v3_small", "infer"),
@@ -24,11 +26,7 @@ CALLS = 3
 
 
 def compare(name: str, mode: str) -> dict:
-    session = Session(
-        name, None, precisions=["fp32"], amp=False, modes=[mode], batches=[2], device="cpu",
-        channels_last=False, compile=False, cuda_graph=False, threads=None, seconds=1.0, strict=False,
-        require_gpu=False, model_args=None, weights=None, seed=0,
-    )  # fmt: skip
+    session = Session(as_recipe(name), None, Options("cpu", seconds=1.0), [2])
     step, clock = session.bench.step(PRECISIONS["fp32"], mode, 2), HostClock()
     timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
     warm_up(step, clock, limit_s=10.0)

@@ -20,7 +20,9 @@ import inspector
 from inspector.benchmarking import flags
 from inspector.benchmarking.precisions import PRECISIONS
 from inspector.benchmarking.report import Session
+from inspector.benchmarking.run import Options
 from inspector.benchmarking.timing import EventClock, warm_up
+from inspector.models import as_recipe
 
 MODELS = ("resnet50", "vit_b_16", "convnext_tiny", "mobilenet_v3_large")
 BATCHES = (1, 64, 256)
@@ -42,11 +44,7 @@ def by_hand(step, calls: int) -> float:
 
 
 def harness(name: str, mode: str, batch: int) -> dict:
-    session = Session(
-        name, None, precisions=["fp32"], amp=False, modes=[mode], batches=[batch], device="cuda",
-        channels_last=False, compile=False, cuda_graph=False, threads=None, seconds=5.0, strict=False,
-        require_gpu=True, model_args=None, weights=None, seed=0,
-    )  # fmt: skip
+    session = Session(as_recipe(name), None, Options("cuda", seconds=5.0), [batch])
     with flags.precision("ieee"):
         step, clock = session.bench.step(PRECISIONS["fp32"], mode, batch), EventClock("cuda")
         warm_up(step, clock, limit_s=10.0)

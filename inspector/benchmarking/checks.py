@@ -1,4 +1,4 @@
-"""Whether the numbers of a benchmark mean what they say."""
+"""Whether the numbers of a benchmark can be trusted."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _precision(row: Row) -> Iterator[Finding]:
             message = f"this row did not run in IEEE float32: {row.probe.described()}"
             yield failed(message, row.name, **vars(row.probe))
         if row.precision.flags == "tf32" and error < IEEE_ERROR:
-            message = f"nothing was rounded to TF32, this row is FP32 again: {row.probe.described()}"
+            message = f"nothing was rounded to TF32: this row ran in FP32: {row.probe.described()}"
             yield warned(message, row.name, **vars(row.probe))
     if row.leaked:
         message = f"a precision flag was changed while the row ran: {', '.join(row.leaked)}"
@@ -91,7 +91,7 @@ def same_batch(case: Case) -> list[Finding]:
             shapes = f"{_shapes(inputs.inputs)}, {first.precision.name} {_shapes(reference.inputs)}"
             findings.append(failed(f"its inputs are {shapes}", row.name))
         elif not all(_alike(a, b) for a, b in zip(inputs.sums, reference.sums)):
-            findings.append(failed(f"its inputs have other values than {first.precision.name}'s", row.name))
+            findings.append(failed(f"its input values differ from {first.precision.name}'s", row.name))
     return findings or case.passed("all rows got the same samples")
 
 
@@ -112,7 +112,7 @@ def mode(case: Case) -> list[Finding]:
 def transfer(case: Case) -> list[Finding]:
     """Inputs were on the device before the clock started.
 
-    Copies that the model itself makes only warn.
+    Copies that the model itself makes are only a warning.
     """
     findings = []
     for row in case.rows:
@@ -135,12 +135,12 @@ def transfer(case: Case) -> list[Finding]:
 def peak(case: Case) -> Iterator[Finding]:
     """No row is faster than the device's peak allows: else the time, the count or the peak is wrong.
 
-    Only for devices in the table. Algorithms like Winograd's do with fewer products than are counted.
+    Only for devices in the table. Algorithms such as Winograd's need fewer products than are counted.
     """
     for row in case.rows:
         if row.rejected is not None:
             message = (
-                f"{row.rejected:.0%} of the device's peak cannot be: the time, the count or the peak is"
+                f"{row.rejected:.0%} of the device's peak is impossible: the time, the count or the peak is"
                 " wrong (algorithms like Winograd's need fewer products than are counted)"
             )
             yield failed(message, row.name, fraction=row.rejected)
@@ -148,9 +148,9 @@ def peak(case: Case) -> Iterator[Finding]:
 
 @check
 def overflow(case: Case) -> Iterator[Finding]:
-    """(`--strict`; else a warning) No value that is finite in float64 is NaN or infinite in this precision.
+    """(`--strict`; else a warning) No value that is finite in float64 becomes NaN or infinite here.
 
-    Names the layer that first gave one.
+    Names the layer where one first appears.
     """
     for row in case.rows:
         if row.drift is not None and row.drift.first_bad is not None:
@@ -175,7 +175,7 @@ def grad_scaler(case: Case) -> Iterator[Finding]:
         if row.skipped >= row.steps:
             make, more = failed, ": nothing was trained"
         elif row.skipped:
-            make, more = warned, ", while it looked for its scale"
+            make, more = warned, ", while it searched for its scale"
         yield make(message + more, row.name, skipped=row.skipped, steps=row.steps)
 
 
@@ -195,7 +195,7 @@ def drift(case: Case) -> Iterator[Finding]:
     for row in case.rows:
         reason = row.no_drift or (row.drift.reason if row.drift is not None else "")
         if reason:
-            yield skipped(f"not known: {reason}", row.name)
+            yield skipped(f"unknown: {reason}", row.name)
 
 
 CHECKS = checks_in(sys.modules[__name__])

@@ -88,10 +88,6 @@ class _Watch:
         truth = self.kept.get(path, [])
         self.events.append((path, measure(values, truth[call]) if call < len(truth) else None))
 
-    def read(self) -> list[tuple[str, Sums]]:
-        """The sums in the order in which the calls ended."""
-        return [(path, read(sums)) for path, sums in self.events]
-
     def complete(self, path: str) -> bool:
         """Whether a module was called as often as in float64."""
         return self.calls[path] == len(self.kept.get(path, []))
@@ -125,7 +121,7 @@ class Reference:
         """Run a throw-away float64 model on float64 inputs: `mode` "infer" (eval mode, no gradients) or
         "train" (train mode, forward, `loss` of the outputs, backward).
 
-        A model that cannot do it gives a reference with `failure`, which is every comparison's reason.
+        A model that cannot run in float64 gives a reference with `failure`, the reason of every comparison.
         """
         reference = Reference(mode, loss, batch=batch_size(args, kwargs))
 
@@ -135,7 +131,7 @@ class Reference:
 
         try:
             outputs = run(model64, args, kwargs, mode, loss, keep)
-        except Exception as error:  # whatever a foreign model raises, the benchmark goes on without drift
+        except Exception as error:  # whatever a foreign model raises, the benchmark continues without drift
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             return Reference(mode, loss, failure=f"the model cannot run in float64: {first}")
         reference.outputs = [value.double() for value in outputs]
@@ -162,7 +158,7 @@ class Reference:
         watch = _Watch(self.kept)
         outputs = run(model, args, kwargs, self.mode, self.loss, watch, autocast, scale)
         total = read(measure(outputs, self.outputs))
-        events = watch.read()
+        events = [(path, read(sums)) for path, sums in watch.events]  # in the order in which calls ended
         bad = next((path for path, sums in events if sums.nans or sums.infs), None)
         grads, grad_rel_l2 = self._gradient_rows(model, scale)
         return Drift(
@@ -206,7 +202,7 @@ class Reference:
         if total.nans or total.infs:
             return f"{total.nans + total.infs} values are not finite"
         if not self.outputs:
-            return "the model gives no float output"
+            return "the model returns no float output"
         if any(value.numel() and not bool(value.isfinite().any()) for value in self.outputs):
             return "the reference output is not finite"
         return "the reference output is too large" if total.norm else "the reference output is zero"

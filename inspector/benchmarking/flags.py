@@ -88,23 +88,18 @@ def read() -> dict[str, Any]:
 @contextmanager
 def precision(kind: str) -> Iterator[None]:
     """Set every flag to `kind`, "ieee" (round nothing) or "tf32", and read it back; afterwards all are as
-    they were. Raises InspectError when torch did not take it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        names = _names()
-        before = {name: _get(name) for name in names}
-        try:
-            for name in names:
-                _set(name, _wanted(name, kind))
-            refused = [name for name in names if _get(name) != _wanted(name, kind)]
-            if refused:
-                raise InspectError(
-                    f"torch did not take {kind} for {', '.join(refused)}", "report this with: inspect env"
-                )
-        except BaseException:
-            _restore(before)
-            raise
+    they were. Raises InspectError when torch did not accept it."""
+    flags = read()
+    before = {name: flags[name] for name in _names()}
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about each way to set the other's flags
+            for name in before:
+                _set(name, _wanted(name, kind))
+            refused = [name for name in before if _get(name) != _wanted(name, kind)]
+        if refused:
+            message = f"torch did not accept {kind} for {', '.join(refused)}"
+            raise InspectError(message, "report this with: inspect env")
         yield
     finally:
         with warnings.catch_warnings():

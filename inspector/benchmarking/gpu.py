@@ -1,4 +1,4 @@
-"""Clocks, temperature, power and energy of an NVIDIA GPU, where its driver and nvidia-ml-py tell."""
+"""Clocks, temperature, power and energy of an NVIDIA GPU, where its driver and nvidia-ml-py report them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REASONS = {
 @dataclass(frozen=True)
 class GpuState:
     """One moment: MHz, degrees Celsius, watts, why clocks are held down, millijoules since the driver was
-    loaded. None is what the driver does not say."""
+    loaded. None is what the driver does not report."""
 
     sm_clock_mhz: int | None
     memory_clock_mhz: int | None
@@ -134,7 +134,7 @@ def _mig(library: Any, handle: Any) -> bool:
 
 
 def _ask(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The answer, or None: each driver and card leaves some questions open."""
+    """The answer, or None: every driver and card lacks some queries."""
     try:
         return function(*arguments)
     except Exception:  # NVMLError and its kin, whose classes the library makes at run time

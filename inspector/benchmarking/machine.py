@@ -1,4 +1,4 @@
-"""What this machine has for inspector, and what is missing."""
+"""What inspector finds on this machine, and what is missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pandas as pd
@@ -14,6 +13,9 @@ import torch
 
 from inspector.benchmarking import flags, gpu
 from inspector.core import devices
+from inspector.core.version import __version__, installed
+from inspector.models.device import gpu_name
+from inspector.models.inputs import first_line
 from inspector.reporting.report import Finding, Report, Section, environment, metrics
 
 PACKAGES = (
@@ -28,14 +30,14 @@ EXTRAS = {
 
 
 def env() -> Report:
-    """Versions, devices, threads, precision flags, and what is missing with what it would give.
+    """Versions, devices, threads, precision flags, and what is missing and what it would add.
 
-    A finding of status skip is something that is not there; fail, something that does not work.
+    A finding of status skip is something that is absent; fail, something that does not work.
     """
     versions = pd.DataFrame(list(_versions()), columns=["package", "version"])
     hardware = pd.DataFrame(list(_devices()))
     threads = pd.DataFrame(list(_threads()), columns=["setting", "value"])
-    known = pd.DataFrame(
+    precision = pd.DataFrame(
         [{"flag": name, "value": str(value)} for name, value in flags.read().items()],
         columns=["flag", "value"],
     )
@@ -43,40 +45,30 @@ def env() -> Report:
     return Report(
         command="env",
         subject={"name": platform.node() or "this machine", "source": "env"},
-        environment=environment(gpu=_first_gpu()),
+        environment=environment(gpu=gpu_name("cuda") if torch.cuda.device_count() else None),
         metrics=metrics({"gpus": torch.cuda.device_count()}),
-        tables={"versions": versions, "devices": hardware, "threads": threads, "flags": known},
+        tables={"versions": versions, "devices": hardware, "threads": threads, "flags": precision},
         findings=findings,
         verdict="fail" if any(f.status == "fail" for f in findings) else "pass",
         sections=[
             Section("versions", versions),
             Section("devices", hardware),
             Section("threads", threads),
-            Section("precision of float32 products (flags as they are)", known),
+            Section("precision of float32 products (flags as they are)", precision),
         ],
     )
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    from inspector.core.version import __version__
-
     yield "inspector", __version__
     yield "python", f"{platform.python_version()} ({sys.executable})"
     yield "platform", platform.platform()
     for name in PACKAGES:
-        installed = _version(name)
-        if installed:
-            yield name, installed
+        if number := installed(name):
+            yield name, number
     yield "CUDA of torch", str(torch.version.cuda)
     cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
     yield "cuDNN of torch", str(cudnn)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
 
 
 def _devices() -> Iterator[dict[str, Any]]:
@@ -119,10 +111,6 @@ def _memory() -> int | None:
         return None
 
 
-def _first_gpu() -> str | None:
-    return torch.cuda.get_device_name(0) if torch.cuda.device_count() else None
-
-
 def _threads() -> Iterator[tuple[str, str]]:
     yield "torch.get_num_threads()", str(torch.get_num_threads())
     yield "torch.get_num_interop_threads()", str(torch.get_num_interop_threads())
@@ -132,8 +120,8 @@ def _threads() -> Iterator[tuple[str, str]]:
 
 def _missing() -> Iterator[Finding]:
     for name, gives in EXTRAS.items():
-        if not _version(name):
-            yield Finding("package", "skip", name, f"not installed; it gives {gives}")
+        if not installed(name):
+            yield Finding("package", "skip", name, f"not installed; it adds {gives}")
 
 
 def _gpu_findings() -> Iterator[Finding]:
@@ -141,7 +129,7 @@ def _gpu_findings() -> Iterator[Finding]:
         yield Finding("gpu", "pass", "cuda", f"{torch.cuda.device_count()} CUDA device(s)")
         return
     why = "this torch was built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
-    message = f"{why}: inspect bench runs on the CPU, its times are report only"
+    message = f"{why}: inspect bench runs on the CPU, and its times are only reported"
     yield Finding("gpu", "skip", "cuda", message)
 
 
@@ -153,8 +141,10 @@ def _pair() -> Iterator[Finding]:
 
         nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        message = f"torchvision does not work with torch {torch.__version__}: {first}; install them together"
+        message = (
+            f"torchvision does not work with torch {torch.__version__}: {first_line(error)};"
+            " install a matching pair"
+        )
         yield Finding("torchvision", "fail", "torchvision", message)
         return
     message = f"torchvision {torchvision.__version__} runs its own operators with torch {torch.__version__}"

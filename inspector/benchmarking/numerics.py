@@ -1,4 +1,4 @@
-"""How far each precision is from float64, on the same weights and inputs, outside of the clock."""
+"""How far each precision is from float64, on the same weights and inputs; not timed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Numerics:
         return copy
 
     def drift(self, precision: Precision) -> Drift | str:
-        """The drift of one precision, or why it is not known."""
+        """The drift of one precision, or the reason why it is unknown."""
         if self.reference is None:
             return self.why
         with flags_of(precision.flags):

@@ -42,12 +42,12 @@ ON_CPU = ("fp32", "amp-bf16")
 
 
 def choose(names: Sequence[str] | None, amp: bool, device: str) -> list[Precision]:
-    """The rows asked for, in the order of the table; without names, those that make sense on the device
-    (`amp`: only float32 and autocast). Raises InspectError for a name that is none."""
+    """The requested rows, in the order of the table; without names, those that make sense on the device
+    (`amp`: only float32 and autocast). Raises InspectError for an unknown name."""
     if names:
         for name in names:
             if name not in PRECISIONS:
-                hint = nearest(name, list(PRECISIONS), f"there are: {', '.join(PRECISIONS)}")
+                hint = nearest(name, list(PRECISIONS), f"use some of: {', '.join(PRECISIONS)}")
                 raise InspectError(f"no precision is called {name!r}", hint)
         wanted: Sequence[str] = names
     elif device == "cpu":

@@ -45,7 +45,7 @@ def probe(
     matmul: Callable[..., Tensor] = torch.matmul,
     conv: Callable[..., Tensor] = functional.conv2d,
 ) -> Probe:
-    """Run both in `dtype`, under `autocast` if given, on seeded values, with the flags as they are.
+    """Run both in `dtype`, under `autocast` unless it is None, on seeded values, with the flags as they are.
 
     Raises what the operators raise where the device cannot do them.
     """

@@ -1,4 +1,4 @@
-"""What the benchmark knows about one row, and the rows that may be compared with each other."""
+"""What the benchmark records about one row, and the rows that can be compared with each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @dataclass
 class Row:
     """One precision at one batch in one mode ("infer" or "train"). Seconds are of one step, memory is in
-    bytes over what the device held before; None is what was not measured, `absent` why the row was not."""
+    bytes over what the device held before. None is what was not measured, with the reason in `absent`."""
 
     precision: Precision
     mode: str

@@ -65,91 +65,71 @@ def bench(
     threads: of the CPU; None leaves torch's number. `seconds`: time budget of one mode at one batch.
     strict: overflow fails the report. `require_gpu`: no GPU is an error.
 
-    tell: is told what is measured now, and the share of the whole that is done.
+    tell: called with what is being measured and the share of the work that is done.
 
     Raises InspectError for what cannot be done. A row that cannot be measured is absent with its reason. A
     KeyboardInterrupt has what was measured until then as its `report`.
     """
-    session = Session(
-        model, inputs, precisions=precisions, amp=amp, modes=modes, batches=batches, device=device,
-        channels_last=channels_last, compile=compile, cuda_graph=cuda_graph, threads=threads,
-        seconds=seconds, strict=strict, require_gpu=require_gpu, model_args=model_args, weights=weights,
-        seed=seed, tell=tell,
-    )  # fmt: skip
+    if require_gpu:
+        _require_gpu(device)
+    device = real_device(device)
+    rows, phases = choose(precisions, amp, device), _modes(modes)
+    options = Options(device, channels_last, compile, cuda_graph, seconds, seed)
+    recipe = as_recipe(model, model_args)
+    session = Session(recipe, inputs, options, batches, weights=weights, threads=threads, strict=strict)
+    session.bench.tell = tell
     try:
-        return session.run()
+        return session.run(rows, phases)
     except KeyboardInterrupt as interrupt:
         interrupt.report = session.report(interrupted=True)  # type: ignore[attr-defined]
         raise
 
 
 class Session:
-    """One call of `bench` in parts, so that an interrupt can still print what was measured."""
+    """One call of `bench` in parts, so that an interrupt can still report what was measured."""
 
     def __init__(
         self,
-        model: Model,
+        recipe: Recipe,
         inputs: Any,
-        *,
-        precisions: Sequence[str] | None,
-        amp: bool,
-        modes: Sequence[str] | None,
+        options: Options,
         batches: Sequence[int] | None,
-        device: str | None,
-        channels_last: bool,
-        compile: bool,
-        cuda_graph: bool,
-        threads: int | None,
-        seconds: float,
-        strict: bool,
-        require_gpu: bool,
-        model_args: Mapping[str, Any] | None,
-        weights: str | Path | None,
-        seed: int,
-        tell: Tell = lambda what, share: None,
+        *,
+        weights: str | Path | None = None,
+        threads: int | None = None,
+        strict: bool = False,
     ) -> None:
-        if require_gpu:
-            _require_gpu(device)
-        self.device = real_device(device)
-        self.modes = _modes(modes)
-        self.precisions: list[Precision] = choose(precisions, amp, self.device)
-        self.strict, self.threads, self.weights = strict, _threads(threads), weights
-        if cuda_graph and self.device == "cpu":
+        if threads is not None and threads < 1:
+            raise InspectError(f"cannot run with {threads} threads", "pass `threads=1` or more")
+        if options.cuda_graph and options.device == "cpu":
             raise InspectError("CUDA graphs need a CUDA device", "leave out `cuda_graph=`")
-        if not seconds > 0:
-            raise InspectError(f"{seconds:g} seconds are no time to measure in", "give `seconds=20`")
-        self.recipe = as_recipe(model, model_args)
-        if self.recipe.only_on is not None:
-            raise InspectError(
-                f"{self.recipe.name} is quantized: it has one precision", "name the float model"
-            )
+        if not options.seconds > 0:
+            raise InspectError(f"cannot measure in {options.seconds:g} seconds", "pass e.g. `seconds=20`")
+        if recipe.only_on is not None:
+            raise InspectError(f"{recipe.name} is quantized: it has one precision", "name the float model")
+        self.recipe, self.weights, self.threads, self.strict = recipe, weights, threads, strict
         chosen = as_inputs(inputs) if inputs is not None else None
-        self.model = trainable(self.recipe, chosen, seed, weights)
-        refuse_meta(self.model)
-        self.batches, of = _batches(self.recipe, self.model, chosen, batches, self.device)
+        model = trainable(recipe, chosen, options.seed, weights)
+        refuse_meta(model)
+        self.batches, of = _batches(recipe, model, chosen, batches, options.device)
         self.inputs = of(self.batches[0])
-        options = Options(self.device, channels_last, compile, cuda_graph, seconds, seed)
-        self.bench = Bench(self.model, of, _counter(self.recipe, self.model, of), self._peaks(), options)
-        self.bench.tell = tell
+        name = gpu_name(options.device)
+        entry = devices.find(name) if name is not None else None
+        peaks = dict(entry.peaks) if entry is not None else {}
+        self.bench = Bench(model, of, _counter(recipe, model, of), peaks, options)
 
-    def _peaks(self) -> dict[str, float]:
-        name = gpu_name(self.device)
-        device = devices.find(name) if name is not None else None
-        return dict(device.peaks) if device is not None else {}
-
-    def run(self) -> Report:
+    def run(self, precisions: Sequence[Precision], modes: Sequence[str]) -> Report:
         """Measure, and make the report."""
         with _thread_count(self.threads):
-            self.bench.run(self.precisions, self.modes, self.batches)
+            self.bench.run(precisions, modes, self.batches)
             return self.report()
 
     def report(self, interrupted: bool = False) -> Report:
-        """What is known so far."""
+        """What has been measured so far."""
         return report(
             self.bench,
-            name=self.recipe.name,
-            source=self.recipe.source,
-            inputs=self.inputs,
+            self.recipe,
+            self.inputs,
             strict=self.strict,
             random_weights=self.recipe.rebuilds and self.weights is None,
             interrupted=interrupted,
@@ -159,9 +139,9 @@ class Session:
 def _require_gpu(device: str | None) -> None:
     if not torch.cuda.is_available() or (device is not None and not device.startswith("cuda")):
         raise InspectError(
-            f'`require_gpu=True`, and `device="{device}"`'
+            f'`require_gpu=True`, but `device="{device}"`'
             if torch.cuda.is_available()
-            else "there is no CUDA device here",
+            else "there is no CUDA device on this machine",
             "use a machine with an NVIDIA GPU and driver (see: inspect env), or leave out `require_gpu=`",
         )
 
@@ -174,12 +154,6 @@ def _modes(modes: Sequence[str] | None) -> list[str]:
     return [mode for mode in MODES if mode in wanted]
 
 
-def _threads(threads: int | None) -> int | None:
-    if threads is not None and threads < 1:
-        raise InspectError(f"{threads} threads cannot compute", "give `threads=1` or more")
-    return threads
-
-
 def _batches(
     recipe: Recipe, model: nn.Module, chosen: Inputs | None, batches: Sequence[int] | None, device: str
 ) -> tuple[list[int], Callable[[int], Inputs]]:
@@ -188,7 +162,7 @@ def _batches(
     own = batch_size(*materialise(inputs, model, "meta"))
     for batch in batches or ():
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-            raise InspectError(f"a batch of {batch} cannot be measured", "give `batches=[1, 8, 64]`")
+            raise InspectError(f"a batch of {batch} cannot be measured", "pass `batches=[1, 8, 64]`")
     if own == 1:
         wanted = list(dict.fromkeys(batches or [CPU_BATCH if device == "cpu" else GPU_BATCH]))
         return wanted, lambda batch: with_batch(inputs, batch)
@@ -196,8 +170,8 @@ def _batches(
         raise InspectError("the input holds no sample", 'give at least one: `inputs="1x3x224x224"`')
     if batches and list(batches) != [own]:
         raise InspectError(
-            f"the input has {own} samples, and `batches=` asks for others",
-            "give it with a first dimension of 1, or leave out `batches=`",
+            f"the input has {own} samples, but `batches=` asks for other numbers",
+            "give the input a first dimension of 1, or leave out `batches=`",
         )
     return [own], lambda batch: inputs
 

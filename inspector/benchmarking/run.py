@@ -16,7 +16,7 @@ from inspector.benchmarking.numerics import Numerics
 from inspector.benchmarking.precisions import Precision, unavailable
 from inspector.benchmarking.probe import probe
 from inspector.benchmarking.record import Group, Row
-from inspector.benchmarking.stats import claimed, median_interval, percentile, ratio_interval
+from inspector.benchmarking.stats import median_interval, percentile, ratio_interval
 from inspector.benchmarking.timing import Clock, EventClock, HostClock, StepError, Visit, interleave, warm_up
 from inspector.benchmarking.watch import watch
 from inspector.core.errors import InspectError
@@ -44,9 +44,9 @@ class Options:
 
 @dataclass
 class Bench:
-    """The measurement of one model; `groups` holds what is known so far, also after an interrupt.
+    """The measurement of one model; `groups` holds what has been measured so far, also after an interrupt.
 
-    `model` is on the CPU and stays untouched; `inputs(batch)` says what it runs on, `macs(mode, batch)`
+    `model` is on the CPU and stays untouched; `inputs(batch)` gives what it runs on, `macs(mode, batch)`
     what one step of it computes (None: unknown), `peaks` the TFLOP/s of the device by column.
     """
 
@@ -116,7 +116,7 @@ class Bench:
             row.probe = probe(device, row.precision.weights, row.precision.autocast)
             seed_all(options.seed)
             held = flags.read()
-            row.watched = watch(step, row.batch)
+            row.watched = watch(step)
             row.leaked = flags.leaked(held, row.precision.flags)
             if options.compile:
                 steps.compiled(step)
@@ -132,14 +132,13 @@ class Bench:
         """One precision's step on the device: a copy of the model, cast, in its mode."""
         options = self.options
         model = replica(self.model).to(options.device)
-        model = model.to(precision.weights) if precision.weights is not torch.float32 else model
+        args, kwargs = materialise(self.inputs(batch), self.model, options.device, options.seed)
+        if precision.weights is not torch.float32:
+            model, (args, kwargs) = model.to(precision.weights), cast((args, kwargs), precision.weights)
         if options.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        model.train(mode == "train")
-        args, kwargs = materialise(self.inputs(batch), self.model, options.device, options.seed)
-        args, kwargs = cast((args, kwargs), precision.weights) if _lowered(precision) else (args, kwargs)
-        if options.channels_last:
             args, kwargs = _channels_last((args, kwargs))
+        model.train(mode == "train")
         return steps.make(model, args, kwargs, precision, options.device, mode)
 
     def _clock(self) -> Clock:
@@ -147,7 +146,7 @@ class Bench:
         return EventClock(self.options.device) if on_gpu else HostClock()
 
     def _measure(self, group: Group, ready: dict[str, tuple[Row, steps.Step]]) -> None:
-        """Time the rows in turn. A row that runs out of memory now is absent, and the rest goes on."""
+        """Time the rows in turn. A row that runs out of memory becomes absent, and the others go on."""
         visits: dict[str, list[Visit]] = {}
         while ready:
             visits = {}
@@ -165,7 +164,7 @@ class Bench:
                 )
             except StepError as error:
                 row, _ = ready.pop(error.name)
-                beside = f" beside {len(ready)} other rows" if ready else ""
+                beside = f" with {len(ready)} other rows in memory" if ready else ""
                 row.absent = _reason(error.cause) + beside
                 _release()
                 continue
@@ -214,11 +213,6 @@ class Bench:
             row.fraction = fraction
 
 
-def faster(row: Row) -> bool:
-    """Whether a difference from the first row may be claimed."""
-    return row.speedup_interval is not None and claimed(row.speedup_interval)
-
-
 class _Around:
     """A clock that sets each row's precision flags around its visits, never inside them."""
 
@@ -263,10 +257,6 @@ def _reason(error: BaseException) -> str:
 
 def _gpu_state(device: str) -> Any:
     return gpu.state(torch.device(device).index or 0) if device.startswith("cuda") else None
-
-
-def _lowered(precision: Precision) -> bool:
-    return precision.weights is not torch.float32
 
 
 def _channels_last(value: Any) -> Any:

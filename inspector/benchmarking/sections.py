@@ -11,26 +11,32 @@ from inspector.benchmarking import gpu
 from inspector.benchmarking.checks import CHECKS, Case
 from inspector.benchmarking.drift import Drift
 from inspector.benchmarking.record import Group, Row
-from inspector.benchmarking.run import Bench, faster
+from inspector.benchmarking.run import Bench
+from inspector.benchmarking.stats import claimed
+from inspector.models import Recipe
 from inspector.models.inputs import Inputs, materialise
 from inspector.reporting.checks import examine
 from inspector.reporting.report import Chart, Finding, Metric, Report, Section, environment, metrics
 from inspector.tracing.describe import describe_call
 
 WORST = 5
+_SWITCHES = ("channels_last", "compile", "cuda_graph")
+_OPTIONAL = (
+    "allocated", "reserved", "TFLOP/s", "of peak", "joules", "gradients", "top-1", "p99", "first call",
+)  # fmt: skip
+"""Columns left out of a section in which no row has a value for them."""
 
 
 def report(
     bench: Bench,
-    *,
-    name: str,
-    source: str,
+    recipe: Recipe,
     inputs: Inputs,
+    *,
     strict: bool,
     random_weights: bool,
     interrupted: bool = False,
 ) -> Report:
-    """Everything that `bench` knows."""
+    """Everything that `bench` has measured."""
     findings = _remarks(bench, random_weights, interrupted)
     for group in bench.groups:
         findings += examine(CHECKS, Case(group, strict))
@@ -42,8 +48,8 @@ def report(
     return Report(
         command="bench",
         subject={
-            "name": name,
-            "source": source,
+            "name": recipe.name,
+            "source": recipe.source,
             "inputs": _described(bench, inputs),
             "phase": ", ".join(dict.fromkeys(group.mode for group in bench.groups)),
             "device": bench.options.device,
@@ -53,7 +59,7 @@ def report(
         tables={key: frame for key, frame in tables.items() if len(frame)},
         findings=findings,
         verdict="fail" if failed else "pass" if measured and not interrupted else "none",
-        header=_header(bench, name, source, inputs),
+        header=_header(bench, recipe, inputs),
         sections=[_section(group, bench.options.compile) for group in bench.groups] + _worst(rows),
         charts=charts(table) if len(table) else [],
     )
@@ -71,30 +77,25 @@ def _environment(bench: Bench) -> dict[str, Any]:
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["driver"] = getattr(state, "driver", None)
         facts["cuda"], facts["cudnn"] = torch.version.cuda, torch.backends.cudnn.version()
-    facts |= {
-        "channels_last": options.channels_last,
-        "compile": options.compile,
-        "cuda_graph": options.cuda_graph,
-    }
-    return environment(**facts)
+    return environment(**facts, **{name: getattr(options, name) for name in _SWITCHES})
 
 
-def _header(bench: Bench, name: str, source: str, inputs: Inputs) -> list[tuple[str, str]]:
+def _header(bench: Bench, recipe: Recipe, inputs: Inputs) -> list[tuple[str, str]]:
     device = bench.options.device
     if device == "cpu":
         place = f"cpu, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
     else:
         place = f"{torch.cuda.get_device_name(device)} ({device})"
     lines = [
-        ("model", f"{name} ({source}, {type(bench.model).__name__})"),
+        ("model", f"{recipe.name} ({recipe.source}, {type(bench.model).__name__})"),
         ("input", ", ".join(_described(bench, inputs))),
         ("device", place),
     ]
-    chosen = [k for k in ("channels_last", "compile", "cuda_graph") if getattr(bench.options, k)]
+    chosen = [name for name in _SWITCHES if getattr(bench.options, name)]
     if chosen:
         lines.append(("with", ", ".join(chosen)))
     if device == "cpu":
-        lines.append(("times", "report only: there is no GPU; nothing here says how a GPU would do"))
+        lines.append(("times", "report only: measured on a CPU, they say nothing about a GPU"))
     probes = {r.precision.label: r.probe for g in bench.groups for r in g.rows if r.probe is not None}
     lines += [("ran as", f"{label}: {probe.described()}") for label, probe in probes.items()]
     return lines
@@ -103,13 +104,13 @@ def _header(bench: Bench, name: str, source: str, inputs: Inputs) -> list[tuple[
 def _remarks(bench: Bench, random_weights: bool, interrupted: bool) -> list[Finding]:
     remarks = []
     if interrupted:
-        message = "interrupted: only what was measured until then is shown"
+        message = "interrupted: shows only what had been measured by then"
         remarks.append(Finding("interrupted", "warn", "", message))
     if random_weights:
         message = "weights are random (seeded): drift is that of an untrained model; see --weights"
         remarks.append(Finding("weights", "warn", "", message))
     if bench.options.device != "cpu" and not bench.peaks:
-        message = "the device's peak is not in the table: no fraction of it is given"
+        message = "this device is not in the table of peaks: no fraction of peak is given"
         remarks.append(Finding("peak", "skip", bench.options.device, message))
     return remarks
 
@@ -134,7 +135,7 @@ def _record(row: Row, base: Row) -> dict[str, Any]:
         "speedup": row.speedup,
         "speedup_low": ratio.low if ratio else None,
         "speedup_high": ratio.high if ratio else None,
-        "difference_claimed": faster(row) if row.speedup is not None else None,
+        "difference_claimed": claimed(row.speedup_interval) if row.speedup is not None else None,
         "warm_up_calls": warm.calls if warm else None,
         "warm_up_seconds": warm.seconds if warm else None,
         "first_call_seconds": warm.first if warm else None,
@@ -174,23 +175,9 @@ def _gpu(when: str, state: Any) -> dict[str, Any]:
 def _section(group: Group, compiled: bool) -> Section:
     """The rows of one mode and batch as people read them."""
     shown = pd.DataFrame([_shown(row, compiled) for row in group.rows])
-    for column in (
-        "allocated",
-        "reserved",
-        "TFLOP/s",
-        "of peak",
-        "joules",
-        "gradients",
-        "top-1",
-        "p99",
-        "first call",
-    ):
-        if shown[column].isna().all():
-            shown = shown.drop(columns=column)
-    note = (
-        f"speed-up against {group.base.precision.label}, by rounds in turn; latency is the median of a step"
-    )
-    return Section(f"{group.mode}, batch {group.batch}", shown, f"({note})")
+    unused = [column for column in _OPTIONAL if shown[column].isna().all()]
+    note = f"speed-up over {group.base.precision.label}, interleaved rounds; latency is the median of a step"
+    return Section(f"{group.mode}, batch {group.batch}", shown.drop(columns=unused), f"({note})")
 
 
 def _shown(row: Row, compiled: bool) -> dict[str, Any]:
@@ -216,29 +203,34 @@ def _shown(row: Row, compiled: bool) -> dict[str, Any]:
 
 
 def _speedup(row: Row) -> str:
-    """1.83x (1.80 to 1.86), or that no difference may be claimed."""
+    """1.83x (1.80 to 1.86), or that no difference can be claimed."""
     if row.speedup is None or row.speedup_interval is None:
         return ""
     low, high = row.speedup_interval.low, row.speedup_interval.high
-    if not faster(row):
+    if not claimed(row.speedup_interval):
         return f"no difference ({low:.2f} to {high:.2f})"
     return f"{row.speedup:.2f}x ({low:.2f} to {high:.2f})"
 
 
+def _drifts(rows: list[Row]) -> list[tuple[Row, Drift]]:
+    """Each drift once: that of a mode and precision is the same at every batch."""
+    first: dict[tuple[str, str], tuple[Row, Drift]] = {}
+    for row in rows:
+        if row.drift is not None:
+            first.setdefault((row.mode, row.precision.name), (row, row.drift))
+    return list(first.values())
+
+
 def _drift_frame(rows: list[Row]) -> pd.DataFrame:
     """Drift by module, once for each mode and precision."""
-    records, seen = [], set()
-    for row in rows:
-        key = (row.mode, row.precision.name)
-        if row.drift is None or key in seen:
-            continue
-        seen.add(key)
-        for kind, parts in (("output", row.drift.modules), ("gradient", row.drift.grads)):
-            records += [
-                {"mode": row.mode, "precision": row.precision.name, "kind": kind, **vars(part)}
-                for part in parts
-            ]
-    return pd.DataFrame(records)
+    return pd.DataFrame(
+        [
+            {"mode": row.mode, "precision": row.precision.name, "kind": kind, **vars(part)}
+            for row, drift in _drifts(rows)
+            for kind, parts in (("output", drift.modules), ("gradient", drift.grads))
+            for part in parts
+        ]
+    )
 
 
 def _rounds(rows: list[Row]) -> pd.DataFrame:
@@ -254,23 +246,19 @@ def _rounds(rows: list[Row]) -> pd.DataFrame:
 
 
 def _worst(rows: list[Row]) -> list[Section]:
-    records, seen = [], set()
-    for row in rows:
-        drift, key = row.drift, (row.mode, row.precision.name)
-        if not isinstance(drift, Drift) or key in seen or row.precision.name == "fp32":
-            continue
-        seen.add(key)
-        for part in drift.worst[:WORST]:
-            records.append(
-                {
-                    "mode": row.mode,
-                    "precision": row.precision.label,
-                    "module": part.module,
-                    "type": part.type,
-                    "drift": part.rel_l2,
-                }
-            )
-    note = "(relative L2 distance of the module's output from float64, that of its input included)"
+    records = [
+        {
+            "mode": row.mode,
+            "precision": row.precision.label,
+            "module": part.module,
+            "type": part.type,
+            "drift": part.rel_l2,
+        }
+        for row, drift in _drifts(rows)
+        if row.precision.name != "fp32"
+        for part in drift.worst[:WORST]
+    ]
+    note = "(relative L2 distance of the module's output from float64, including the error of its input)"
     return [Section("layers that drift most", pd.DataFrame(records), note)] if records else []
 
 

@@ -1,4 +1,4 @@
-"""Percentiles, and what the rounds of a measurement say about how sure they are.
+"""Percentiles, and the uncertainty that the rounds of a measurement give them.
 
 Samples of one round share its clock speed, temperature and neighbours, so the round is the unit that is
 resampled, never the single sample.
@@ -79,7 +79,7 @@ def ratio_interval(base: Sequence[float], other: Sequence[float], seed: int) -> 
 
 
 def claimed(interval: Interval | None) -> bool:
-    """Whether an interval of a ratio excludes 1: only then is there a difference to speak of."""
+    """Whether an interval of a ratio excludes 1: only then can a difference be claimed."""
     return interval is not None and not interval.low <= 1 <= interval.high
 
 

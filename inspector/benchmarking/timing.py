@@ -1,4 +1,4 @@
-"""Clocks, warm-up, and the order in which steps are timed: in rounds, each step in its turn."""
+"""Clocks, warm-up, and the order in which steps are timed: in rounds, every step in turn."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from scipy import special
 from inspector.tracing.capture.isolate import no_collection
 
 AIMED_ROUNDS = 24
-"""How many rounds the time is cut into."""
+"""Number of rounds the time is divided into."""
 MOST_CALLS = 1000
 """Of one visit; the GPU's queue of launched work is about as long."""
 OVERTIME = 4
 """At this multiple of its seconds a measurement stops, however few its rounds."""
 L2_UNKNOWN = 256 * 2**20
-"""Bytes that are written between calls where the size of the L2 cache is not known."""
+"""Bytes written between calls where the size of the L2 cache is unknown."""
 STABLE = 0.05
 """Windows of the warm-up whose medians are nearer than this, relatively, are alike."""
 MOST_IN_WINDOW = 500
@@ -195,8 +195,8 @@ def interleave(
     now: Callable[[], float] = time.perf_counter,
 ) -> None:
     """Time the steps in rounds, every step in order and then in reverse, so that a drift of the device
-    meets all alike. A step's two visits of a round are one `Visit` in `into`, which holds whole rounds only,
-    equally many for every step, also after an exception.
+    affects all alike. A step's two visits of a round are one `Visit` in `into`, which holds whole rounds
+    only, equally many for every step, also after an exception.
 
     The calls of a visit are such that every step gets about the same time. It ends when `seconds` have
     passed, or earlier when the 95% half-width of every step's median is under `target` of it, but not before
@@ -244,7 +244,9 @@ class _Plan:
         there = self._pass(list(self.steps), tell, 0.0)
         if self.pilot:
             self.pilot = False
-            if any(self._count(name) > 1 for name in self.steps):  # one call each only showed their cost
+            if any(
+                self._count(name) > 1 for name in self.steps
+            ):  # one call each was only to learn their cost
                 pilot, there = there, self._pass(list(self.steps), tell, 0.0)
                 there = {n: replace(v, unmeasured=v.unmeasured + pilot[n].calls) for n, v in there.items()}
         back = self._pass(list(self.steps)[::-1], tell, 0.5)
@@ -259,14 +261,14 @@ class _Plan:
             try:
                 visits[name] = self.clock.visit(self.steps[name], counts[name])
             except Exception as error:
-                traceback.clear_frames(error.__traceback__)  # they would hold the tensors of a failed step
+                traceback.clear_frames(error.__traceback__)  # they would keep a failed step's tensors alive
                 raise StepError(name, error) from error
             self.cost[name] = min(self.cost[name], (self.now() - start) / visits[name].calls)
             tell(part + (number + 1) / len(names) / 2)
         return visits
 
     def _count(self, name: str) -> int:
-        """Measured calls of a visit: one while the cost is not known."""
+        """Measured calls of a visit: one while the cost is unknown."""
         cost = self.cost[name]
         if cost <= 0:
             return MOST_CALLS

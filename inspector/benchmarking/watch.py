@@ -20,21 +20,20 @@ class Watched:
 
     inputs: tuple[tuple[int, ...], ...] = ()
     sums: tuple[float, ...] = ()
-    samples: int = 0
     wrong_mode: list[str] = field(default_factory=list)
     transfers: list[tuple[int, str, str, str | None]] = field(default_factory=list)
-    input_bytes: int = 0
     loss_finite: bool | None = None
 
 
-def watch(step: Step, samples: int) -> Watched:
+def watch(step: Step) -> Watched:
     """Run the step once, eagerly, with every operator and the model's call observed."""
-    seen = Watched(samples=samples)
+    seen = Watched()
     inside: list[str] = []
     call, replay = step.call, step.replay
     hook = step.model.register_forward_pre_hook(_entry(seen, step), with_kwargs=True)
     calls = module_calls(paths_of(step.model), lambda call: inside.append(call.path), lambda _: inside.pop())
-    step.call, step.replay = step.model if _wraps(call, step.model) else call, None
+    compiled = call is not step.model and compiled_from(call) is step.model
+    step.call, step.replay = step.model if compiled else call, None  # a compiled model would hide operators
     try:
         with calls, _Transfers(seen, inside):
             result = step()
@@ -46,17 +45,12 @@ def watch(step: Step, samples: int) -> Watched:
     return seen
 
 
-def _wraps(call: Any, model: nn.Module) -> bool:
-    return call is not model and compiled_from(call) is model
-
-
 def _entry(seen: Watched, step: Step) -> Any:
     def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         seen.inputs = tuple(tuple(tensor.shape) for tensor in tensors)
         seen.sums = tuple(_mark(tensor) for tensor in tensors)
-        seen.input_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        if step.mode == "train":  # a part may rest in eval mode on purpose: frozen batch norms
+        if step.mode == "train":  # parts may stay in eval mode on purpose, such as frozen batch norms
             seen.wrong_mode = [] if module.training else ["(model)"]
         else:
             seen.wrong_mode = [path or "(model)" for path, m in module.named_modules() if m.training]

@@ -17,7 +17,7 @@ def bench(
         bool, typer.Option("--amp", help="Float32 against autocast only (FP16 with GradScaler, BF16).")
     ] = False,
     precisions: Annotated[
-        Optional[str], several(Precision, "--precision", f"Of {listed(Precision)}; separated by commas.")
+        Optional[str], several(Precision, "--precision", f"Some of {listed(Precision)}; separated by commas.")
     ] = None,
     modes: Annotated[Optional[str], several(Mode, "--mode", "infer, or train; default: both.")] = None,
     batches: Annotated[
@@ -26,7 +26,9 @@ def bench(
             "--batch", callback=numbers, help="Batches, e.g. 1,8,64. Default: 64 on a GPU, 4 on a CPU."
         ),
     ] = None,
-    device: Annotated[Optional[str], typer.Option(help="cuda, cuda:1 or cpu. Default: cuda if any.")] = None,
+    device: Annotated[
+        Optional[str], typer.Option(help="cuda, cuda:1 or cpu. Default: cuda if available.")
+    ] = None,
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Weights and images in NHWC.")
     ] = False,
@@ -34,7 +36,7 @@ def bench(
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="Replay every row as a CUDA graph.")
     ] = False,
-    threads: Annotated[Optional[int], typer.Option(help="Threads of the CPU.")] = None,
+    threads: Annotated[Optional[int], typer.Option(help="CPU threads.")] = None,
     seconds: Annotated[float, typer.Option(help="Time budget of one mode at one batch.")] = 20.0,
     require_gpu: Annotated[
         bool, typer.Option("--require-gpu", help="Exit with 2 where there is no GPU.")
@@ -43,5 +45,5 @@ def bench(
 ) -> None:
     """Compare FP32 with half precision: speed with its uncertainty, memory, and drift from float64.
 
-    Rows are measured in turn in one process; a difference is claimed only where its interval says so.
+    Rows are measured in turn in one process; a difference is claimed only where its interval excludes none.
     """

@@ -1,5 +1,5 @@
-"""The words that options choose from, declared here because the rooms that know them load torch.
-A test holds each against its room."""
+"""The values that options choose from, declared here because the rooms that define them load torch.
+A test compares each with its room."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ State = Literal[
 
 
 def several(choices: Any, name: str, help: str) -> Any:
-    """The option `name`, which takes some of `choices`: separated by commas, or given again and again."""
-    known: tuple[str, ...] = get_args(choices)
+    """The option `name`, which takes some of `choices`: separated by commas, or the option repeated."""
+    names: tuple[str, ...] = get_args(choices)
 
     def split(value: Any) -> list[str] | None:
         texts = [value] if isinstance(value, str) else list(value or [])
         words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
         if texts and not words:
-            raise InspectError(f"{name} names nothing", f"leave it out, or name of: {', '.join(known)}")
+            raise InspectError(f"{name} is empty", f"leave it out, or name some of: {', '.join(names)}")
         for word in words:
-            if word not in known:
-                raise typer.BadParameter(f"{word!r} is not one of {', '.join(map(repr, known))}.")
+            if word not in names:
+                raise typer.BadParameter(f"{word!r} is not one of {', '.join(map(repr, names))}.")
         return words or None
 
     def complete(incomplete: str) -> list[str]:
         before = incomplete[: incomplete.rfind(",") + 1]
-        return [before + word for word in known]
+        return [before + word for word in names]
 
     return typer.Option(name, metavar="NAME,...", help=help, callback=split, autocompletion=complete)
 

@@ -1,4 +1,4 @@
-"""What every command does: its signature with the shared options, the call, and the way of the Report out."""
+"""What every command does: build its signature with the shared options, call, and emit the Report."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def command(
                 keywords = _keywords(values, signature)
                 try:
                     report = _call(_load(function), keywords, values, progress)
-                except (InspectError, KeyboardInterrupt) as error:  # what is known until then is shown
+                except (InspectError, KeyboardInterrupt) as error:  # what was measured by then is shown
                     if (partial := getattr(error, "report", None)) is not None:
                         emit(partial, values["format"], form, files)
                     raise
@@ -108,19 +108,19 @@ def _files(output: Any) -> list[Path]:
 
 
 def _keywords(values: dict[str, Any], signature: inspect.Signature) -> dict[str, Any]:
-    """What the function is called with: options over --set, over the file. What none of them says is left
+    """What the function is called with: options over --set, over the file. What none of them sets is left
     to the function's own default."""
     from inspector.core.config import load
 
-    given = {name: None if value in ([], ()) else value for name, value in values.items()}
-    keywords = {name: value for name, value in given.items() if name not in OWN}
+    passed = {name: None if value in ([], ()) else value for name, value in values.items()}
+    keywords = {name: value for name, value in passed.items() if name not in OWN}
     if "config" in values:
         values["settings"] = assignments(values["settings"])
         node = load(values["config"], values["settings"])
         for name, parameter in signature.parameters.items():
             setting = _setting(parameter.annotation)
-            if setting is not None and not any(given[other] for other in setting.unless):
-                keywords[name] = setting.merge(given[name], reduce(getattr, setting.key.split("."), node))
+            if setting is not None and not any(passed[other] for other in setting.unless):
+                keywords[name] = setting.merge(passed[name], reduce(getattr, setting.key.split("."), node))
     return {name: value for name, value in keywords.items() if value is not None}
 
 

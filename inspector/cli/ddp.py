@@ -14,7 +14,7 @@ from inspector.cli.command import command
 @command("distributed.report:ddp", "model inputs model_args weights seed", progress=progress.training)
 def ddp(
     nproc: Annotated[
-        Optional[int], typer.Option(help="Processes here. Default: one for each GPU, 2 on a CPU.")
+        Optional[int], typer.Option(help="Processes on this machine. Default: one for each GPU, 2 on a CPU.")
     ] = None,
     steps: Annotated[Optional[int], typer.Option(help="Optimizer steps (SOLVER.STEPS, 30).")] = None,
     batch: Annotated[Optional[int], typer.Option(help="Samples of one process (DATA.BATCH, 8).")] = None,
@@ -25,24 +25,26 @@ def ddp(
     amp: Annotated[bool, typer.Option("--amp", help="Autocast (with GradScaler where FP16).")] = False,
     sync_bn: Annotated[bool, typer.Option("--sync-bn", help="SyncBatchNorm (GPUs only).")] = False,
     accumulate: Annotated[
-        Optional[int], typer.Option(help="Batches of one step, added up (SOLVER.ACCUMULATE, 1).")
+        Optional[int], typer.Option(help="Batches accumulated in one step (SOLVER.ACCUMULATE, 1).")
     ] = None,
     output_dir: Annotated[
         Optional[str], typer.Option(help="Checkpoints, logs and the configuration (OUTPUT_DIR).")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in --output-dir.")
+        bool, typer.Option("--resume", help="Continue from the checkpoint in --output-dir.")
     ] = False,
     kill: Annotated[
-        bool, typer.Option("--kill/--no-kill", help="Kill a worker, which must come back and go on.")
+        bool, typer.Option("--kill/--no-kill", help="Kill a worker, which must restart and continue.")
     ] = True,
-    device: Annotated[Optional[Training], typer.Option(help="Default: cuda if any.")] = None,
-    deadline: Annotated[Optional[float], typer.Option(help="Seconds at most (DDP.DEADLINE, 600).")] = None,
+    device: Annotated[Optional[Training], typer.Option(help="Default: cuda if available.")] = None,
+    deadline: Annotated[
+        Optional[float], typer.Option(help="Time limit in seconds (DDP.DEADLINE, 600).")
+    ] = None,
     nnodes: Annotated[int, typer.Option(help="Machines.")] = 1,
     node_rank: Annotated[int, typer.Option(help="The number of this machine.")] = 0,
     rdzv_endpoint: Annotated[str, typer.Option(help="HOST:PORT where the machines meet.")] = "",
 ) -> None:
     """Train a model for some steps under DistributedDataParallel, and check what people get wrong.
 
-    Under torchrun or SLURM (RANK, WORLD_SIZE) it joins the processes that are there.
+    Under torchrun or SLURM (RANK, WORLD_SIZE) it joins the processes already running.
     """

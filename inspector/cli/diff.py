@@ -1,4 +1,4 @@
-"""Hold a report against a baseline, and fail where something got worse."""
+"""Compare a report with a baseline, and fail where something got worse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Names = Optional[list[str]]
 
 
 def _tell(report: Any) -> None:
-    """What was done beside the comparison: the baseline that was written, GitHub's summary."""
+    """What was done besides the comparison: the baseline that was written, GitHub's summary."""
     for note in report.notes():
         print(note, file=sys.stderr)
 
@@ -30,7 +30,7 @@ def diff(
     tolerance: Annotated[
         _Names,
         typer.Option(
-            metavar="METRIC=AMOUNT", help="Allow a metric to move: macs=1%, params=1000; repeatable."
+            metavar="METRIC=AMOUNT", help="Allow a metric to change: macs=1%, params=1000; repeatable."
         ),
     ] = None,
     max: Annotated[
@@ -55,14 +55,14 @@ def diff(
     update_baseline: Annotated[
         bool, typer.Option("--update-baseline", help="Write what changed into BASE.")
     ] = False,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that count.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")] = 1,
     output: Annotated[
         Optional[list[Path]],
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
-            help="Also to this file; its suffix chooses the format; repeatable.",
+            help="Write to this file; its suffix chooses the format; repeatable.",
         ),
     ] = None,
 ) -> None:

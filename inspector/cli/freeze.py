@@ -21,7 +21,7 @@ def freeze(
     ] = None,
     scheme: Annotated[
         Optional[Counting],
-        typer.Option(help="Whose N --at is. Default: maskrcnn."),
+        typer.Option(help="Whose convention --at follows. Default: maskrcnn."),
         Setting("FREEZE.SCHEME"),
     ] = None,
     patterns: Annotated[
@@ -41,7 +41,7 @@ def freeze(
         ),
         Setting("FREEZE.NORM"),
     ] = None,
-    stages: Annotated[Stages, Setting("FREEZE.STAGES", lambda given, held: given or globs(held))] = None,
+    stages: Annotated[Stages, Setting("FREEZE.STAGES", lambda stages, held: stages or globs(held))] = None,
     verify: Annotated[bool, typer.Option(help="Train a copy and compare bytes.")] = True,
     ddp: Annotated[
         bool, typer.Option(help="Include in the verification a step of two DDP processes.")

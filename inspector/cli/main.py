@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         code = _run(words, context)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader went away (`| head`): nothing is wrong, and nothing more can be said.
+        # The reader closed the pipe (`| head`): nothing is wrong, and nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, typer.Abort):
@@ -115,12 +115,12 @@ def _run(words: list[str], context: dict[str, Any]) -> int:
 
 
 def _explained(error: Any) -> InspectError:
-    """A usage error of click's; of a wrong choice the nearest of those that there are."""
+    """A usage error of click's; for a wrong choice, the nearest valid one."""
     message = error.format_message().replace("\n", " ")
     if choice := _CHOICE.search(message):
-        known = choice["known"].replace("'", "").split(", ")
-        hint = nearest(choice["word"], known, f"use one of: {', '.join(known)}")
-        return InspectError(f"{max(error.param.opts, key=len)} {choice['word']!r} is not known", hint)
+        words = choice["known"].replace("'", "").split(", ")
+        hint = nearest(choice["word"], words, f"use one of: {', '.join(words)}")
+        return InspectError(f"{max(error.param.opts, key=len)} {choice['word']!r} is unknown", hint)
     context = getattr(error, "ctx", None)
     return InspectError(message, f"see: {context.command_path if context else 'inspect'} --help")
 
@@ -133,12 +133,13 @@ def _usage_error() -> Any:
 def _explain(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    known = isinstance(error, InspectError)
-    message = error.message if isinstance(error, InspectError) else _unexpected(error)
-    hint = error.hint if isinstance(error, InspectError) else None
+    if isinstance(error, InspectError):
+        message, hint = error.message, error.hint
+    else:
+        message, hint = _unexpected(error), "see the full traceback with --debug"
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    if hint or not known:
-        print(f"hint: {hint or 'see the whole error with --debug'}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
     return 2
 
 

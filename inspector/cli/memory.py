@@ -19,7 +19,10 @@ def memory(
     amp: Annotated[bool, typer.Option("--amp", help="Autocast to bfloat16.")] = False,
     dtype: Annotated[Optional[Dtype], typer.Option(help="Of weights and inputs.")] = None,
     master_weights: Annotated[
-        bool, typer.Option("--master-weights", help="The optimizer keeps float32 copies of half weights.")
+        bool,
+        typer.Option(
+            "--master-weights", help="The optimizer keeps float32 copies of half-precision weights."
+        ),
     ] = False,
     checkpoint_activations: Annotated[
         Optional[list[str]],
@@ -36,12 +39,12 @@ def memory(
         Optional[str], typer.Option(metavar="24GiB", help="Exit with 1 if it needs more than this.")
     ] = None,
     max_batch: Annotated[
-        Optional[str], typer.Option(metavar="24GiB", help="Find the largest batch that fits into this.")
+        Optional[str], typer.Option(metavar="24GiB", help="Find the largest batch that fits in this.")
     ] = None,
     world_size: Annotated[
         Optional[int], typer.Option(min=1, help="Add an estimate for each of N processes.")
     ] = None,
-    shard: Annotated[Sharding, typer.Option(help="How they share the model.")] = "ddp",
+    shard: Annotated[Sharding, typer.Option(help="How those processes share the model.")] = "ddp",
     measure: Annotated[
         bool, typer.Option("--measure", help="Also run it on this machine's device, and compare.")
     ] = False,

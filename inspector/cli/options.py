@@ -1,4 +1,4 @@
-"""The options that commands share, and the settings behind an option that is not given."""
+"""The options that commands share, and the settings used when an option is not passed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from inspector.cli.choices import Format, Phase
 from inspector.core.errors import InspectError
 
 
-def either(given: Any, held: Any) -> Any:
-    """What the option says; without it, what the setting holds."""
-    return held if given is None else given
+def either(option: Any, held: Any) -> Any:
+    """The option's value; without it, the setting's."""
+    return held if option is None else option
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def globs(texts: list[str] | None) -> list[list[str]] | None:
     """The globs of each stage, separated by spaces or commas."""
     stages = [text.replace(",", " ").split() if isinstance(text, str) else [] for text in texts or []]
     if not all(stages):
-        raise InspectError("--stage names nothing", "write the globs of one stage: --stage 'conv1 bn1'")
+        raise InspectError("--stage is empty", "write the globs of one stage: --stage 'conv1 bn1'")
     return stages or None
 
 
@@ -61,7 +61,7 @@ def numbers(text: Optional[str]) -> list[int] | None:
         return None
     words = [word for word in text.split(",") if word.strip()]
     if not words:
-        raise InspectError("--batch names nothing", "leave it out, or write e.g. --batch 1,8,64")
+        raise InspectError("--batch is empty", "leave it out, or write e.g. --batch 1,8,64")
     try:
         return [int(word) for word in words]
     except ValueError as error:
@@ -109,7 +109,7 @@ FIRST = {
             metavar="SHAPE",
             help="1x3x224x224, 'float32[1,3,224,224]' or 'ids=int64[1,128]'; repeatable.",
         ),
-        Setting("INPUT", lambda given, held: given or list(held) or None),
+        Setting("INPUT", lambda texts, held: texts or list(held) or None),
     ],
     "model_args": Annotated[
         Optional[list[str]],
@@ -125,7 +125,7 @@ FIRST = {
         typer.Option(help="Count on meta, cpu or cuda. Default: meta, cpu where meta cannot."),
     ],
 }
-"""What is inspected, and how it runs: in the help before the options of the command."""
+"""What is inspected, and how it runs: in the help before the command's own options."""
 
 LAST = {
     "seed": Annotated[
@@ -151,7 +151,7 @@ LAST = {
         ),
     ],
 }
-"""How it is written and what surrounds it: in the help after the options of the command."""
+"""How the result is written, and everything around it: in the help after the command's own options."""
 
 DEFAULTS = {"phase": "forward", "verbose": False, "debug": False}
 """Of shared options that are not None."""

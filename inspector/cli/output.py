@@ -1,4 +1,4 @@
-"""The way of a Report out: to standard output or into files, in the format asked for."""
+"""Emitting a Report: to standard output or into files, in the requested format."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check(form: str | None, default: str, files: Sequence[Path], save: Path | No
         ):
             raise InspectError(f"{file} is written by --save too", "choose another file for --output")
     if not files and form is None and default == "html" and sys.stdout.isatty():
-        raise InspectError("a page is no text for a terminal", "write it to a file: -o report.html")
+        raise InspectError("an HTML page cannot be shown in a terminal", "write it to a file: -o report.html")
 
 
 def emit(report: Report, form: str | None, default: str, files: Sequence[Path]) -> None:
@@ -49,7 +49,7 @@ def emit(report: Report, form: str | None, default: str, files: Sequence[Path]) 
 
 
 def _format(form: str | None, file: Path, files: Sequence[Path]) -> str:
-    """Of one file as asked for, else as its suffix says."""
+    """The requested format for a single file, else the one its suffix names."""
     from inspector.reporting.formats import format_of
 
     return form if form is not None and len(files) == 1 else format_of(file)

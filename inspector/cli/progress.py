@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def steps() -> Iterator[Callable[[str, float], None]]:
-    """A bar that is told what is done and the share of the whole."""
+    """A bar that shows what is being done and the share that is finished."""
     if not sys.stderr.isatty():
         yield lambda what, share: None
         return

@@ -15,7 +15,7 @@ from inspector.cli.command import command
 def reconcile(
     counters: Annotated[
         Optional[list[str]],
-        several(Counted, "--counter", f"Of {listed(Counted)}; repeatable. Default: all."),
+        several(Counted, "--counter", f"Some of {listed(Counted)}; repeatable. Default: all."),
     ] = None,
     table: Annotated[
         Optional[Path], typer.Option(help="CSV of published figures: model,input,macs,params.")

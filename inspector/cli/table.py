@@ -23,26 +23,26 @@ def table(
     models: Annotated[
         Optional[list[str]],
         typer.Argument(help="Specs, globs ('resnet*', 'timm:vit*'), or YAML files with a list of models."),
-        Setting("MODEL.NAME", lambda given, held: given or [held], unless=("all",)),
+        Setting("MODEL.NAME", lambda texts, held: texts or [held], unless=("all",)),
     ] = None,
-    all: Annotated[Optional[Source], typer.Option("--all", help="Every model of it.")] = None,
+    all: Annotated[Optional[Source], typer.Option("--all", help="Every model of this source.")] = None,
     measure: Annotated[
         Optional[str],
         several(Measured, "--measure", help="Also measure latency, memory or both (separated by commas)."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of --measure latency, models in turn.")] = 30,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds of --measure latency, the models interleaved.")
+    ] = 30,
     append: Annotated[
         bool,
-        typer.Option(
-            "--append", help="Keep the rounds that OUTPUT has: two checkouts, a round each in turn."
-        ),
+        typer.Option("--append", help="Add to the rounds in OUTPUT, e.g. of two checkouts that take turns."),
     ] = False,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that count.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")] = 1,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a sweep to the same OUTPUT was cut off.")
+        bool, typer.Option("--resume", help="Continue an interrupted sweep to the same OUTPUT.")
     ] = False,
 ) -> None:
-    """List exact numbers of many models, one row each: a baseline that CI holds changes against.
+    """List exact numbers of many models, one row each: a baseline for CI to compare changes with.
 
     A model that fails is a row with its error, and exit code 1.
     """

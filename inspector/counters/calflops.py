@@ -30,5 +30,4 @@ COUNTER = Counter(
     run=run,
     explain=explainer(CONVOLUTIONS | {"linear", "matmul", "addmm", "baddbmm"}),
     package="calflops",
-    install="pip install calflops",
 )

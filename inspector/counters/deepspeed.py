@@ -35,5 +35,4 @@ COUNTER = Counter(
         | {"scaled_dot_product_attention"}
     ),
     package="deepspeed",
-    install="pip install deepspeed",
 )

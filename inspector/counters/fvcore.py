@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from inspector.counters.operators import ATTENTION, FUSED, Contractions, Work, fused, named, norms
+from inspector.counters.operators import ATTENTION, FUSED, Contractions, Work, fused, named, norms, unpriced
 from inspector.counters.positional import flatten_outputs, positional
 from inspector.counters.record import Cell, Count, Counter, Part
 from inspector.models import Subject
@@ -100,15 +100,11 @@ def _blind(module: str, kinds: Mapping[str, int], work: Contractions) -> Iterato
         else:
             at = work.at(module)
             for w in [w for w in at if w.kind == "convolution"] if kind == _BY_NAME else named(at, kind):
-                yield Part(module, w.kind, _why(w), -w.macs)
+                yield Part(module, w.kind, unpriced(w), -w.macs)
 
 
 _BY_NAME = "_convolution_mode"
 """A convolution whose padding is "same" or "valid"."""
-
-
-def _why(w: Work) -> str:
-    return "no formula for attention" if w.kind == "attention" else "no formula for this operator"
 
 
 def _norms(trace: Trace, counted: set[tuple[str, str]]) -> Iterator[Part]:
@@ -153,5 +149,4 @@ COUNTER = Counter(
     run=run,
     explain=explain,
     package="fvcore",
-    install="pip install fvcore",
 )

@@ -1,4 +1,4 @@
-"""Running a counter where it can harm nothing.
+"""Running a counter where it can do no harm.
 
 A spec is counted in a process of its own, with a time-out: whatever the counter patches, leaks or
 breaks ends with it. A live module is copied, and counted in this process, with the functions of torch
@@ -25,6 +25,7 @@ from torch import nn
 from inspector.core.errors import InspectError
 from inspector.core.log import logger
 from inspector.core.processes import Child
+from inspector.core.version import installed
 from inspector.counters.record import Count, Counter
 from inspector.models import Model, Recipe, Subject, as_recipe
 from inspector.models.build import available_bytes
@@ -36,12 +37,12 @@ from inspector.tracing.record import Trace
 DOUBLED, WORST_CASE = "a batch of 2", "worst case"
 """How the notes of a trace begin that ran on two samples, or that assumes the most boxes."""
 TIMEOUT = 600.0
-"""Seconds that a counter may take, unless told otherwise."""
+"""Seconds that a counter may take by default."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one counter: a count, or the reason why there is none.
+    """How one counter ended: with a count, or the reason why there is none.
 
     `status` is ok, failed, timed out or not installed. `seconds` are those of building the model and
     counting, `peak_bytes` the largest resident size of the counter's own process (None in this one).
@@ -80,11 +81,10 @@ class Question:
         timeout: float,
     ) -> Question:
         """The question that our `trace` has answered."""
-        spec = isinstance(model, str)
         return Question(
             spec=model if isinstance(model, str) else None,
             model_args=dict(model_args or {}),
-            recipe=None if spec else as_recipe(model),
+            recipe=None if isinstance(model, str) else as_recipe(model),
             inputs=as_inputs(inputs) if inputs is not None else None,
             phase=trace.phase,
             device=trace.device,
@@ -109,7 +109,7 @@ def ask(counter: Counter, question: Question) -> Outcome:
         return absent
     if counter.name != "ours" and question.state_bytes > (available_bytes() or question.state_bytes):
         size = f"{question.state_bytes / 2**30:.1f} GiB"
-        return Outcome("failed", message=f"it needs real weights, and {size} do not fit into memory")
+        return Outcome("failed", message=f"it needs real weights, and {size} do not fit in memory")
     logger.info("counting with %s", counter.name)
     if question.spec is not None:
         return _in_a_process(counter, question)
@@ -123,7 +123,7 @@ def ask(counter: Counter, question: Question) -> Outcome:
 def answer(counter: Counter, recipe: Recipe, question: Question) -> Outcome:
     """Build (or copy) the model and count; what the counter raises becomes the outcome."""
     start = time.perf_counter()
-    version = _version(counter.package)
+    version = installed(counter.package)
     try:
         with harmless():
             seed_all(question.seed)
@@ -148,18 +148,9 @@ def _subject(counter: Counter, recipe: Recipe, question: Question) -> Subject:
     return replace(subject, model=copy.to(device) if device != "meta" else copy)
 
 
-def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 @contextmanager
 def harmless() -> Iterator[None]:
-    """Put back what counters change in torch, also after an exception; what they print is no result."""
+    """Put back what counters change in torch, also after an exception; what they print goes to stderr."""
     places = (torch, nn.functional, torch.Tensor, nn.Module)
     before = [(place, dict(vars(place))) for place in places]
     training = torch.is_grad_enabled()
@@ -186,7 +177,7 @@ def _restore(place: Any, saved: dict[str, Any]) -> None:
 
 
 def _in_a_process(counter: Counter, question: Question) -> Outcome:
-    """The working folder is not searched: a file of the user's that is called thop.py is not thop."""
+    """The working folder is not searched: a user's file called thop.py must not pass for thop."""
     search = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="inspector-") as name:
@@ -207,7 +198,7 @@ def _in_a_process(counter: Counter, question: Question) -> Outcome:
 
 
 def work(words: list[str]) -> dict[str, Any]:
-    """What the process of its own does with the file of a question: the outcome in plain values."""
+    """What the child process does with the file of a question: the outcome as plain values."""
     from inspector.counters import find
     from inspector.models import resolve
 
@@ -220,7 +211,7 @@ def work(words: list[str]) -> dict[str, Any]:
         outcome = answer(counter, recipe, question)
     except InspectError as error:
         outcome = Outcome("failed", message=error.message)
-    plain = {**vars(outcome), "count": outcome.count.to_plain() if outcome.count else None}
+    plain = {**vars(outcome), "count": vars(outcome.count) if outcome.count else None}
     return {**plain, "peak_bytes": _peak_bytes()}
 
 

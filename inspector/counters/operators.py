@@ -74,6 +74,11 @@ def inside(path: str, module: str) -> bool:
     return not module or path == module or path.startswith(module + ".")
 
 
+def unpriced(w: Work) -> str:
+    """Why a counter that knows functions or operators by name has no number for a contraction."""
+    return "no formula for attention" if w.kind == "attention" else "no formula for this operator"
+
+
 def unhooked(w: Work, work: Contractions) -> str:
     """Why a counter that hooks modules of known classes does not meet a contraction."""
     if w.kind == "attention" or work.types.get(w.module, "") == "MultiheadAttention":

@@ -12,7 +12,7 @@ from inspector.tracing.record import Trace
 def run(subject: Subject, phase: str) -> Count:
     """One capture, on the device where the subject is."""
     recipe = subject.recipe
-    found = capture(
+    trace = capture(
         subject.model,
         subject.args,
         subject.kwargs,
@@ -21,14 +21,14 @@ def run(subject: Subject, phase: str) -> Count:
         rules=recipe.rules if subject.device == "meta" else {},
         context=recipe.context,
     )
-    return of_trace(found)
+    return of_trace(trace)
 
 
-def of_trace(found: Trace) -> Count:
-    sums = totals(found)
+def of_trace(trace: Trace) -> Count:
+    sums = totals(trace)
     cells = tuple(
         Cell(BACKWARD if op.phase == "backward" else op.module, op.name, op.macs)
-        for op in found.ops
+        for op in trace.ops
         if op.macs
     )
     return Count(sums["macs"], sums["params"], cells)
@@ -38,7 +38,7 @@ COUNTER = Counter(
     name="ours",
     unit="MAC",
     convention="every contraction that ran, attention and recurrence unfolded; no bias, nothing pointwise",
-    source="inspector/trace/formulas/",
+    source="inspector/tracing/formulas/",
     run=run,
     explain=lambda trace, count: [],
     package="inspector",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from inspector.counters.operators import Contractions, Work
+from inspector.counters.operators import Contractions, Work, unpriced
 from inspector.counters.record import Cell, Count, Part
 from inspector.tracing.record import Trace
 
@@ -25,7 +25,7 @@ def explainer(patched: set[str]) -> Callable[[Trace, Count], list[Part]]:
     def explain(trace: Trace, count: Count) -> list[Part]:
         work = Contractions(trace)
         forward = [w for w in work.all if w.op.phase == "forward"]
-        return [Part(w.module, w.kind, _cause(w), -w.macs) for w in forward if _function(w) not in patched]
+        return [Part(w.module, w.kind, unpriced(w), -w.macs) for w in forward if _function(w) not in patched]
 
     return explain
 
@@ -36,7 +36,3 @@ def _function(w: Work) -> str:
     if inner:
         return "linear" if w.kind == "linear" else w.op.name.removeprefix("aten.")
     return w.op.group
-
-
-def _cause(w: Work) -> str:
-    return "no formula for attention" if w.kind == "attention" else "no formula for this operator"

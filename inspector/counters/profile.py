@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from inspector.profiling.run import trace
 from inspector.reporting.report import Finding, Report, metric
 from inspector.tracing.record import Op, Trace
 
-_NOT_SAID = ("pointwise_flops", "flops", "activations", "bytes_moved", "ops", "unknown_ops")
+_UNCOUNTED = ("pointwise_flops", "flops", "activations", "bytes_moved", "ops", "unknown_ops")
 _COLUMNS = ("flops", "activations", "bytes", "unknown_ops", "unknown")
 
 
@@ -36,25 +37,25 @@ def counted(
 ) -> Report:
     """What `profile` returns, counted by thop, fvcore, torch or another adapter of inspector.counters.
 
-    MACs are the counter's (FLOPs of one that prints those are halved), by module where it tells; what it
-    does not say is None. Raises InspectError when it is missing, fails, or gives a total only.
+    MACs are the counter's (FLOPs of one that prints those are halved), by module where it reports them;
+    what it does not count is None. Raises InspectError when it is missing, fails, or gives a total only.
     """
     adapter = find(counter)
     if phase == "train" and not adapter.trains:
-        raise InspectError(f"{counter} counts a forward only", 'leave `phase="train"` out, or use torch')
-    found = trace(model, inputs, phase=phase, seed=seed, model_args=model_args)
-    outcome = ask(adapter, Question.of(model, inputs, found, seed, model_args, TIMEOUT))
+        raise InspectError(f"{counter} counts a forward only", 'leave out `phase="train"`, or use torch')
+    base = trace(model, inputs, phase=phase, seed=seed, model_args=model_args)
+    outcome = ask(adapter, Question.of(model, inputs, base, seed, model_args, TIMEOUT))
     if outcome.count is None:
         raise InspectError(
-            f"{counter} could not count {found.model}: {outcome.message}",
+            f"{counter} could not count {base.model}: {outcome.message}",
             adapter.install
             if outcome.status == "not installed"
             else 'see what it printed with `logging.getLogger("inspector")`',
         )
     if not outcome.count.cells and outcome.count.value:
         raise InspectError(f"{counter} gives a total only, no modules", "see it with: inspect reconcile")
-    made = report(_as_trace(found, adapter, outcome.count), by=by, depth=depth, top=top)
-    made.findings += _missing(found, adapter, outcome.count)
+    made = report(_as_trace(base, adapter, outcome.count), by=by, depth=depth, top=top)
+    made.findings += _missing(base, adapter, outcome.count)
     return _without_what_it_does_not_say(made, adapter, outcome.count, outcome.version)
 
 
@@ -62,10 +63,10 @@ def _missing(found: Trace, counter: Counter, count: Count) -> list[Finding]:
     """What our trace has and the counter does not see, by cause."""
     if any(note.startswith(WORST_CASE) for note in found.notes):
         return []  # the counter met fewer boxes than our trace assumes
-    less: dict[str, int] = {}
+    less: Counts[str] = Counts()
     for part in counter.explain(found, count) if counter.explain else ():
         if part.amount < 0:
-            less[part.cause] = less.get(part.cause, 0) - part.amount
+            less[part.cause] -= part.amount
     return [
         Finding("coverage", "warn", "", f"{counter.name} misses {macs:,} MACs: {cause}")
         for cause, macs in less.items()
@@ -97,7 +98,7 @@ def _as_trace(found: Trace, counter: Counter, count: Count) -> Trace:
 def _without_what_it_does_not_say(
     made: Report, counter: Counter, count: Count, version: str | None
 ) -> Report:
-    for name in _NOT_SAID:
+    for name in _UNCOUNTED:
         made.metrics[name] = replace(made.metrics[name], value=None, lower_bound=False, shown=False)
     made.metrics["params"] = metric("params", count.params)
     for name, frame in made.tables.items():

@@ -52,5 +52,4 @@ COUNTER = Counter(
     run=run,
     explain=None,
     package="ptflops",
-    install="pip install ptflops",
 )

@@ -21,7 +21,7 @@ _HINT = "a table is CSV with the columns model,input,macs,params, e.g. resnet50,
 
 @dataclass(frozen=True)
 class Figure:
-    """One published figure: where it stands, and what it says."""
+    """One published figure: where it is published, and what it says."""
 
     place: str
     source: str
@@ -29,13 +29,13 @@ class Figure:
 
 
 def torchvision(found: Trace, model_args: Mapping[str, Any] | None = None) -> Figure | str:
-    """What torchvision publishes for the model of a trace, or why that is nothing to compare with."""
+    """What torchvision publishes for the model of a trace, or why there is nothing to compare with."""
     if found.source != "torchvision":
-        return "torchvision publishes no figure for it"
+        return "torchvision publishes no figure for this model"
     if model_args:
-        return f"torchvision publishes none with {', '.join(model_args)}"
+        return f"torchvision publishes no figure with {', '.join(model_args)}"
     if found.phase != "forward":
-        return "torchvision publishes figures of a forward only"
+        return "torchvision publishes figures for the forward pass only"
     from torchvision.models import get_model_weights
 
     name, _, chosen = found.model.partition("@")
@@ -47,7 +47,7 @@ def torchvision(found: Trace, model_args: Mapping[str, Any] | None = None) -> Fi
             meta = entry.meta
             count = Count(round(meta["_ops"] * 1e9), meta.get("num_params"), slack=500_000)
             return Figure("published", f"torchvision.models, {name}@{entry.name}: _ops", count)
-    return f"torchvision publishes none for this input ({' '.join(found.inputs)})"
+    return f"torchvision publishes no figure for this input ({' '.join(found.inputs)})"
 
 
 def _default_inputs(name: str, entry: str) -> tuple[str, ...]:
@@ -61,11 +61,11 @@ def _default_inputs(name: str, entry: str) -> tuple[str, ...]:
 
 def table(file: Path, found: Trace) -> list[Figure]:
     """The rows of a user's table for the model and input of a trace."""
-    figures = []
-    for number, row in _rows(file):
-        if row["model"].strip() == found.model and _same_input(row["input"], found, f"{file}:{number}"):
-            figures.append(_figure(row, f"{file.name}:{number}"))
-    return figures
+    return [
+        _figure(row, f"{file.name}:{number}")
+        for number, row in _rows(file)
+        if row["model"].strip() == found.model and _same_input(row["input"], found, f"{file}:{number}")
+    ]
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -109,9 +109,9 @@ def _number(text: str, place: str) -> Decimal:
     try:
         number = Decimal(text.strip().replace("_", ""))
     except InvalidOperation as error:
-        raise InspectError(f"{place}: {text.strip()!r} is no number", _HINT) from error
+        raise InspectError(f"{place}: {text.strip()!r} is not a number", _HINT) from error
     if not number.is_finite() or number < 0:
-        raise InspectError(f"{place}: {text.strip()!r} is no count", _HINT)
+        raise InspectError(f"{place}: {text.strip()!r} is not a count", _HINT)
     return number
 
 

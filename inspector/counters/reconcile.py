@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Explanation:
 def explain(counter: Counter, count: Count, found: Trace, circumstances: Trace) -> Explanation:
     """Take the difference between `count` and the trace `found` apart.
 
-    `circumstances` is our trace of what the counter was given to run (eval mode where it does not
+    `circumstances` is our trace of what the counter ran on (eval mode where it does not
     train, real data where `found` assumes the most): its rules are applied to that, and the way from
     there to `found` is part of the explanation.
     """
@@ -58,7 +59,7 @@ def explain(counter: Counter, count: Count, found: Trace, circumstances: Trace) 
 
 
 def total_only(counter: Counter | None, count: Count, found: Trace, parts: list[Part]) -> Explanation:
-    """The same for a counter that says nothing but a total."""
+    """The same for a counter that gives only a total."""
     difference = count.value - sum(op.macs or 0 for op in found.ops)
     parts = [*parts, *(factor(counter, count) if counter else ())]
     left = difference - sum(part.amount for part in parts)
@@ -111,7 +112,7 @@ def _by_kind(trace: Trace) -> dict[tuple[str, str, str], int]:
 
 def causes(explanation: Explanation) -> Iterator[dict[str, object]]:
     """A row for each cause and class of operator, largest first, then what is unexplained."""
-    groups: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    groups: dict[tuple[str, str], Counts[str]] = defaultdict(Counts)
     for part in explanation.parts:
         groups[part.cause, part.operator][part.module] += part.amount
     rows = [

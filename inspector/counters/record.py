@@ -31,7 +31,7 @@ CAUSES = {
     "training does more here": "the counter runs in eval mode, where this module does less",
     "input without a batch misread": "its second dimension is taken for the channels, or the batch",
     "shared module counted for each parent": "a module with several names is hooked and added up for each",
-    "work that depends on the data": "ours is the most that can happen; the counter met what did happen",
+    "work that depends on the data": "ours assumes the most work; the counter saw the work that was done",
     "rounded figure": "the published figure has fewer digits",
 }
 """The closed list of causes. Each amount is worked out from the trace and the counter's convention,
@@ -68,11 +68,9 @@ class Count:
     formulas: tuple[str, ...] = ()
     slack: int = 0
 
-    def to_plain(self) -> dict[str, Any]:
-        return {**vars(self), "cells": [list(cell) for cell in self.cells]}
-
     @staticmethod
     def from_plain(content: Mapping[str, Any]) -> Count:
+        """The inverse of `vars` after a way through JSON, where tuples become lists."""
         cells = tuple(Cell(*cell) for cell in content["cells"])
         return Count(**{**content, "cells": cells, "formulas": tuple(content["formulas"])})
 
@@ -97,7 +95,7 @@ class Counter:
     """One way to count: how to run it on a copy of a model, and how it differs from ours.
 
     `unit` is MAC or FLOP (then a multiply-add is two), `convention` what the number includes, `source`
-    where that was read. `package` must be importable; `install` says how to get it. `explain` is None
+    where that was read. `package` must be importable. `explain` is None
     for a counter whose total cannot be taken apart. `trains` that it counts a backward, too.
     """
 
@@ -108,8 +106,12 @@ class Counter:
     run: Run
     explain: Explain | None
     package: str
-    install: str = ""
     trains: bool = False
+
+    @property
+    def install(self) -> str:
+        """How to get a package that is missing."""
+        return f"pip install {self.package}"
 
     @property
     def per_mac(self) -> int:

@@ -42,30 +42,30 @@ def reconcile(
     copied for each counter and stays untouched. `counters` chooses among inspector.counters.NAMES
     (`published` too); `table` is a CSV file with the columns model, input, macs, params.
     """
-    asked = _chosen(counters)
+    names = _chosen(counters)
     if not 0 < timeout < 1e9:
         raise InspectError(
-            f"a time-out of {timeout:g} s makes no sense", "give `timeout=` a number of seconds"
+            f"a time-out of {timeout:g} s makes no sense", "pass `timeout=` a number of seconds"
         )
     recipe = as_recipe(model, model_args)
-    found = trace(recipe, inputs, phase=phase, seed=seed)
-    figures = published.table(Path(table), found) if table is not None else []
-    traces = _Circumstances(recipe, inputs, found, seed)
-    question = Question.of(model, inputs, found, seed, model_args, timeout)
-    results = [_run(find(name), question, traces) for name in asked if name != "published"]
-    if "published" in asked:
-        results.append(_published(found, model_args))
-    results += [_figure(figure, found) for figure in figures]
-    return _report(results, found, table if not figures else None)
+    base = trace(recipe, inputs, phase=phase, seed=seed)
+    figures = published.table(Path(table), base) if table is not None else []
+    traces = _Circumstances(recipe, inputs, base, seed)
+    question = Question.of(model, inputs, base, seed, model_args, timeout)
+    results = [_run(find(name), question, traces) for name in names if name != "published"]
+    if "published" in names:
+        results.append(_published(base, model_args))
+    results += [_figure(figure, base) for figure in figures]
+    return _report(results, base, table if not figures else None)
 
 
 def _chosen(counters: Sequence[str] | None) -> list[str]:
-    known = [*NAMES, "published"]
+    names = [*NAMES, "published"]
     for name in counters or ():
-        if name not in known:
-            raise InspectError(f"no counter is called {name!r}", f"use some of: {', '.join(known)}")
-    wanted = known if not counters else ["ours", *counters]
-    return [name for name in known if name in wanted]
+        if name not in names:
+            raise InspectError(f"no counter is called {name!r}", f"use some of: {', '.join(names)}")
+    wanted = names if not counters else ["ours", *counters]
+    return [name for name in names if name in wanted]
 
 
 @dataclass
@@ -164,13 +164,7 @@ def _report(results: list[_Result], found: Trace, unmatched: str | Path | None) 
     )
     return Report(
         command="reconcile",
-        subject={
-            "name": found.model,
-            "source": found.source,
-            "inputs": list(found.inputs),
-            "phase": found.phase,
-            "device": found.device,
-        },
+        subject=found.subject,
         environment=environment(seed=found.environment.get("seed")),
         metrics=_metrics(results, ours, partial),
         tables={"counters": rows, "causes": reasons, "differences": joined},
@@ -228,18 +222,8 @@ def _metrics(results: list[_Result], ours: int, partial: bool) -> dict[str, Metr
 
 def _sections(rows: pd.DataFrame, reasons: pd.DataFrame, ours: int) -> list[Section]:
     ran = rows[rows["status"] == "ok"]
-    shown = pd.DataFrame(
-        {
-            "counter": ran["counter"],
-            "says": ran["says"],
-            "unit": ran["unit"],
-            "macs": ran["macs"],
-            "difference": ran["difference"],
-            "unexplained": ran["unexplained_share"],
-            "seconds": ran["seconds"],
-            "peak": ran["peak_bytes"],
-        }
-    )
+    columns = ["counter", "says", "unit", "macs", "difference", "unexplained_share", "seconds", "peak_bytes"]
+    shown = ran[columns].rename(columns={"unexplained_share": "unexplained", "peak_bytes": "peak"})
     shown = shown.drop(columns=[c for c in ("seconds", "peak") if shown[c].isna().all()])
     why = reasons.assign(of_ours=reasons["amount"].abs() / ours if ours else None)
     why["largest_module"] = why["largest_module"].replace("", "(the model)")
@@ -256,29 +240,27 @@ def _sections(rows: pd.DataFrame, reasons: pd.DataFrame, ours: int) -> list[Sect
 
 
 def _folded(text: str) -> str:
-    """A long text in lines; forms that need no lines join them."""
+    """A long text in lines; formats that need no line breaks join them."""
     return textwrap.fill(text, 88)
 
 
 def _findings(results: list[_Result], found: Trace, ours: int, unmatched: str | Path | None) -> list[Finding]:
     findings = [Finding("provenance", "warn", "", note) for note in found.notes]
-    unknown = totals(found)["unknown_ops"]
-    if unknown:
-        findings.append(
-            Finding("coverage", "warn", "ours", f"{unknown} operators have no formula: ours is a lower bound")
-        )
+    if unknown := totals(found)["unknown_ops"]:
+        message = f"{unknown} operators have no formula: our count is a lower bound"
+        findings.append(Finding("coverage", "warn", "ours", message))
     for result in results:
         outcome, share = result.outcome, result.share(ours)
         if outcome.status != "ok":
             status = "skip" if outcome.status in ("not installed", "absent") else "warn"
-            said = outcome.message if status == "skip" else f"{outcome.status}: {outcome.message}"
-            findings.append(Finding("counter", status, result.name, said))
+            message = outcome.message if status == "skip" else f"{outcome.status}: {outcome.message}"
+            findings.append(Finding("counter", status, result.name, message))
         elif share is not None and share > NEGLIGIBLE:
             message = f"{share:.2%} of the larger total is unexplained"
             findings.append(Finding("remainder", "warn", result.name, message + _total_only(result)))
     if unmatched is not None:
-        where = f"no row for {found.model} with {' '.join(found.inputs)}"
-        findings.append(Finding("table", "warn", str(unmatched), where))
+        message = f"no row for {found.model} with {' '.join(found.inputs)}"
+        findings.append(Finding("table", "warn", str(unmatched), message))
     return findings
 
 

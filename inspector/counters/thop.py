@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
@@ -66,19 +67,18 @@ def explain(trace: Trace, count: Count) -> list[Part]:
     work = Contractions(trace)
     rules = {cell.module: cell for cell in count.cells}
     parts: list[Part] = []
-    by_module: dict[str, list[Op]] = {}
+    by_module: dict[str, list[Op]] = defaultdict(list)
     for op in trace.ops:
         if op.phase == "forward":
-            by_module.setdefault(op.module, []).append(op)
-    normed: dict[str, list[Op]] = {}
+            by_module[op.module].append(op)
+    normed: dict[str, int] = defaultdict(int)
     for op in norms(trace):
-        normed.setdefault(op.module, []).append(op)
+        normed[op.module] += op.inputs[0].numel
     for path, cell in rules.items():
-        ops = by_module.get(path, [])
+        ops = by_module[path]
         if cell.kind == "count_normalization":
             per_element = 4 if cell.detail["affine"] else 2
-            amount = per_element * sum(op.inputs[0].numel for op in normed.get(path, []))
-            parts.append(Part(path, "normalisation", "counts normalisation", amount))
+            parts.append(Part(path, "normalisation", "counts normalisation", per_element * normed[path]))
         elif cell.kind == "count_convNd":
             parts += _convolutions(work.at(path), _unbatched(ops))
         elif cell.kind.startswith(("count_lstm", "count_gru", "count_rnn")):
@@ -97,9 +97,9 @@ def explain(trace: Trace, count: Count) -> list[Part]:
 
 def _shared(rules: Mapping[str, Cell], work: Contractions, parts: list[Part]) -> Iterator[Part]:
     """A module with n names gets n hooks (thop/profile.py: model.apply), and its sum counts under each."""
-    names: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = defaultdict(list)
     for path, cell in rules.items():
-        names.setdefault(cell.detail["first"], []).append(path)
+        names[cell.detail["first"]].append(path)
     for first, paths in names.items():
         if len(paths) == 1:
             continue
@@ -191,5 +191,4 @@ COUNTER = Counter(
     run=run,
     explain=explain,
     package="thop",
-    install="pip install thop",
 )

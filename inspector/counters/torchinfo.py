@@ -22,17 +22,17 @@ def run(subject: Subject, phase: str) -> Count:
 
     model = subject.model
     with torch.no_grad():
-        found = summary(
+        result = summary(
             model, input_data=subject.args, mode="eval", device="cpu", verbose=0, **subject.kwargs
         )
     names = paths_of(model)
     cells = []
-    for layer in found.summary_list:
+    for layer in result.summary_list:
         if layer.is_leaf_layer and layer.executed and layer.layer_id in names:
             sizes = {name: p.numel() for name, p in layer.module.named_parameters()}
             detail = {"output": list(layer.output_size), "sizes": sizes, "family": _family(layer.module)}
             cells.append(Cell(names[layer.layer_id], layer.class_name, layer.macs, detail))
-    return Count(found.total_mult_adds, found.total_params, tuple(cells))
+    return Count(result.total_mult_adds, result.total_params, tuple(cells))
 
 
 def _family(module: nn.Module) -> str:
@@ -55,13 +55,12 @@ def explain(trace: Trace, count: Count) -> list[Part]:
         family = cell.detail["family"]
         weight, bias = _expected(cell)
         weights[cell.module, family] += weight
-        cause = _ADDED.get(family, "counts bias")
-        parts.append(Part(cell.module, family, cause, bias))
+        parts.append(Part(cell.module, family, _ADDED.get(family, "counts bias"), bias))
     for (module, family), amount in weights.items():
         ours = [w for w in work.at(module) if w.op.phase == "forward"]
-        found = _cause(family, {w.kind for w in ours})
-        if found is not None and amount:
-            parts.append(Part(module, family, found, amount - sum(w.macs for w in ours)))
+        cause = _cause(family, {w.kind for w in ours})
+        if cause is not None and amount:
+            parts.append(Part(module, family, cause, amount - sum(w.macs for w in ours)))
     parts += _missing(work, {module for (module, _), amount in weights.items() if amount})
     return [part for part in parts if part.amount]
 
@@ -115,5 +114,4 @@ COUNTER = Counter(
     run=run,
     explain=explain,
     package="torchinfo",
-    install="pip install torchinfo",
 )

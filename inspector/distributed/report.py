@@ -72,7 +72,7 @@ def ddp(
     settings: of `inspector.core.config`, by dotted name ({"SOLVER.STEPS": 20}), over the YAML file `config`.
     device: "cuda" (nccl) or "cpu" (gloo); None takes the GPUs if there are any. `nproc`: one for each GPU,
         or two on a CPU.
-    resume: go on from the checkpoint in `output_dir`. `kill`: also kill a worker, which must be started
+    resume: continue from the checkpoint in `output_dir`. `kill`: also kill a worker, which must be started
         again and go on from its checkpoint (on one machine).
     nnodes, node_rank, rdzv_endpoint: of several machines, as torchrun takes them.
     trainer: "module:Class", a subclass of `inspector.distributed.loop.Trainer` with parts of your own.
@@ -81,33 +81,38 @@ def ddp(
     gets a report. Raises InspectError for input that cannot be trained on; what goes wrong while training
     is a finding that fails.
     """
-    short = {
-        "SOLVER.STEPS": steps, "DATA.BATCH": batch, "DATA.SOURCE": data, "AMP.ENABLED": amp or None,
-        "DDP.SYNC_BN": sync_bn or None, "SOLVER.ACCUMULATE": accumulate, "OUTPUT_DIR": output_dir,
-        "DDP.DEADLINE": deadline,
-    }  # fmt: skip
-    named = {key: value for key, value in short.items() if value is not None}
-    node = load(config, {**(settings or {}), **named})
+    node = _node(config, settings, steps, batch, data, amp, sync_bn, accumulate, output_dir, deadline)
     _check(node, resume)
     recipe, kind = _recipe(model, model_args), _kind(device, node)
-    adopt_slurm(os.environ)
-    inside = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    count = _processes(nproc if nproc is not None else node.DDP.NPROC, kind)
-    group = _group(node, count, nnodes, node_rank, rdzv_endpoint)
+    inside = _started()
+    group = _group(node, kind, nproc, nnodes, node_rank, rdzv_endpoint)
     kill = kill and not inside and nnodes == 1 and not resume and node.DDP.MAX_RESTARTS > 0
     with _folder(node.OUTPUT_DIR, inside) as (folder, output):
         job = _job(
-            model, recipe, inputs, node, output, count, model_args=dict(model_args or {}), seed=seed,
+            model, recipe, inputs, node, output, group.nproc, model_args=dict(model_args or {}), seed=seed,
             weights=str(weights) if weights is not None else None, device=kind, trainer=trainer,
             resume=resume, kill=kill, verbose=verbose, launched=not inside,
         )  # fmt: skip
         return _run(job, folder, output, group, inside, tell)
 
 
+_SHORT = (
+    "SOLVER.STEPS", "DATA.BATCH", "DATA.SOURCE", "AMP.ENABLED", "DDP.SYNC_BN", "SOLVER.ACCUMULATE",
+    "OUTPUT_DIR", "DDP.DEADLINE",
+)  # fmt: skip
+"""The settings that `ddp` has keywords for, in their order."""
+
+
+def _node(config: str | Path | None, settings: Mapping[str, Any] | None, *short: Any) -> Any:
+    """The settings with the keywords of `ddp` over them; None and False say nothing."""
+    named = {key: value for key, value in zip(_SHORT, short) if value is not None and value is not False}
+    return load(config, {**(settings or {}), **named})
+
+
 def _recipe(model: Any, model_args: Mapping[str, Any] | None) -> Recipe:
     if not isinstance(model, str):
         raise InspectError(
-            "every process builds the model anew: an nn.Module cannot be sent to it",
+            "every process builds its own model: an nn.Module cannot be sent to it",
             "give a spec: resnet50, or path/to/file.py:build",
         )
     recipe = resolve(model, dict(model_args or {}))
@@ -123,7 +128,14 @@ def _kind(device: str | None, node: Any) -> str:
     return kind
 
 
-def _group(node: Any, count: int, nnodes: int, node_rank: int, endpoint: str) -> Group:
+def _started() -> bool:
+    """Whether torchrun or SLURM has started this process as one of several."""
+    adopt_slurm(os.environ)
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _group(node: Any, kind: str, nproc: int | None, nnodes: int, node_rank: int, endpoint: str) -> Group:
+    count = _processes(nproc if nproc is not None else node.DDP.NPROC, kind)
     if nnodes > 1 and not endpoint:
         raise InspectError("several nodes need a place to meet", "give `rdzv_endpoint=HOST:PORT`")
     limits = node.DDP.MAX_RESTARTS, float(node.DDP.STALL), float(node.DDP.DEADLINE)

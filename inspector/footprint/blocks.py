@@ -25,7 +25,8 @@ _ROLES = {
     "constant": "inputs",
     "gradient": "gradients",
 }
-_MATMULS = {f"aten.{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot")}
+MATMULS = {f"aten.{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot")}
+"""Operators that cuBLAS runs."""
 _CONVOLUTIONS = {"aten.convolution", "aten.convolution_backward"}
 
 
@@ -120,11 +121,6 @@ def _shapes(trace: Trace) -> dict[int, tuple[int, int]]:
             if spec.storage >= 0 and spec.numel:
                 shapes[spec.storage] = prod(spec.shape), spec.nbytes // spec.numel
     return shapes
-
-
-def multiplies(op: Op) -> bool:
-    """Whether cuBLAS runs the operator."""
-    return op.name in _MATMULS
 
 
 def convolution_workspace(op: Op) -> int:

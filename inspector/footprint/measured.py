@@ -1,4 +1,4 @@
-"""What a step really takes on this machine's device, beside what was predicted.
+"""What a step really takes on this machine's device, next to what was predicted.
 
 On a CPU the blocks that a kernel takes for itself and gives back before it returns differ from CUDA's: the
 prediction holds tensors only.
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pandas as pd
 import torch
-from torch import nn
 
 from inspector.core.errors import InspectError
 from inspector.footprint import Memory, simulate
@@ -50,7 +50,7 @@ def measured(question: Question, batch: int | None) -> Measured:
     if cuda:
         plan = replace(plan, workspace=_workspace())
     if plan.master_weights or (plan.optimizer is not None and plan.optimizer.quantized):
-        raise InspectError("torch has no such optimizer to measure", "leave out `measure=`")
+        raise InspectError("torch has no such optimizer, so it cannot be measured", "leave out `measure=`")
     predicted = simulate(trace, plan)
     try:
         with random_state():
@@ -62,7 +62,7 @@ def measured(question: Question, batch: int | None) -> Measured:
         raise
     frame = pd.DataFrame(rows, columns=["quantity", "predicted", "measured"])
     frame["ratio"] = frame["predicted"] / frame["measured"]
-    name = gpu_name(device) or "the CPU, with its kernels and without rounding"
+    name = gpu_name(device) or "the CPU, with the CPU's kernels and without rounding"
     return Measured(frame, f"measured on {name}")
 
 
@@ -115,8 +115,10 @@ class Loop:
         live = Live.make(question.recipe, inputs, device, question.seed, setting, question.phase)
         refuse_scripted(live.model)
         checkpoint_modules(live.model, setting.checkpoints, nullcontext)
-        training = question.phase == "train"
-        return Loop(live, _OPTIMIZERS[question.optimizer](live.model) if training else None)
+        if question.phase != "train":
+            return Loop(live)
+        trainable = [parameter for parameter in live.model.parameters() if parameter.requires_grad]
+        return Loop(live, _OPTIMIZERS[question.optimizer](trainable))
 
     def __call__(self) -> None:
         if self.optimizer is None:
@@ -139,14 +141,10 @@ class Loop:
         return sum({id(t.untyped_storage()): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-_OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
-    "sgd": lambda model: torch.optim.SGD(_trainable(model), lr=1e-4, foreach=True),
-    "momentum": lambda model: torch.optim.SGD(_trainable(model), lr=1e-4, momentum=0.9, foreach=True),
-    "adam": lambda model: torch.optim.Adam(_trainable(model), lr=1e-4, foreach=True),
-    "adamw": lambda model: torch.optim.AdamW(_trainable(model), lr=1e-4, foreach=True),
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, lr=1e-4, foreach=True),
+    "momentum": partial(torch.optim.SGD, lr=1e-4, momentum=0.9, foreach=True),
+    "adam": partial(torch.optim.Adam, lr=1e-4, foreach=True),
+    "adamw": partial(torch.optim.AdamW, lr=1e-4, foreach=True),
 }
 """`foreach`, which is the default on CUDA only, on every device."""

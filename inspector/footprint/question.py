@@ -62,7 +62,7 @@ class Question:
         recipe = as_recipe(model, model_args)
         if recipe.only_on is not None:
             raise InspectError(
-                f"{recipe.name} is quantized: CUDA has no kernels for it", "name the float model"
+                f"{recipe.name} is quantized: CUDA has no kernels for such a model", "name the float model"
             )
         built = recipe.build("meta")
         called_with = recipe.inputs(built, as_inputs(inputs) if inputs is not None else None, phase)
@@ -78,15 +78,15 @@ class Question:
         )
 
     def inputs(self, batch: int | None) -> Inputs:
-        """What the model is called with; None: as it was given, or as its source says."""
+        """What the model is called with; None: its own inputs, or the default of its source."""
         if batch is None or batch == self.own:
             return self.called_with
         if batch < 1:
-            raise InspectError(f"a batch of {batch} has no sample", "give `batch=64`")
+            raise InspectError(f"a batch of {batch} holds no sample", "pass `batch=64`")
         if self.own != 1:
             raise InspectError(
-                f"the input has {self.own} samples, and `batch=` asks for {batch}",
-                "give it with a first dimension of 1, or leave out `batch=`",
+                f"the input has {self.own} samples, but `batch=` asks for {batch}",
+                "give the input a first dimension of 1, or leave out `batch=`",
             )
         return with_batch(self.called_with, batch)
 
@@ -156,7 +156,7 @@ def _next_guess(needs: dict[int, int], fitting: int, failing: int, room: int) ->
     """Where the line through the two nearest trials meets `room`, inside the open interval."""
     first, second = sorted(needs, key=lambda batch: abs(batch - fitting))[:2]
     if len(needs) > 5 and len(needs) % 2 and failing <= LARGEST_BATCH:
-        return (fitting + failing) // 2  # lines alone may creep
+        return (fitting + failing) // 2  # secants alone may converge slowly from one side
     slope = (needs[second] - needs[first]) / (second - first)
     guess = int(fitting + (room - needs[fitting]) / slope) if slope > 0 else 2 * fitting
     if guess in (fitting, failing) or guess in needs:

@@ -53,10 +53,10 @@ def memory(
     amp: autocast to bfloat16. dtype: of weights and inputs. `master_weights`: the optimizer works on
         float32 copies of half-precision weights.
     checkpoint_activations: globs of modules that are computed again in the backward.
-    attention: "fused", as a GPU runs it, or "math". gpu: a device of inspector/devices.py (its cuBLAS
+    attention: "fused", as a GPU runs it, or "math". gpu: a device of inspector/core/devices.py (its cuBLAS
         workspace). fits, max_batch: bytes, or "24GiB": whether the step fits, the largest batch that does.
     world_size, shard: adds an estimate for N processes under "ddp" or "fsdp".
-    measure: also run it on the device at hand, and compare.
+    measure: also run it on this machine's device, and compare.
 
     Raises InspectError for what is wrong; a limit that is exceeded makes the verdict "fail".
     """
@@ -87,7 +87,7 @@ def _asked(
     if room is not None:
         if batch is not None:
             raise InspectError(
-                "`max_batch=` looks for the batch that `batch=` gives", "leave out one of them"
+                "`max_batch=` searches for the batch that `batch=` fixes", "leave out one of them"
             )
         batch = largest_batch(question.needed, room, tried)
         if batch == 0:
@@ -111,16 +111,16 @@ def _asked(
 def _check_processes(world_size: int | None, shard: str) -> None:
     if world_size is not None and (world_size < 1 or shard not in KINDS):
         raise InspectError(
-            f"no estimate for {world_size} processes under {shard!r}",
+            f"cannot estimate {world_size} processes under {shard!r}",
             f"`world_size=` is 1 or more, `shard=` one of: {', '.join(KINDS)}",
         )
 
 
 def _refuse_options(phase: str, attention: str, options: Sequence[Any]) -> None:
-    """A trace has had its run: nothing of it can be chosen any more."""
+    """A trace has already run: how it runs can no longer be chosen."""
     if phase != "forward" or attention != "fused" or any(o not in (None, False, ()) for o in options):
         raise InspectError(
-            "a finished trace is simulated as it was recorded", "name the model to run it in another way"
+            "a finished trace is simulated as it was recorded", "pass the model to run it in another way"
         )
 
 
@@ -135,6 +135,5 @@ def _check_optimizer(optimizer: str | None, phase: str) -> None:
 
 
 def _workspace(gpu: str | None) -> int:
-    if gpu is None:
-        return CUBLAS_WORKSPACE
-    return CUBLAS_WORKSPACE_HOPPER if named(gpu).name.startswith("H") else CUBLAS_WORKSPACE
+    hopper = gpu is not None and named(gpu).name.startswith("H")
+    return CUBLAS_WORKSPACE_HOPPER if hopper else CUBLAS_WORKSPACE

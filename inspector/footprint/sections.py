@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,18 +62,17 @@ def report(asked: Asked) -> Report:
     named = modules.assign(module=modules["module"].replace("", f"({trace.model} itself)"))
     sections = [
         Section("composition of the peak", composition),
-        Section(f"the peak by module (depth {asked.depth})", _top(named)),
-        Section("the peak by the operator that made it", _top(tables["operators"])),
-        Section("timeline", bars_frame(timeline), "each row is the highest moment of its stretch"),
+        Section(f"the peak by module (depth {asked.depth})", named.head(_TOP)),
+        Section("the peak by the operator that made it", tables["operators"].head(_TOP)),
+        Section("timeline", bars_frame(timeline), "each row is the peak of its time slice"),
     ]
     if asked.tried:
         tables["batches"] = pd.DataFrame(asked.tried)
         sections.append(Section("batches tried", tables["batches"]))
     if asked.world_size is not None:
         terms = estimate(trace, memory, asked.world_size, asked.shard)
-        tables["processes"] = pd.DataFrame([{"part": k, "bytes": v} for k, v in terms.items()])
-        total = pd.DataFrame([{"part": "sum", "bytes": sum(terms.values())}])
-        shown = pd.concat([tables["processes"], total], ignore_index=True)
+        tables["processes"] = pd.DataFrame(terms.items(), columns=["part", "bytes"])
+        shown = pd.DataFrame([*terms.items(), ("sum", sum(terms.values()))], columns=["part", "bytes"])
         title = f"estimate for each of {asked.world_size} processes, {asked.shard}"
         sections.append(Section(title, shown))
     if asked.measured is not None:
@@ -84,13 +82,7 @@ def report(asked: Asked) -> Report:
         )
     return Report(
         command="memory",
-        subject={
-            "name": trace.model,
-            "source": trace.source,
-            "inputs": list(trace.inputs),
-            "phase": trace.phase,
-            "device": trace.device,
-        },
+        subject=trace.subject,
         environment=dict(trace.environment),
         metrics=_metrics(asked),
         tables=tables,
@@ -110,9 +102,6 @@ def _verdict(asked: Asked, findings: list[Finding]) -> str:
 
 def _metrics(asked: Asked) -> dict[str, Metric]:
     memory = asked.memory
-    sums: Counter[str] = Counter(dict.fromkeys(CATEGORIES, 0))
-    for block, nbytes in memory.peak:
-        sums[block.category] += nbytes
     values: dict[str, int | None] = {
         "peak_allocated": memory.allocated,
         "peak_reserved": memory.reserved,
@@ -120,8 +109,8 @@ def _metrics(asked: Asked) -> dict[str, Metric]:
     }
     if asked.room is not None:
         values["max_batch"] = asked.batch if any(row["fits"] for row in asked.tried) else 0
-    for name in CATEGORIES:
-        values[f"peak_{name.replace(' ', '_')}"] = sums[name]
+    sums = memory.categories
+    values |= {f"peak_{name.replace(' ', '_')}": sums[name] for name in CATEGORIES}
     if asked.world_size is not None:
         terms = estimate(asked.trace, memory, asked.world_size, asked.shard)
         values["peak_per_process"] = sum(terms.values())
@@ -163,12 +152,12 @@ def _fits(asked: Asked, composition: pd.DataFrame) -> list[Finding]:
     largest = ", ".join(f"{name} {_gib(nbytes)}" for name, nbytes in parts.nlargest(4).items())
     evidence = {"needed": need, "limit": asked.limit, **{str(k): int(v) for k, v in parts.items()}}
     context = f"reserved, and {_gib(CUDA_CONTEXT[1])} for CUDA itself"
-    said = f"needs {_gib(need)} of {_gib(asked.limit)} ({context}): {largest}"
+    message = f"needs {_gib(need)} of {_gib(asked.limit)} ({context}): {largest}"
     if need > asked.limit:
-        return [Finding("fits", "fail", asked.trace.model, f"does not fit: {said}", evidence)]
+        return [Finding("fits", "fail", asked.trace.model, f"does not fit: {message}", evidence)]
     close = need + asked.memory.convolution_extra > asked.limit
-    tight = "; cuDNN will not have the workspaces that it likes" if close else ""
-    return [Finding("fits", "pass", asked.trace.model, f"fits: {said}{tight}", evidence)]
+    tight = "; too tight for the workspaces that cuDNN prefers" if close else ""
+    return [Finding("fits", "pass", asked.trace.model, f"fits: {message}{tight}", evidence)]
 
 
 def _gib(nbytes: float) -> str:
@@ -177,38 +166,36 @@ def _gib(nbytes: float) -> str:
 
 def _remarks(asked: Asked) -> list[Finding]:
     trace, plan = asked.trace, asked.plan
-    said = [*trace.notes]
+    notes = [*trace.notes]
     low, high = (f"{bound / 2**30:.1f}" for bound in CUDA_CONTEXT)
-    said.append(
+    notes.append(
         "simulated; this version was compared with torch on a CPU, not yet on a GPU; cuDNN's workspaces are"
-        " guessed at a copy of a convolution's inputs and outputs, and its chosen algorithms may take more"
+        " estimated as a copy of a convolution's inputs and outputs, and the algorithm it picks may need more"
     )
-    said.append(
+    notes.append(
         f"not in these numbers: CUDA's own context ({low} to {high} GiB, by device and driver), what"
-        " libraries take past torch (NCCL), and fragmentation beyond one step"
+        " libraries allocate outside torch (NCCL), and fragmentation beyond one step"
     )
     if any(op.group in ("lstm", "gru", "rnn_tanh", "rnn_relu") for op in trace.ops):
-        said.append("recurrent layers are recorded step by step; cuDNN keeps one reserve of its own instead")
+        notes.append(
+            "recurrent layers are recorded step by step; cuDNN allocates one workspace of its own instead"
+        )
     fused = {"MultiheadAttention", "TransformerEncoderLayer"}.intersection(m.type for m in trace.modules)
     if fused and trace.phase == "forward":
-        said.append(
-            "torch may take a fused path of its own for nn.MultiheadAttention in eval mode: not this one"
+        notes.append(
+            "torch may take its own fused path for nn.MultiheadAttention in eval mode, which is not simulated"
         )
     if trace.device != "meta":
-        said.append("attention and dropout are in the form that the CPU runs")
+        notes.append("attention and dropout are simulated as the CPU runs them")
     if plan.optimizer is not None and plan.optimizer.note:
-        said.append(plan.optimizer.note)
+        notes.append(plan.optimizer.note)
     if asked.measured is not None:
-        said.append(asked.measured.note)
+        notes.append(asked.measured.note)
     place = trace.device.partition(":")[0]
     elsewhere = sum(storage.nbytes for storage in trace.storages if storage.device != place)
     if elsewhere > 2**20:
-        said.append(f"left out: {_gib(elsewhere)} of tensors that the model makes on another device")
-    return [Finding("provenance", "warn", "", text) for text in said]
-
-
-def _top(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.head(_TOP)
+        notes.append(f"left out: {_gib(elsewhere)} of tensors that the model creates on another device")
+    return [Finding("provenance", "warn", "", text) for text in notes]
 
 
 def _chart(timeline: pd.DataFrame) -> Chart:
@@ -223,5 +210,5 @@ def _chart(timeline: pd.DataFrame) -> Chart:
         "GiB",
         long.rename(columns={"at": "operator"}),
         group="part",
-        note="x is the index of the operator in the step; each point is the highest moment of its stretch",
+        note="x is the index of the operator in the step; each point is the peak of its time slice",
     )

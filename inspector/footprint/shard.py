@@ -2,7 +2,7 @@
 
 DDP keeps the model whole and adds buckets of the gradients' size (`gradient_as_bucket_view=False`, its
 default). FSDP with full sharding keeps 1/N of parameters, gradients, master weights and optimizer state, and
-holds two gathered units at a time: the one that runs and the one that is fetched ahead. A unit is the
+holds two gathered units at a time: the one that runs and the one that is prefetched. A unit is the
 largest module of a list of modules, else the largest child of the model. Activations are those of one
 process's own batch.
 """
@@ -20,17 +20,12 @@ _SHARDED = ("parameters", "gradients", "master weights", "optimizer state")
 
 def estimate(trace: Trace, memory: Memory, world_size: int, kind: str) -> dict[str, int]:
     """Terms of the estimate in bytes; their sum is the peak of one process."""
-    sums: Counter[str] = Counter()
-    for block, nbytes in memory.peak:
-        sums[block.category] += nbytes
+    sums = memory.categories
     if kind == "ddp":
-        return {**sums, "gradient buckets": _gradients(trace)}
+        buckets = sum(storage.nbytes for storage in trace.storages if storage.role == "gradient")
+        return {**sums, "gradient buckets": buckets}
     terms = {name: -(-n // world_size) if name in _SHARDED else n for name, n in sums.items()}
     return {**terms, "gathered units": 2 * _unit(trace) if world_size > 1 else 0}
-
-
-def _gradients(trace: Trace) -> int:
-    return sum(storage.nbytes for storage in trace.storages if storage.role == "gradient")
 
 
 def _unit(trace: Trace) -> int:

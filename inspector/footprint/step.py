@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from inspector.footprint.allocator import CachingAllocator, ExactAllocator, rounded
-from inspector.footprint.blocks import Block, blocks, convolution_workspace, multiplies
+from inspector.footprint.blocks import MATMULS, Block, blocks, convolution_workspace
 from inspector.footprint.optimizers import OPTIMIZERS, Optimizer
 from inspector.tracing.record import Trace
 
@@ -60,6 +60,14 @@ class Memory:
     curve: list[dict[str, int]] = field(default_factory=list)
 
     @property
+    def categories(self) -> Counter[str]:
+        """Bytes of each category at the peak."""
+        sums: Counter[str] = Counter()
+        for block, nbytes in self.peak:
+            sums[block.category] += nbytes
+        return sums
+
+    @property
     def needed(self) -> int:
         """What a device must have: what torch reserves, and the upper end of the CUDA context."""
         return self.reserved + CUDA_CONTEXT[1]
@@ -86,7 +94,7 @@ class _Lived:
 
 
 class _Run:
-    """One allocator, the blocks that live in it, and what was seen."""
+    """One allocator, the blocks that live in it, and what was observed."""
 
     def __init__(self, trace: Trace, plan: Plan) -> None:
         self.trace, self.plan = trace, plan
@@ -125,7 +133,7 @@ class _Run:
         self.allocator.free(self.live.pop(key))
 
     def prepare(self) -> None:
-        """What is there before the first step: the model, then the inputs."""
+        """Allocate what exists before the first step: the model, then the inputs."""
         for first in (True, False):
             for block in self.before:
                 if (block.category != "inputs") is first:
@@ -147,7 +155,7 @@ class _Run:
         dying: dict[int, list[int]] = defaultdict(list)
         last = len(self.trace.ops) - 1
         for index, op in enumerate(self.trace.ops):
-            if multiplies(op) and op.phase not in self.handles and not self.plan.exact:
+            if op.name in MATMULS and op.phase not in self.handles and not self.plan.exact:
                 self.handles.add(op.phase)
                 self.make(Block(self.plan.workspace, "workspace", "", "cuBLAS", None, None))
             for block in self.born.get(index, ()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import pandas as pd
@@ -12,7 +11,7 @@ from inspector.footprint.step import OPTIMIZER_STEP, Memory
 from inspector.tracing.record import Trace
 
 POINTS = 400
-"""Rows of the timeline at most: each is the highest moment of its stretch."""
+"""Rows of the timeline at most: each is the peak of its time slice."""
 
 
 def composition_frame(memory: Memory) -> pd.DataFrame:
@@ -34,33 +33,26 @@ def makers_frame(memory: Memory) -> pd.DataFrame:
 def _grouped(
     memory: Memory, column: str, names: list[str], order: tuple[str, ...] | None = None
 ) -> pd.DataFrame:
-    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for name, (_, nbytes) in zip(names, memory.peak):
-        sums[name][0] += 1
-        sums[name][1] += nbytes
-    rows: list[dict[str, Any]] = [
-        {column: name, "blocks": count, "bytes": nbytes, "share": nbytes / (memory.allocated or 1)}
-        for name, (count, nbytes) in sums.items()
-        if nbytes
-    ]
+    sizes = pd.Series([nbytes for _, nbytes in memory.peak], dtype="int64")
+    blocks = pd.DataFrame({column: pd.Series(names, dtype=object), "bytes": sizes})
+    frame = blocks.groupby(column, as_index=False).agg(blocks=("bytes", "size"), bytes=("bytes", "sum"))
+    frame = frame[frame["bytes"] > 0].assign(share=frame["bytes"] / (memory.allocated or 1))
     if order:
-        rows.sort(key=lambda row: order.index(row[column]))
-    else:
-        rows.sort(key=lambda row: (-row["bytes"], row[column]))
-    return pd.DataFrame(rows, columns=[column, "blocks", "bytes", "share"])
+        return frame.sort_values(column, key=lambda group: group.map(order.index), ignore_index=True)
+    return frame.sort_values(["bytes", column], ascending=[False, True], ignore_index=True)
 
 
 def timeline_frame(trace: Trace, memory: Memory, points: int = POINTS) -> pd.DataFrame:
-    """Bytes that live at each operator, in at most `points` rows, each the highest of its stretch.
+    """Bytes that live at each operator, in at most `points` rows, each the peak of its time slice.
 
     Columns: at (index of the operator), phase, module, operator, bytes, and one for each category.
     """
     totals = [sum(row.values()) for row in memory.curve]
     count = len(totals)
-    stretches = min(points, count)
+    slices = min(points, count)
     rows: list[dict[str, Any]] = []
-    for number in range(stretches):
-        inside = range(number * count // stretches, (number + 1) * count // stretches)
+    for number in range(slices):
+        inside = range(number * count // slices, (number + 1) * count // slices)
         index = max(inside, key=totals.__getitem__)
         rows.append({"at": index, **moment(trace, index), "bytes": totals[index], **memory.curve[index]})
     frame = pd.DataFrame(rows, columns=["at", "phase", "module", "operator", "bytes", *CATEGORIES])
@@ -76,7 +68,7 @@ def moment(trace: Trace, index: int) -> dict[str, str]:
 
 
 def bars_frame(timeline: pd.DataFrame, rows: int = 24, width: int = 40) -> pd.DataFrame:
-    """The timeline as text: each row is the highest moment of a stretch, with a bar of at most `width`."""
+    """The timeline as text: each row is the peak of a time slice, with a bar of at most `width`."""
     count = len(timeline)
     lines = min(rows, count)
     highest = int(timeline["bytes"].max()) if count else 0

@@ -1,4 +1,4 @@
-"""Reports of other commands inside a page: a file holds their numbers, people need sections of them."""
+"""Reports of other commands inside a page: a file holds only numbers, and people need sections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHARTS: dict[str, tuple[str, set[str], Callable[[pd.DataFrame], list[Chart]]]] 
 
 
 def foreign(report: Report, subject: str) -> list[Finding]:
-    """A note when a report is not about `subject`: names are all that the files tell."""
+    """A note when a report is not about `subject`: the files identify it by name only."""
     name = report.subject.get("name")
     if name in (None, "", subject) or report.command == "env":
         return []
@@ -71,8 +71,8 @@ def _header(report: Report) -> list[tuple[str, str]]:
     if isinstance(subject.get("inputs"), list) and subject["inputs"]:
         lines.append(("input", " ".join(map(str, subject["inputs"]))))
     lines += [(name, str(subject[name])) for name in ("phase", "device") if subject.get(name)]
-    known = ", ".join(f"{key} {value}" for key, value in report.environment.items() if value is not None)
-    return [*lines, ("made with", known), ("verdict", report.verdict)]
+    versions = ", ".join(f"{key} {value}" for key, value in report.environment.items() if value is not None)
+    return [*lines, ("made with", versions), ("verdict", report.verdict)]
 
 
 def _drawn(report: Report, titles: dict[str, str]) -> list[Chart]:

@@ -36,10 +36,10 @@ def icicle_frame(trace: Trace, seconds: Mapping[str, float] | None = None) -> pd
     for owner, own in (seconds or {}).items():
         for path in ancestors(owner):
             times[path] += own
-    known = {module.path for module in trace.modules}
+    paths = {module.path for module in trace.modules}
     frame = pd.DataFrame(
         [
-            {"path": m.path, "parent": _parent(m.path, known), "type": m.type, **sums[m.path]}
+            {"path": m.path, "parent": _parent(m.path, paths), "type": m.type, **sums[m.path]}
             for m in trace.modules
         ],
         columns=["path", "parent", "type", *SUMS],
@@ -47,6 +47,6 @@ def icicle_frame(trace: Trace, seconds: Mapping[str, float] | None = None) -> pd
     return frame if seconds is None else frame.assign(seconds=[times[path] for path in frame["path"]])
 
 
-def _parent(path: str, known: set[str]) -> str | None:
+def _parent(path: str, paths: set[str]) -> str | None:
     """The nearest module around it that is in the tree."""
-    return next((outer for outer in list(ancestors(path))[1:] if outer in known), None)
+    return next((outer for outer in list(ancestors(path))[1:] if outer in paths), None)

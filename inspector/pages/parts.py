@@ -16,10 +16,10 @@ from inspector.tracing.record import Trace
 
 MODULES, OPERATORS, CALLS, MEMORY = "modules", "operators", "operator calls", "memory"
 MOST_CALLS = 5000
-"""So many rows of the table of calls are shown."""
+"""Rows of the table of calls that are shown at most."""
 _SCALES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
 SERIES = 7
-"""So many operators have a colour of their own in the roofline."""
+"""Operators that get their own colour in the roofline."""
 _LABELS = {"params": "parameters", "bytes": "bytes moved", "seconds": "time"}
 
 
@@ -52,9 +52,7 @@ def _tied(found: Trace) -> str:
 def _calls(found: Trace, frame: pd.DataFrame) -> Section:
     note = ""
     if len(frame) > MOST_CALLS:
-        note = (
-            f"The {MOST_CALLS:,} calls with the most FLOPs of {len(frame):,}; the JSON in this page has all."
-        )
+        note = f"{MOST_CALLS:,} of {len(frame):,} calls, those with the most FLOPs; this page's JSON has all."
         frame = frame.loc[frame["flops"].fillna(-1).nlargest(MOST_CALLS).index].sort_index()
     if found.phase == "forward":
         frame = frame.drop(columns="phase")
@@ -68,14 +66,10 @@ def _memory(found: Trace, frame: pd.DataFrame) -> Section:
     top = peak(frame)
     if top is None:
         return Section(MEMORY, pd.DataFrame(columns=["role", "bytes"]), note="No operator ran.")
-    roles = [role for role in ROLES if frame[role].any()]
+    roles = [*(role for role in ROLES if frame[role].any()), "total"]
     rows = pd.DataFrame(
-        {
-            "role": [*roles, "total"],
-            "at the peak": [top[role] for role in [*roles, "total"]],
-            "share": [top[role] / max(top["total"], 1) for role in [*roles, "total"]],
-            "largest": [frame[role].max() for role in [*roles, "total"]],
-        }
+        [(role, top[role], top[role] / max(top["total"], 1), frame[role].max()) for role in roles],
+        columns=["role", "at the peak", "share", "largest"],
     )
     note = (
         f"The peak is {size(top['total'])} at operator {top['index']} ({_place(found, top['index'])}),"
@@ -120,8 +114,8 @@ def roofline(frame: pd.DataFrame, found: Trace) -> Chart | None:
     largest = list(drawn.groupby("op")["flops"].sum().nlargest(SERIES).index)
     unknown, still = int(frame["flops"].isna().sum()), len(frame) - len(drawn)
     note = (
-        "Arithmetic intensity, FLOPs per byte moved, against the work of each operator call. Peaks and"
-        f" bandwidth of a device are not drawn: none is chosen here. {still - unknown} of {len(frame)} calls"
+        "Arithmetic intensity, FLOPs per byte moved, against the work of each operator call. No peaks or"
+        f" bandwidth are drawn, because no device is chosen. {still - unknown} of {len(frame)} calls"
         " compute nothing or move nothing and are not drawn"
     )
     note += f"; {unknown} have no formula: their work is unknown." if unknown else "."
@@ -173,7 +167,7 @@ def icicle(frame: pd.DataFrame, found: Trace, time: str | None) -> Chart:
 
 
 def _bounded(macs: int, unknown: int) -> str:
-    """What is known of the MACs of a module that holds so many operators without a formula."""
+    """The MACs of a module that holds `unknown` operators without a formula."""
     if not unknown:
         return si(macs)
     return f"at least {si(macs)}" if macs else MISSING
@@ -189,7 +183,7 @@ def _does_most_itself(frame: pd.DataFrame) -> pd.Series:
 def _icicle_note(found: Trace, empty: list[str], time: str | None, timed: bool) -> str:
     notes = [
         "Each module with everything inside; a part that no child fills is the module's own work. Coloured by"
-        " type are the modules that move most of their bytes themselves. A click opens a part."
+        " type are the modules that move most of their bytes themselves. Click a part to open it."
     ]
     if _tied(found):
         notes.append("A tied parameter is drawn once, where its first name is.")

@@ -1,4 +1,4 @@
-"""One page about a model: everything that one pass tells, and the reports of other commands."""
+"""One page about a model: everything that one pass shows, and the reports of other commands."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def page(
     time: str | None = None,
     added: Sequence[Report | str | Path] = (),
 ) -> Report:
-    """Everything that one pass over `model` tells, as a report whose HTML form is a page to look at:
+    """Everything that one pass over `model` shows, as a report whose HTML form is a page to look at:
     `inspector.page("resnet50").save("report.html")`.
 
     model, inputs, phase, device, seed, model_args: as in `inspector.trace`; a finished Trace, too (which
@@ -80,11 +80,10 @@ def page(
 
 
 def _report(trace: Trace) -> Report:
-    """What the trace alone tells."""
+    """What the trace alone shows."""
     base = profiled(trace)
     calls, timeline = calls_frame(trace), timeline_frame(trace)
-    tables = {
-        **base.tables,
+    tables = base.tables | {
         "calls": calls,
         "timeline": timeline,
         "state": ledger_frame(trace.state),
@@ -122,18 +121,18 @@ def _stages(
     trace: Trace, recipe: Recipe | None, chosen: Sequence[Sequence[str]] | None, seed: int
 ) -> pd.DataFrame:
     if recipe is None:
-        raise InspectError("a trace alone does not hold the model", "give the model")
+        raise InspectError("a trace alone does not hold the model", "pass the model")
     if any(entry.kind == "packed" for entry in trace.state):
         raise InspectError("quantized weights are packed and never train", "name the float model")
     model = recipe.build(recipe.only_on[0] if recipe.only_on else "meta", seed)
     if lazy(model):
-        raise InspectError("the parameters of the model are lazy", "run it once before")
+        raise InspectError("the parameters of the model are lazy", "run the model once first")
     forward = replace(trace, ops=tuple(op for op in trace.ops if op.phase == "forward"))
     backbone = find_stages(model, forward, chosen)
     entries = [entry for entry in state_entries(model) if entry.kind == "parameter"]
-    resting = [entry for entry in entries if not entry.trainable]
-    frozen = [name for entry in resting for name in (entry.name, *entry.aliases)]
-    numel = {entry.name: entry.numel for entry in resting}
+    frozen_entries = [entry for entry in entries if not entry.trainable]
+    frozen = [name for entry in frozen_entries for name in (entry.name, *entry.aliases)]
+    numel = {entry.name: entry.numel for entry in frozen_entries}
     groups = [stage.parameters for stage in backbone.stages]
     groups += [backbone.rest] if backbone.rest else []
     return stage_frame(backbone, model).assign(

@@ -23,13 +23,8 @@ def timeline_frame(trace: Trace) -> pd.DataFrame:
             steps[storage.role][first] += storage.nbytes
             steps[storage.role][last + 1] -= storage.nbytes
     live = {role: list(accumulate(changes))[:count] for role, changes in steps.items()}
-    return pd.DataFrame(
-        {
-            "index": range(count),
-            **live,
-            "total": [sum(row) for row in zip(*live.values())],
-        }
-    )
+    totals = [sum(row) for row in zip(*live.values())]
+    return pd.DataFrame({"index": range(count), **live, "total": totals})
 
 
 def _span(storage: Storage, count: int) -> tuple[int, int]:

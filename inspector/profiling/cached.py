@@ -11,7 +11,6 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from inspector.core.cache import entries, folder, prune
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.core.log import logger
-from inspector.core.version import __version__
+from inspector.core.version import __version__, installed
 from inspector.reporting.report import Metric, Report, environment
 from inspector.tracing.record import Trace
 
@@ -98,13 +97,8 @@ class Entry:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"inspector": __version__, "python": platform.python_version()}
-    for package in ("torch", "torchvision", "timm"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+    packages = {name: installed(name) for name in ("torch", "torchvision", "timm")}
+    return {"inspector": __version__, "python": platform.python_version(), **packages}
 
 
 def _code() -> list[tuple[str, int, int]]:

@@ -28,13 +28,7 @@ def report(
     modules, ops, unknown = modules_frame(found), ops_frame(found), unknown_frame(found)
     return Report(
         command="profile",
-        subject={
-            "name": found.model,
-            "source": found.source,
-            "inputs": list(found.inputs),
-            "phase": found.phase,
-            "device": found.device,
-        },
+        subject=found.subject,
         environment=dict(found.environment),
         metrics=_metrics(found, sums),
         tables={"modules": modules, "ops": ops, "unknown": unknown, "layers": layers_frame(found)},

@@ -1,4 +1,4 @@
-"""Taking over what changed: a baseline with HEAD's rows where they differ, everything else as it was."""
+"""Updating a baseline: HEAD's rows where they differ, everything else as it was."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _BY_MODEL = ("models", "layers", "ops", "stages", "rounds")
 
 
 def update(file: str, found: Comparison) -> tuple[Path, list[str]]:
-    """Write HEAD's version of every row that changed into `file`, whole or not at all; gives the path and
-    the names of the rows. A row that HEAD could not count, or has no sound number for, stays as it is.
+    """Write HEAD's version of every row that changed into `file`, whole or not at all; returns the path
+    and the names of the rows. A row that HEAD could not count, or has no sound number for, stays as it is.
 
     Raises InspectError where `file` cannot be a baseline.
     """
@@ -24,20 +24,17 @@ def update(file: str, found: Comparison) -> tuple[Path, list[str]]:
         raise InspectError(f"{file} is in git's history: it cannot be written", "name a file as BASE")
     changed, gone = _changed(found)
     if changed or gone:
-        content = _merged(found.base.content, found.head.content, changed, gone)
+        base, content = found.base.content, found.head.content
+        if base["command"] == "table":
+            content = merged_tables(base, content, changed, gone)
         write_whole(file, as_text(content) + "\n")
     return Path(file), sorted({*changed, *gone})
 
 
 def _changed(found: Comparison) -> tuple[set[str], set[str]]:
     """The rows to take from HEAD, and those to drop."""
-    states: dict[str, set[str]] = {}
-    gone = set()
-    for change in found.changes:
-        states.setdefault(change.model, set()).add(change.state)
-        if change.metric == WHOLE and change.state == "missing":
-            gone.add(change.model)
-    bad = {model for model, seen in states.items() if "invalid" in seen}
+    gone = {c.model for c in found.changes if c.metric == WHOLE and c.state == "missing"}
+    bad = {change.model for change in found.changes if change.state == "invalid"}
     moved = {
         change.model
         for change in found.changes
@@ -45,12 +42,6 @@ def _changed(found: Comparison) -> tuple[set[str], set[str]]:
         or (change.state == "ok" and change.delta)
     }
     return moved - bad - gone, gone
-
-
-def _merged(base: dict[str, Any], head: dict[str, Any], changed: set[str], gone: set[str]) -> dict[str, Any]:
-    if base["command"] != "table":
-        return head
-    return merged_tables(base, head, changed, gone)
 
 
 def merged_tables(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ WHOLE = "model"
 """The name of the change of a whole row: it is new, missing, or could not be counted."""
 _VERSIONS = ("torch", "torchvision")
 _NO_MACHINE = {"inspector", "seed", "python", "torch", "torchvision", "timm", "transformers"}
-"""Parts of an environment that the same machine may have in two versions, for a comparison in one job."""
+"""Parts of an environment that may differ on one machine, for a comparison within one job."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Where:
 
 @dataclass
 class Comparison:
-    """Everything that two reports say when held against each other."""
+    """Everything that a comparison of two reports says."""
 
     base: Side
     head: Side
@@ -75,10 +75,8 @@ class Comparison:
     @property
     def counts(self) -> dict[str, int]:
         """How many changes are in each state."""
-        counts = dict.fromkeys(STATES, 0)
-        for change in self.changes:
-            counts[change.state] += 1
-        return counts
+        states = [change.state for change in self.changes]
+        return {state: states.count(state) for state in STATES}
 
     @property
     def verdict(self) -> str:
@@ -89,7 +87,7 @@ class Comparison:
 
 
 def compare(base: Side, head: Side, rules: Rules | None = None) -> Comparison:
-    """Hold HEAD against BASE. Raises InspectError for reports of different commands."""
+    """Compare HEAD with BASE. Raises InspectError for reports of different commands."""
     rules = rules or Rules()
     if base.command != head.command:
         raise InspectError(
@@ -101,21 +99,17 @@ def compare(base: Side, head: Side, rules: Rules | None = None) -> Comparison:
     changes: list[Change] = []
     where: list[Where] = []
     for name in dict.fromkeys((*base.rows, *head.rows)):
-        found = list(context.row(name))
-        changes += found
-        if any(change.state != "ok" for change in found):
+        row = list(context.row(name))
+        changes += row
+        if any(change.state != "ok" for change in row):
             where += _where(name, base.rows.get(name), head.rows.get(name))
     explained = {entry.model: entry for entry in where}
-
-    def why(change: Change) -> str:
-        said = (change.why, _module(change, explained.get(change.model)))
-        return "; ".join(part for part in said if part)
 
     changes = [
         replace(
             change,
             fails=change.state in rules.fail_on and not change.only_reported,
-            why=why(change),
+            why=_joined(change.why, _module(change, explained.get(change.model))),
         )
         for change in changes
     ]
@@ -124,6 +118,10 @@ def compare(base: Side, head: Side, rules: Rules | None = None) -> Comparison:
     rank = {change.model: place for place, change in reversed(list(enumerate(changes)))}
     where.sort(key=lambda entry: rank[entry.model])
     return Comparison(base, head, changes, where)
+
+
+def _joined(*reasons: str) -> str:
+    return "; ".join(filter(None, reasons))
 
 
 def _severity(change: Change, order: dict[str, int]) -> tuple[Any, ...]:
@@ -177,10 +175,10 @@ class _Context:
         self, name: str, metric: str, base: Number | None, head: Number | None, asked: str
     ) -> Change | None:
         """The change of one metric; None for a noisy one, of which the rounds decide."""
-        known = head or base
-        assert known is not None
+        either = head or base
+        assert either is not None
         change = Change(
-            name, metric, "ok", base.value if base else None, head.value if head else None, known.unit
+            name, metric, "ok", base.value if base else None, head.value if head else None, either.unit
         )
         if base is None:
             return replace(change, state="new", why="not in BASE")
@@ -195,7 +193,7 @@ class _Context:
         if (base.unit, base.kind, base.direction) != (head.unit, head.kind, head.direction) or isinstance(
             base.value, str
         ) != isinstance(head.value, str):
-            return replace(change, state="incomparable", why="another unit or class in HEAD")
+            return replace(change, state="incomparable", why="a different unit or class in HEAD")
         if asked and quantity(metric).depends_on != MODEL:
             return replace(change, state="incomparable", why=asked)
         if head.kind == "noisy":
@@ -203,7 +201,7 @@ class _Context:
         return self._judged(change, base, head)
 
     def _judged(self, change: Change, base: Number, head: Number) -> Change:
-        """Two sound numbers that answer the same question."""
+        """The change of two valid numbers that answer the same question."""
         if base.lower_bound != head.lower_bound:
             return _bounded(change, head)
         if base.value == head.value:
@@ -227,9 +225,9 @@ class _Context:
         """What of the environment differs and matters to the metric; empty for nothing."""
         one, two = self.base.environment, self.head.environment
         if kind == "exact":
-            keys: Iterable[str] = _VERSIONS if quantity(metric).depends_on == TORCH else ()
+            keys: tuple[str, ...] = _VERSIONS if quantity(metric).depends_on == TORCH else ()
         else:
-            keys = [key for key in dict.fromkeys((*one, *two)) if key != "inspector"]
+            keys = tuple(key for key in dict.fromkeys((*one, *two)) if key != "inspector")
         return _differences({k: _release(one.get(k)) for k in keys}, {k: _release(two.get(k)) for k in keys})
 
     def _measured(self, name: str, metric: str, base: Row, head: Row) -> Change:
@@ -251,8 +249,7 @@ class _Context:
     def _explained(self, change: Change, base: Row, head: Row) -> Change:
         if change.state in ("ok", "missing", "invalid") or change.base is None:
             return change
-        said = why_changed(change.metric, base, head)
-        return replace(change, why="; ".join(part for part in (change.why, said) if part))
+        return replace(change, why=_joined(change.why, why_changed(change.metric, base, head)))
 
     def _within_budget(self, change: Change, head: Number | None) -> Change:
         budget = self.rules.budget(change.metric)
@@ -263,7 +260,7 @@ class _Context:
                 f"`max=` {change.metric}: a digest has no budget", "name a number, e.g. params"
             )
         if not _sound(head.value):
-            return replace(change, state="invalid", why="unknown: no budget holds", only_reported=False)
+            return replace(change, state="invalid", why="unknown, so no budget can hold", only_reported=False)
         assert head.value is not None
         limit = f"{budget:,}" if isinstance(budget, int) else f"{budget:g}"
         if (head.value < budget) if head.direction == "higher" else (head.value > budget):
@@ -292,26 +289,21 @@ def _sound(value: Scalar) -> bool:
 
 def _whole(name: str, base: Row | None, head: Row | None) -> Change | None:
     """The change of a row that one side lacks or could not count; None where both have its numbers."""
+    if base is not None and head is not None and not base.error and not head.error:
+        return None
     change = Change(name, WHOLE, "ok")
-    if base is None:
-        assert head is not None
-        if head.error:
-            return replace(change, state="invalid", why=f"HEAD: {head.error}")
-        return replace(change, state="new", why="not in BASE")
     if head is None:
         return replace(change, state="missing", why="not in HEAD")
-    if base.error and head.error:
+    if base is not None and base.error and head.error:
         why = f"cannot be counted on either side: {head.error}"
         return replace(change, state="incomparable", why=why, only_reported=True)
     if head.error:
         return replace(change, state="invalid", why=f"HEAD: {head.error}")
-    if base.error:
-        return replace(change, state="new", why=f"BASE: {base.error}")
-    return None
+    return replace(change, state="new", why=f"BASE: {base.error}" if base is not None else "not in BASE")
 
 
 def _check(name: str, check: str, base: str | None, head: str | None) -> Change:
-    """A check that held must hold."""
+    """A check that passed must still pass."""
     change = Change(name, f"check:{check}", "ok", base, head)
     if head == "fail" and base != "fail":
         return replace(change, state="regressed", why="it passed" if base == "pass" else "it fails in HEAD")
@@ -350,26 +342,26 @@ def _where(name: str, base: Row | None, head: Row | None) -> Iterator[Where]:
         return
     if base.question != head.question:
         return
-    found = [change for change in moved(base.layers, head.layers) if change.costs]
-    found.sort(key=lambda change: (-abs(change.macs), -abs(change.params)))
+    costly = [change for change in moved(base.layers, head.layers) if change.macs or change.params]
+    costly.sort(key=lambda change: (-abs(change.macs), -abs(change.params)))
     left = [
-        _total(head, metric) - _total(base, metric) - sum(getattr(change, metric) for change in found)
+        _total(head, metric) - _total(base, metric) - sum(getattr(change, metric) for change in costly)
         for metric in ("macs", "params")
     ]
-    if found or any(left):
-        yield Where(name, tuple(found), *left)
+    if costly or any(left):
+        yield Where(name, tuple(costly), *left)
 
 
 def _module(change: Change, where: Where | None) -> str:
     """The module that has most of a change of MACs or parameters, named."""
     if where is None or change.metric not in ("macs", "params") or not change.delta:
         return ""
-    share = sorted((m for m in where.modules), key=lambda m: -abs(getattr(m, change.metric)))
-    share = [module for module in share if getattr(module, change.metric)]
-    if not share:
+    parts = [module for module in where.modules if getattr(module, change.metric)]
+    if not parts:
         return ""
-    more = f" (and {len(share) - 1} more)" if len(share) > 1 else ""
-    return f"{share[0].path or 'the model itself'}: {described(share[0])}{more}"
+    largest = max(parts, key=lambda module: abs(getattr(module, change.metric)))
+    more = f" (and {len(parts) - 1} more)" if len(parts) > 1 else ""
+    return f"{largest.path or 'the model itself'}: {described(largest)}{more}"
 
 
 def _total(row: Row, metric: str) -> int:

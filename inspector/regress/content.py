@@ -84,7 +84,7 @@ def compared(names: Container[str]) -> list[str]:
 
 
 ALONE = ""
-"""The name of the only row of a report that is no table: two of them are compared whatever they are of."""
+"""The name of the only row of a report that is not a table: two are compared whatever their subjects."""
 
 
 def side(content: dict[str, Any], place: str) -> Side:
@@ -132,8 +132,8 @@ def _number(metric: Any) -> Number:
     return Number(
         _value(metric["value"]),
         _of(str, metric["unit"]),
-        _known(metric["kind"], ("exact", "toleranced", "noisy")),
-        _known(metric["direction"], ("lower", "higher", "none")),
+        _one_of(metric["kind"], ("exact", "toleranced", "noisy")),
+        _one_of(metric["direction"], ("lower", "higher", "none")),
         bool(metric.get("lower_bound", False)),
     )
 
@@ -142,7 +142,7 @@ def _checks(findings: list[dict[str, Any]]) -> dict[str, str]:
     """The worst status of each check that can fail: a remark (`warn`) is no claim."""
     worst: dict[str, str] = {}
     for finding in findings:
-        check, status = _of(str, finding["check"]), _known(finding["status"], _RANK)
+        check, status = _of(str, finding["check"]), _one_of(finding["status"], _RANK)
         if status == "fail" or _RANK[status] > _RANK.get(worst.get(check, ""), -1):
             worst[check] = status
     return {check: status for check, status in worst.items() if status != "warn"}
@@ -214,7 +214,7 @@ def _of(kind: Any, value: Any) -> Any:
     return value
 
 
-def _known(value: Any, known: Iterable[str]) -> str:
-    if value not in known:
-        raise ValueError(f"{value!r} is none of {', '.join(known)}")
+def _one_of(value: Any, choices: Iterable[str]) -> str:
+    if value not in choices:
+        raise ValueError(f"{value!r} is none of {', '.join(choices)}")
     return str(value)

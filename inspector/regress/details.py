@@ -1,4 +1,4 @@
-"""What a changed digest or count means, in words."""
+"""What lies behind a changed digest or count."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def _renamed(base: Row, head: Row) -> list[str]:
     )
 
 
-def _few(said: list[str]) -> str:
-    more = f", and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
-    return ", ".join(said[:SHOWN]) + more
+def _few(differences: list[str]) -> str:
+    more = f", and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+    return ", ".join(differences[:SHOWN]) + more

@@ -1,4 +1,4 @@
-"""Hold a report against a baseline: two files, or a file and the models as they are now."""
+"""Compare a report with a baseline: two files, or a file and the models as they are now."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.regress.baseline import update
 from inspector.regress.compare import Comparison, compare
-from inspector.regress.content import Side
+from inspector.regress.content import Side, side
 from inspector.regress.outcome import report
 from inspector.regress.rules import Rules, rules
-from inspector.regress.source import GIT, is_report, live, read, taken
+from inspector.regress.source import GIT, is_report, live, read
 from inspector.regress.written import add_to_summary, write
 from inspector.reporting.report import Report
 from inspector.reporting.schema import as_text
@@ -27,7 +27,7 @@ Tell = Callable[[str, float], None]
 
 @dataclass
 class DiffReport(Report):
-    """What `diff` returns: each format has as many of the changes as its reader can take."""
+    """What `diff` returns: each format shows as many changes as its reader can handle."""
 
     comparison: Comparison = field(kw_only=True)
     done: str = ""
@@ -36,7 +36,7 @@ class DiffReport(Report):
         return write(self.comparison, form, color, width)
 
     def notes(self) -> Iterator[str]:
-        """What was done beside the comparison. In a job of GitHub it is also added to the step's summary."""
+        """What was done besides the comparison. In a GitHub job it is also added to the step's summary."""
         if self.done:
             yield self.done
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
@@ -65,13 +65,13 @@ def diff(
     tell: Tell = lambda what, share: None,
 ) -> DiffReport:
     """Compare `head` with `base`: files, `git:REV:PATH` or Reports; `head` may be a model's spec, and None
-    counts the models of a table anew.
+    counts the models of a table again.
 
     tolerance, max: "macs=1%", "params=26M". only, ignore: globs of metrics. fail_on: states that fail.
     effect: the least slowdown that fails, "5%".
     update_baseline: write what changed into the file `base`, or all of `head` where there is none yet; the
         verdict is then that against the new baseline.
-    inputs, model_args, seed, jobs: of models that are counted now; `tell` hears how far that is.
+    inputs, model_args, seed, jobs: of models that are counted now; `tell` is called with the progress.
 
     The verdict is "fail" where a change fails. Raises InspectError for what cannot be compared.
     """
@@ -105,7 +105,7 @@ def _begins(base: str | Path | Report, head: str | Path | Report | None) -> bool
 
 
 def _updated(base: str, comparison: Comparison) -> tuple[str, list[str]]:
-    """Take over what changed: what was done in words, and the names of the rows."""
+    """Write what changed into the baseline: a sentence about it, and the names of the rows."""
     file, rows = update(base, comparison)
     named = ", ".join(row or comparison.head.command for row in rows[:5])
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
@@ -121,7 +121,7 @@ def _remaining(base: str, comparison: Comparison, rows: Sequence[str], allowed: 
 
 def _side(of: str | Path | Report) -> Side:
     if isinstance(of, Report):
-        return taken(of.to_dict(), str(of.subject.get("name", of.command)))
+        return side(of.to_dict(), str(of.subject.get("name", of.command)))
     return read(str(of))
 
 
@@ -137,13 +137,14 @@ def _now(
     """BASE, and the same question asked of the model now; of a table only the rows that are asked of."""
     if base.command not in LIVE:
         raise InspectError(
-            f"{base.place} is a {base.command} report: {spec or 'a model'} cannot be held against it now",
+            f"{base.place} is a {base.command} report: {spec or 'a model'} cannot be compared with it",
             f"make a report of it first: inspect {base.command} {spec or 'MODEL'} -o head.json",
         )
     if base.command == "table":
         if inputs or model_args:
             raise InspectError(
-                "a row of a table has its own inputs and arguments", "leave out `inputs=` and `model_args=`"
+                "a row of a table has inputs and arguments of its own",
+                "leave out `inputs=` and `model_args=`",
             )
         return _rows_now(base, spec, seed, jobs, tell)
     if spec is None:

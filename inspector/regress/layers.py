@@ -15,7 +15,7 @@ from typing import Any
 from inspector.regress.content import Layer
 
 MOST_ALIGNED = 3000
-"""Of more unpaired modules on a side only equal runs at the ends are aligned: the search is quadratic."""
+"""With more unpaired modules on a side only the equal start is aligned: the search is quadratic."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,6 @@ class Moved:
     def renamed(self) -> bool:
         return self.base is not None and self.head is not None and self.base.path != self.head.path
 
-    @property
-    def costs(self) -> bool:
-        """Whether it has a part in any change of a total."""
-        return bool(self.macs or self.params)
-
 
 def moved(base: Sequence[Layer], head: Sequence[Layer]) -> list[Moved]:
     """Every module of both sides, once, in the order of HEAD, then those that are gone. The sums of
@@ -53,23 +48,23 @@ def moved(base: Sequence[Layer], head: Sequence[Layer]) -> list[Moved]:
     pairs = _paired(list(base), list(head))
     by_head = {b.path: a for a, b in pairs}
     taken = {a.path for a, _ in pairs}
-    found = [Moved(by_head.get(layer.path), layer) for layer in head]
-    return found + [Moved(layer, None) for layer in base if layer.path not in taken]
+    return [Moved(by_head.get(layer.path), layer) for layer in head] + [
+        Moved(layer, None) for layer in base if layer.path not in taken
+    ]
 
 
 def _paired(base: list[Layer], head: list[Layer]) -> list[tuple[Layer, Layer]]:
     pairs: list[tuple[Layer, Layer]] = []
 
-    def take(found: Iterable[tuple[Layer, Layer]]) -> None:
+    def take(matches: Iterable[tuple[Layer, Layer]]) -> None:
         nonlocal base, head
-        found = list(found)
-        pairs.extend(found)
-        gone = {a.path for a, _ in found}, {b.path for _, b in found}
-        base = [layer for layer in base if layer.path not in gone[0]]
-        head = [layer for layer in head if layer.path not in gone[1]]
+        pairs.extend(matches)
+        old, new = {a.path for a, _ in pairs}, {b.path for _, b in pairs}
+        base = [layer for layer in base if layer.path not in old]
+        head = [layer for layer in head if layer.path not in new]
 
     take(_by_path(base, head, _signature))
-    take(_aligned(base, head, _signature))
+    take(_aligned(base, head))
     renamings = _renamings(pairs)
     take(_by_path(base, head, lambda layer: layer.type))
     take(_by_path(base, head, lambda layer: None))
@@ -91,11 +86,9 @@ def _by_path(
             yield other, layer
 
 
-def _aligned(
-    base: list[Layer], head: list[Layer], key: Callable[[Layer], Any]
-) -> Iterable[tuple[Layer, Layer]]:
-    """The modules of equal key, in the same order on both sides."""
-    one, two = [key(layer) for layer in base], [key(layer) for layer in head]
+def _aligned(base: list[Layer], head: list[Layer]) -> Iterable[tuple[Layer, Layer]]:
+    """The modules of equal signature, in the same order on both sides."""
+    one, two = list(map(_signature, base)), list(map(_signature, head))
     front = 0
     while front < min(len(one), len(two)) and one[front] == two[front]:
         yield base[front], head[front]
@@ -146,24 +139,24 @@ def _parent(path: str) -> str:
 
 
 def described(change: Moved) -> str:
-    """What happened to the module, in words: `512 to 768 channels`."""
+    """A phrase for what happened to the module: `512 to 768 channels`."""
     base, head = change.base, change.head
     if base is None:
         return f"added: {_what(head)}"
     if head is None:
         return f"removed: {_what(base)}"
-    said = []
+    parts = []
     if change.renamed:
-        said.append(f"was {base.path or 'the model itself'}")
+        parts.append(f"was {base.path or 'the model itself'}")
     if base.type != head.type:
-        said.append(f"{base.type} to {head.type}")
+        parts.append(f"{base.type} to {head.type}")
     if base.shape != head.shape:
-        said += _reshaped(base, head)
+        parts += _reshaped(base, head)
     if base.calls != head.calls:
-        said.append(f"{base.calls} to {head.calls} calls")
+        parts.append(f"{base.calls} to {head.calls} calls")
     if base.shape == head.shape and base.calls == head.calls and base.macs != head.macs:
-        said.append("same weights on another size of input or output")
-    return ", ".join(said) or "the same"
+        parts.append("same weights on another size of input or output")
+    return ", ".join(parts) or "the same"
 
 
 def _what(layer: Layer | None) -> str:
@@ -179,11 +172,11 @@ def _reshaped(base: Layer, head: Layer) -> list[str]:
         return [f"shape {base.shape or 'none'} to {head.shape or 'none'}"]
     noun = "channels" if convolution else "features"
     out, into = (1, 0) if "Transpose" in head.type else (0, 1)
-    said = []
+    parts = []
     if old[out] != new[out]:
-        said.append(f"{old[out]} to {new[out]} {noun}")
+        parts.append(f"{old[out]} to {new[out]} {noun}")
     if old[into] != new[into]:
-        said.append(f"{old[into]} to {new[into]} input {noun}")
+        parts.append(f"{old[into]} to {new[into]} input {noun}")
     if old[2:] != new[2:]:
-        said.append(f"{'x'.join(old[2:])} to {'x'.join(new[2:])} kernel")
-    return said
+        parts.append(f"{'x'.join(old[2:])} to {'x'.join(new[2:])} kernel")
+    return parts

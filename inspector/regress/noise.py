@@ -39,7 +39,7 @@ def why_not(base: Sequence[Round], head: Sequence[Round]) -> str:
     if len({r.job for r in (*base, *head)}) > 1:
         return "measured in two jobs"
     if min(len(base), len(head)) < LEAST:
-        return f"{min(len(base), len(head))} rounds, and it takes {LEAST}"
+        return f"only {min(len(base), len(head))} rounds, and {LEAST} are needed"
     if not _in_turn(base, head):
         return "measured one after the other, not in turn"
     return ""
@@ -47,12 +47,8 @@ def why_not(base: Sequence[Round], head: Sequence[Round]) -> str:
 
 def _in_turn(base: Sequence[Round], head: Sequence[Round]) -> bool:
     """Whether each pair of rounds was over before the next began."""
-    pairs = list(zip(sorted(base), sorted(head)))
-    if len(base) != len(head):
-        return False
-    return all(
-        max(one[0].start, one[1].start) < min(two[0].start, two[1].start) for one, two in pairwise(pairs)
-    )
+    starts = [(one.start, two.start) for one, two in zip(sorted(base), sorted(head))]
+    return len(base) == len(head) and all(max(one) < min(two) for one, two in pairwise(starts))
 
 
 def judge(metric: str, base: Sequence[Round], head: Sequence[Round], effect: float) -> Verdict:
@@ -64,16 +60,16 @@ def judge(metric: str, base: Sequence[Round], head: Sequence[Round], effect: flo
 def decide(base: Sequence[float], head: Sequence[float], effect: float) -> Verdict:
     """The same, of seconds paired by round."""
     ratio, low, high = _ratio(base, head)
-    said = f"{ratio:.3f}x, 95% interval {low:.3f} to {high:.3f} of {len(base)} pairs"
+    message = f"{ratio:.3f}x, 95% interval {low:.3f} to {high:.3f} of {len(base)} pairs"
     slower = sum(b < h for b, h in zip(base, head))
     faster = sum(b > h for b, h in zip(base, head))
     if low > 1 and ratio >= 1 + effect and chance(slower, len(base)) <= CHANCE:
-        return Verdict("regressed", said)
+        return Verdict("regressed", message)
     if high < 1 and ratio <= 1 / (1 + effect) and chance(faster, len(base)) <= CHANCE:
-        return Verdict("improved", said)
+        return Verdict("improved", message)
     if 1 / (1 + effect) <= low and high <= 1 + effect:
-        return Verdict("ok", said)
-    return Verdict("noisy", f"cannot tell: {said}")
+        return Verdict("ok", message)
+    return Verdict("noisy", f"cannot tell: {message}")
 
 
 def _ratio(base: Sequence[float], head: Sequence[float]) -> tuple[float, float, float]:
@@ -88,5 +84,5 @@ def _ratio(base: Sequence[float], head: Sequence[float]) -> tuple[float, float, 
 
 
 def chance(heads: int, pairs: int) -> float:
-    """How often a fair coin shows at least so many heads in so many throws."""
+    """The probability that a fair coin shows at least `heads` heads in `pairs` throws."""
     return sum(comb(pairs, count) for count in range(heads, pairs + 1)) / 2**pairs

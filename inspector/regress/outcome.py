@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MODULES = 10
-"""So many modules of one model are shown; the table `where` has all."""
+"""Modules of one model that are shown at most; the table `where` has all."""
 FEW = 40
-"""Of so many rows all are shown, of more only those that are not ok."""
+"""Up to this many rows all are shown; of more, only those that are not ok."""
 _STATUS = {"new": "warn", "noisy": "warn", "incomparable": "warn", "improved": "pass", "ok": "pass"}
 
 
@@ -41,7 +43,7 @@ def report(found: Comparison, rows: int | None = None, plain: bool = False) -> R
     return Report(
         command="diff",
         subject={"name": _title(found), "source": "diff", "base": base.place, "head": head.place},
-        environment={"inspector": __version__},  # it is the same wherever it is made
+        environment={"inspector": __version__},  # a comparison is the same on every machine
         metrics=metrics(found.counts),
         tables={"rows": table, "where": where},
         findings=_findings(found),
@@ -52,47 +54,35 @@ def report(found: Comparison, rows: int | None = None, plain: bool = False) -> R
 
 
 def _sections(found: Comparison, rows: int | None, plain: pd.DataFrame | None = None) -> list[Section]:
-    changes = found.changes
     if plain is not None:
         return [Section("changes", plain)]
-    shown = _chosen(changes, rows)
-    sections = []
-    if shown or any(change.state != "ok" for change in changes):  # else the header says it all
-        note = _left(changes, len(shown))
+    sections, shown = [], _chosen(found.changes, rows)
+    if shown or any(change.state != "ok" for change in found.changes):  # else the header says it all
+        note = _left(found.changes, len(shown))
         sections.append(Section("changes, worst first", _written(shown), note, _WRITTEN))
     return sections + _where_section(found.where, rows)
 
 
 def fitted(found: Comparison, write: Callable[[Report], str], limit: int, at_most: int = 10_000) -> str:
-    """What `write` makes of as many of the worst changes as `limit` bytes hold."""
+    """What `write` makes of as many of the worst changes as fit in `limit` bytes."""
     whole = report(found, 0)
 
     def cut(rows: int) -> str:
         return write(replace(whole, sections=_sections(found, rows)))
 
-    low, high = 0, min(len(found.changes), at_most)
-    best = cut(high)
-    if len(best.encode()) <= limit:
-        return best
-    best = cut(0)
-    while low + 1 < high:
-        middle = (low + high) // 2
-        text = cut(middle)
-        if len(text.encode()) <= limit:
-            low, best = middle, text
-        else:
-            high = middle
-    return best if len(best.encode()) <= limit else best.encode()[:limit].decode(errors="ignore")
+    most = min(len(found.changes), at_most)
+    text = cut(most)
+    if len(text.encode()) > limit:
+        too_long = bisect_right(range(most), limit, key=lambda rows: len(cut(rows).encode()))
+        text = cut(max(too_long - 1, 0))
+    return text.encode()[:limit].decode(errors="ignore")
 
 
 def _chosen(changes: list[Change], rows: int | None) -> list[Change]:
-    """The worst `rows`; of many, people do not need to see those that are as they were."""
-    shown = (
-        changes
-        if len(changes) <= FEW
-        else [change for change in changes if change.state != "ok" or change.fails]
-    )
-    return shown if rows is None else shown[:rows]
+    """The worst `rows`; of many changes, people need not see those that stayed the same."""
+    if len(changes) > FEW:
+        changes = [change for change in changes if change.state != "ok" or change.fails]
+    return changes[:rows]
 
 
 _COLUMNS = ("state", "fails", "model", "metric", "base", "head", "delta", "relative", "unit", "why")
@@ -100,23 +90,13 @@ _WHERE = ("model", "module", "was", "macs", "params", "what")
 _WRITTEN: dict[str, Quantity] = dict.fromkeys(
     ("base", "head", "change", "MACs", "parameters"), Quantity(Unit.NUMBER)
 )
-"""Numbers that are texts already, because each row has a unit of its own."""
+"""Numbers that are already text, because each row has its own unit."""
 
 
 def _record(change: Change) -> dict[str, Any]:
-    relative = change.relative
-    return {
-        "state": change.state,
-        "fails": change.fails,
-        "model": change.model,
-        "metric": change.metric,
-        "base": change.base,
-        "head": change.head,
-        "delta": change.delta,
-        "relative": None if relative is None or math.isinf(relative) else relative,
-        "unit": change.unit,
-        "why": change.why,
-    }
+    record = {name: getattr(change, name) for name in _COLUMNS}
+    infinite = change.relative is not None and math.isinf(change.relative)
+    return {**record, "relative": None} if infinite else record
 
 
 def _written(changes: list[Change]) -> pd.DataFrame:
@@ -160,7 +140,7 @@ def _change(change: Change) -> str:
 
 
 def _left(changes: list[Change], shown: int) -> str:
-    """What is not shown, said."""
+    """A note about what is not shown."""
     rest = changes[shown:]
     if not rest:
         return ""
@@ -174,23 +154,12 @@ def _counted(changes: Iterable[Change]) -> str:
 
 def _modules(entry: Where) -> Iterable[dict[str, Any]]:
     for change in entry.modules:
-        yield {
-            "model": entry.model,
-            "module": change.path,
-            "was": change.base.path if change.renamed and change.base else "",
-            "macs": change.macs,
-            "params": change.params,
-            "what": described(change),
-        }
+        was = change.base.path if change.renamed and change.base else ""
+        line = (entry.model, change.path, was, change.macs, change.params, described(change))
+        yield dict(zip(_WHERE, line))
     if entry.macs_left or entry.params_left:
-        yield {
-            "model": entry.model,
-            "module": "",
-            "was": "",
-            "macs": entry.macs_left,
-            "params": entry.params_left,
-            "what": "not explained by any module",
-        }
+        left = (entry.model, "", "", entry.macs_left, entry.params_left, "not explained by any module")
+        yield dict(zip(_WHERE, left))
 
 
 def _where_section(entries: list[Where], rows: int | None) -> list[Section]:
@@ -214,7 +183,7 @@ def _where_section(entries: list[Where], rows: int | None) -> list[Section]:
                     "what": line["what"],
                 }
             )
-    shown = shown if rows is None else shown[:rows]
+    shown = shown[:rows]
     if not shown:
         return []
     frame = pd.DataFrame(shown)
@@ -246,13 +215,18 @@ def _place(side: Any) -> str:
 
 def _findings(found: Comparison) -> list[Finding]:
     """One for each change that is not ok, and one for all of a model's that are: for machines."""
-    findings, good = [], {}  # type: list[Finding], dict[str, int]
-    for change in found.changes:
-        if change.state == "ok":
-            good[change.model] = good.get(change.model, 0) + 1
-            continue
-        status = "fail" if change.fails else _STATUS.get(change.state, "warn")
-        findings.append(Finding(change.metric, status, change.model, sentence(change), shown=False))
+    good = Counter(change.model for change in found.changes if change.state == "ok")
+    findings = [
+        Finding(
+            change.metric,
+            "fail" if change.fails else _STATUS.get(change.state, "warn"),
+            change.model,
+            sentence(change),
+            shown=False,
+        )
+        for change in found.changes
+        if change.state != "ok"
+    ]
     findings += [
         Finding("unchanged", "pass", model, f"{count} ok", shown=False) for model, count in good.items()
     ]
@@ -265,5 +239,5 @@ def sentence(change: Change) -> str:
     """One line about a change: `regressed: 100 to 120, +20 (+20%)`."""
     base, head = number(change.base, change.unit), number(change.head, change.unit)
     values = f"{base} to {head}" if base and head else head or base
-    said = [part for part in (values, _change(change), change.why) if part]
-    return f"{change.state}: {', '.join(said)}" if said else change.state
+    parts = [part for part in (values, _change(change), change.why) if part]
+    return f"{change.state}: {', '.join(parts)}" if parts else change.state

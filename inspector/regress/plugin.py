@@ -15,7 +15,7 @@ from inspector.core.errors import InspectError
 
 MARK = "inspect"
 LIMITS = "max_"
-_KNOWN = ("baseline", "tolerance")
+_TAKEN = ("baseline", "tolerance")
 _ROWS = pytest.StashKey[dict[str, Any]]()
 _CHECKED = pytest.StashKey[set[str]]()
 _SENT = "inspect_rows"
@@ -49,10 +49,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def inspect_model(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Count a model and hold it to the test's mark: `inspect_model(model, inputs, name=...)`.
+    """Count a model and check it against the test's mark: `inspect_model(model, inputs, name=...)`.
 
     model: an nn.Module or a spec, inputs and options as `inspector.profile` takes them. `name` is its row in
-    the baseline; default: the test's own name. Gives the Report of `inspector.profile`.
+    the baseline; default: the test's own name. Returns the Report of `inspector.profile`.
     """
     mark = request.node.get_closest_marker(MARK)
     checked = _Checked(request, dict(mark.kwargs) if mark else {})
@@ -73,10 +73,10 @@ class _Checked:
 
     def __init__(self, request: pytest.FixtureRequest, rules: dict[str, Any]) -> None:
         self.node, self.config, self.names = request.node, request.config, set[str]()
-        unknown = [key for key in rules if key not in _KNOWN and not key.startswith(LIMITS)]
+        unknown = [key for key in rules if key not in _TAKEN and not key.startswith(LIMITS)]
         if unknown:
             pytest.fail(
-                f"the mark inspect takes no {unknown[0]!r}, only max_METRIC, {', '.join(_KNOWN)}",
+                f"the mark inspect takes no {unknown[0]!r}, only max_METRIC, {', '.join(_TAKEN)}",
                 pytrace=False,
             )
         self.budgets = [
@@ -84,8 +84,8 @@ class _Checked:
         ]
         tolerance = rules.get("tolerance", ())
         self.tolerance = [tolerance] if isinstance(tolerance, str) else list(tolerance)
-        given = rules.get("baseline")
-        self.baseline = self.node.path.parent / given if given is not None else None
+        file = rules.get("baseline")
+        self.baseline = self.node.path.parent / file if file is not None else None
 
     def check(self, model: Any, inputs: Any = None, *, name: str | None = None, **how: Any) -> Any:
         __tracebackhide__ = True

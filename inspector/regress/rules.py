@@ -70,12 +70,12 @@ class Rules:
         named = [budget for glob, budget in self.budgets.items() if _selects(glob, metric)]
         return min(named) if named else None
 
-    def check_names(self, known: Iterable[str]) -> None:
-        """Raises InspectError for a glob that no metric of either report has: a budget on a misspelt
-        metric would hold for ever."""
+    def check_names(self, metrics: Iterable[str]) -> None:
+        """Raises InspectError for a glob that no metric of either report has: a budget on a
+        misspelt metric would always hold."""
         from difflib import get_close_matches
 
-        names = sorted(set(known))
+        names = sorted(set(metrics))
         for option, globs in (
             ("tolerance", self.tolerances), ("max", self.budgets),
             ("only", self.only), ("ignore", self.ignore),
@@ -117,11 +117,11 @@ def rules(
 
 def amount(text: str, option: str) -> tuple[float, bool]:
     """`26M`, `4.1G`, `512MiB`, `25557032` or `1%`: the number (whole where it is), and whether relative."""
-    found = _NUMBER.fullmatch(text.strip())
-    relative = bool(found and found[3] == "%")
-    if found is None or (relative and found[2]):
+    match = _NUMBER.fullmatch(text.strip())
+    relative = bool(match and match[3] == "%")
+    if match is None or (relative and match[2]):
         raise InspectError(f"cannot read `{option}=` {text!r}", "write 26M, 4.1G, 512MiB, 25557032 or 1%")
-    exact = Decimal(found[1].replace("_", "")) * _SCALE[(found[2] or "").lower()]
+    exact = Decimal(match[1].replace("_", "")) * _SCALE[(match[2] or "").lower()]
     if relative:
         return float(exact / 100), True
     return (int(exact) if exact == exact.to_integral_value() else float(exact)), False
@@ -138,7 +138,7 @@ def _budget(text: str) -> float:
     size, relative = amount(text, "max")
     if relative:
         raise InspectError(
-            f"`max=` {text!r}: a budget is a number, not a part",
+            f"`max=` {text!r}: a budget is a number, not a percentage",
             'write params=26M, or `tolerance=["params=1%"]`',
         )
     return size
@@ -147,7 +147,7 @@ def _budget(text: str) -> float:
 def _effect(text: str) -> float:
     size, relative = amount(text, "effect")
     if not relative or not 0 < size < 1:
-        raise InspectError(f"`effect=` {text!r} is no part of a time", 'write e.g. `effect="5%"`')
+        raise InspectError(f"`effect=` {text!r} is not a percentage below 100%", 'write e.g. `effect="5%"`')
     return size
 
 

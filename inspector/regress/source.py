@@ -21,19 +21,14 @@ def is_report(text: str) -> bool:
 def read(text: str) -> Side:
     """The report that a file, or `git:REV:PATH`, holds. Raises InspectError for anything else."""
     if text.startswith(GIT):
-        found = plain_content(_at_revision(text), text)
+        content = _at_revision(text)
     else:
-        found = plain_content(read_text(Path(text).expanduser()), text)
-    return side(found, text)
-
-
-def taken(content: dict[str, Any], name: str) -> Side:
-    """A report that is in memory, as `Report.to_dict` gives it."""
-    return side(content, name)
+        content = read_text(Path(text).expanduser())
+    return side(plain_content(content, text), text)
 
 
 def live(content: dict[str, Any], name: str) -> Side:
-    """The report of a model as it is, made a moment ago."""
+    """The report of a model as it is now."""
     return side(content, f"{name} (now)")
 
 
@@ -52,9 +47,9 @@ def _at_revision(text: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise InspectError(f"cannot read {text}: {error}", "git must be installed") from error
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["git failed"]
+        lines = done.stderr.strip().splitlines() or ["git failed"]
         raise InspectError(
-            f"cannot read {text}: {said[-1]}",
-            "PATH starts at the root of the repository (./PATH here); a shallow clone lacks older revisions",
+            f"cannot read {text}: {lines[-1]}",
+            "PATH is relative to the repository (./PATH to this folder); a shallow clone lacks old revisions",
         )
     return done.stdout

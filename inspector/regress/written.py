@@ -1,4 +1,4 @@
-"""A comparison in each format, cut to what its reader can take, and always saying what was cut."""
+"""A comparison in each format, cut to what its reader can handle, and always saying what was cut."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMENT_LIMIT = 65_536
 SUMMARY_LIMIT = 2**20
 """GitHub's limit of a step's summary, in bytes: over it the whole summary is dropped."""
 LEAST_SUMMARY = 2_000
-"""With less room than this a summary could say nothing."""
+"""With less room than this a summary would say nothing useful."""
 SHOWN = {"table": 100, "html": 2_000}
 """Rows of forms that people scroll through. JSON, CSV, JUnit have all; annotations choose themselves."""
 

@@ -162,6 +162,17 @@ class Trace:
     environment: dict[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
 
+    @property
+    def subject(self) -> dict[str, Any]:
+        """What ran and how, as a report names it."""
+        return {
+            "name": self.model,
+            "source": self.source,
+            "inputs": list(self.inputs),
+            "phase": self.phase,
+            "device": self.device,
+        }
+
     def to_json(self) -> str:
         """The trace as versioned JSON; `from_json` gives an equal trace back."""
         names = list(_OP_FIELDS)

@@ -51,7 +51,7 @@ def test_rows_hold_what_was_measured() -> None:
     assert 1e-4 < rows.loc["amp-bf16", "drift"] < 5e-2
     assert report.environment["gpu"] is None
     assert report.verdict == "pass"
-    assert ("times", "report only: there is no GPU; nothing here says how a GPU would do") in report.header
+    assert ("times", "report only: there is no GPU; they say nothing about a GPU") in report.header
 
 
 def test_the_report_is_json_and_its_metrics_are_in_no_table_for_people() -> None:
@@ -147,13 +147,12 @@ def test_compile_time_is_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_interrupt_keeps_whole_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from inspector.benchmarking.precisions import PRECISIONS
     from inspector.benchmarking.report import Session
+    from inspector.benchmarking.run import Options
+    from inspector.models import as_recipe
 
-    session = Session(
-        Net(), "1x3x8x8", precisions=["fp32"], amp=False, modes=["infer", "train"], batches=[2], device="cpu",
-        channels_last=False, compile=False, cuda_graph=False, threads=None, seconds=0.1, strict=False,
-        require_gpu=False, model_args=None, weights=None, seed=0,
-    )  # fmt: skip
+    session = Session(as_recipe(Net()), "1x3x8x8", Options("cpu", seconds=0.1), [2])
     calls = []
 
     def tell(what: str, share: float) -> None:
@@ -163,7 +162,7 @@ def test_an_interrupt_keeps_whole_rounds(monkeypatch: pytest.MonkeyPatch) -> Non
 
     session.bench.tell = tell
     with pytest.raises(KeyboardInterrupt):
-        session.run()
+        session.run([PRECISIONS["fp32"]], ["infer", "train"])
     report = session.report(interrupted=True)
     assert report.to_frame("rows")["mode"].tolist() == ["infer"]
     assert report.findings[0].check == "interrupted"

@@ -51,7 +51,7 @@ def test_require_gpu_without_one(inspect: Run) -> None:
     ("words", "message"),
     [
         (["--batch", "a"], "cannot read --batch"),
-        (["--batch", ""], "--batch names nothing"),
+        (["--batch", ""], "--batch is empty"),
         (["--batch", "0"], "a batch of 0"),
         (["--precision", "fp12"], "--precision 'fp12' is not known"),
         (["--mode", "both"], "--mode 'both' is not known"),

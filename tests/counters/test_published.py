@@ -27,17 +27,17 @@ def test_torchvisions_figure_is_that_of_the_entry_with_this_input() -> None:
 
 def test_there_is_no_figure_for_another_input_or_another_model() -> None:
     other = published.torchvision(trace("resnet18", "1x3x64x64"))
-    assert other == "torchvision publishes none for this input (float32[1,3,64,64])"
+    assert other == "torchvision publishes no figure for this input (float32[1,3,64,64])"
     other = published.torchvision(trace("resnet18@IMAGENET1K_V1", "1x3x64x64"))
-    assert other == "torchvision publishes none for this input (float32[1,3,64,64])"
+    assert other == "torchvision publishes no figure for this input (float32[1,3,64,64])"
     assert isinstance(published.torchvision(trace("resnet18@DEFAULT")), published.Figure)
     args = {"num_classes": 10}
     other = published.torchvision(trace("resnet18", model_args=args), args)
-    assert other == "torchvision publishes none with num_classes"
+    assert other == "torchvision publishes no figure with num_classes"
     other = published.torchvision(trace("resnet18", phase="train"))
-    assert other == "torchvision publishes figures of a forward only"
+    assert other == "torchvision publishes figures for the forward pass only"
     other = published.torchvision(trace(nn.Linear(3, 4), "2x3"))
-    assert other == "torchvision publishes no figure for it"
+    assert other == "torchvision publishes no figure for this model"
 
 
 def test_a_difference_within_the_rounding_is_explained_and_a_larger_one_is_not(tmp_path: Path) -> None:
@@ -76,9 +76,9 @@ def test_a_table_without_a_row_for_the_model_says_so(tmp_path: Path) -> None:
         (None, "cannot read"),
         ("model,macs\nLinear,1\n", "has no column 'input'"),
         ("model,input,macs,params\nLinear,2x3\n", ":2 has too few columns"),
-        ("model,input,macs,params\nLinear,2x3,many,16\n", ":2: 'many' is no number"),
-        ("model,input,macs,params\nLinear,2x3,nan,16\n", ":2: 'nan' is no count"),
-        ("model,input,macs,params\nLinear,2x3,-4,16\n", ":2: '-4' is no count"),
+        ("model,input,macs,params\nLinear,2x3,many,16\n", ":2: 'many' is not a number"),
+        ("model,input,macs,params\nLinear,2x3,nan,16\n", ":2: 'nan' is not a count"),
+        ("model,input,macs,params\nLinear,2x3,-4,16\n", ":2: '-4' is not a count"),
         ("model,input,macs,params\nLinear,two,1,16\n", ":2: cannot read input 'two'"),
     ],
 )

@@ -206,9 +206,9 @@ def test_the_model_is_unchanged() -> None:
         ({"phase": "train", "checkpoint_activations": ["layer9*"]}, "matches no module"),
         ({"attention": "flash"}, "unknown attention"),
         ({"gpu": "b300"}, "no device is called"),
-        ({"batch": 0}, "has no sample"),
-        ({"batch": 2, "max_batch": "1GiB"}, "`max_batch=` looks for the batch"),
-        ({"world_size": 2, "shard": "zero"}, "no estimate for 2 processes"),
+        ({"batch": 0}, "holds no sample"),
+        ({"batch": 2, "max_batch": "1GiB"}, "`max_batch=` searches for the batch"),
+        ({"world_size": 2, "shard": "zero"}, "cannot estimate 2 processes"),
         ({"phase": "backward"}, "unknown phase"),
     ],
 )

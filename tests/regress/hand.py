@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 from inspector.regress.content import Side
-from inspector.regress.source import taken
+from inspector.regress.content import side as read_side
 
 Content = dict[str, Any]
 ENVIRONMENT: Content = {
@@ -139,7 +139,7 @@ def finding(check: str, status: str, message: str = "", subject: str = "") -> Co
 
 
 def side(content: Content, place: str = "base.json") -> Side:
-    return taken(content, place)
+    return read_side(content, place)
 
 
 def eight_states() -> tuple[Content, Content]:

@@ -11,7 +11,8 @@ import pytest
 
 from inspector.core.errors import InspectError
 from inspector.regress.compare import compare
-from inspector.regress.source import read, taken
+from inspector.regress.content import side
+from inspector.regress.source import read
 from inspector.reporting.registry import Unit
 from inspector.reporting.report import Report, from_json, metric, metrics
 from inspector.reporting.schema import SCHEMA, as_text, plain_content
@@ -121,10 +122,10 @@ def test_a_report_of_version_1_compares_with_one_of_version_2(tmp_path: Path) ->
     new = Report(
         "profile", {"name": "net"}, {}, metrics({name: value for name, (value, _) in values.items()})
     )
-    found = compare(read(str(file)), taken(new.to_dict(), "new"))
+    found = compare(read(str(file)), side(new.to_dict(), "new"))
     assert {change.metric: change.state for change in found.changes} == dict.fromkeys(values, "ok")
     new.metrics["params"] = metric("params", 8)
-    (worst, *_) = compare(read(str(file)), taken(new.to_dict(), "new")).changes
+    (worst, *_) = compare(read(str(file)), side(new.to_dict(), "new")).changes
     assert (worst.metric, worst.state, worst.delta) == ("params", "regressed", 1)
 
 
@@ -132,7 +133,7 @@ def test_the_committed_baseline_of_version_1_compares_with_itself_in_version_2()
     text = BASELINE.read_text()
     assert '"inspector.report/1"' in text
     base = read(str(BASELINE))
-    found = compare(base, taken(plain_content(as_text(base.content), "head"), "head"))
+    found = compare(base, side(plain_content(as_text(base.content), "head"), "head"))
     assert {change.state for change in found.changes} == {"ok"}
     assert base.rows["resnet50"].numbers["params"].unit == "count"
     assert Report.read(BASELINE).columns["models"]["macs"].unit == "MAC"

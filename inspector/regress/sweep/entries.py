@@ -33,17 +33,17 @@ def entries(
     all: every model of a source. `inputs`, `model_args` and `phase` hold where a list says nothing.
     """
     common = Entry("", "", tuple(inputs) if inputs else None, dict(model_args or {}), phase)
-    found: list[Entry] = []
+    wanted: list[Entry] = []
     if all is not None:
-        found += [_entry(spec, common) for spec in _all(all)]
+        wanted += [_entry(spec, common) for spec in _all(all)]
     for text in models:
         if text.endswith((".yaml", ".yml")):
-            found += _listed(Path(text), common)
+            wanted += _listed(Path(text), common)
         else:
-            found += [_entry(spec, common) for spec in _specs(text)]
-    if not found:
+            wanted += [_entry(spec, common) for spec in _specs(text)]
+    if not wanted:
         raise InspectError("no model is named", "name some, e.g. 'resnet*', or say `all=\"torchvision\"`")
-    return _once(found)
+    return _once(wanted)
 
 
 def _entry(spec: str, common: Entry, **own: Any) -> Entry:
@@ -72,11 +72,11 @@ def _specs(text: str) -> list[str]:
     if not any(character in text for character in "*?[") or (colon and source not in SOURCES):
         return [text]
     glob = glob if colon else text
-    known = SOURCES[source if colon else "torchvision"].names()
-    found = [name for name in known if fnmatchcase(name, glob)]
-    if not found:
-        raise InspectError(f"no model matches {text!r}", nearest(glob.strip("*"), known))
-    return [f"timm:{name}" for name in found] if colon and source == "timm" else found
+    names = SOURCES[source if colon else "torchvision"].names()
+    matching = [name for name in names if fnmatchcase(name, glob)]
+    if not matching:
+        raise InspectError(f"no model matches {text!r}", nearest(glob.strip("*"), names))
+    return [f"timm:{name}" for name in matching] if colon and source == "timm" else matching
 
 
 def _listed(file: Path, common: Entry) -> list[Entry]:
@@ -85,7 +85,9 @@ def _listed(file: Path, common: Entry) -> list[Entry]:
     except FileNotFoundError as error:
         raise InspectError(f"no file {file}", "name a YAML file with a list of models") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InspectError(f"cannot read {file}: {' '.join(str(error).split())}", "it is not YAML") from error
+        raise InspectError(
+            f"cannot read {file}: {' '.join(str(error).split())}", "the file must be YAML"
+        ) from error
     if not isinstance(lines, list) or not lines:
         raise InspectError(f"{file} holds no list", "write '- resnet50' or '- model: net.py:build'")
     return [entry for line in lines for entry in _line(line, file, common)]
@@ -98,7 +100,7 @@ def _line(line: Any, file: Path, common: Entry) -> list[Entry]:
         raise InspectError(f"{file}: {line!r} names no model", "write a spec, or a mapping with model: SPEC")
     unknown = [key for key in line if key not in _KEYS]
     if unknown:
-        raise InspectError(f"{file}: unknown key {unknown[0]!r}", f"known are: {', '.join(_KEYS)}")
+        raise InspectError(f"{file}: unknown key {unknown[0]!r}", f"the keys are: {', '.join(_KEYS)}")
     own: dict[str, Any] = {}
     if "input" in line:
         texts = line["input"] if isinstance(line["input"], list) else [line["input"]]
@@ -119,10 +121,10 @@ def _line(line: Any, file: Path, common: Entry) -> list[Entry]:
     return [_entry(spec, common, **own) for spec in specs]
 
 
-def _once(found: list[Entry]) -> list[Entry]:
+def _once(entries: list[Entry]) -> list[Entry]:
     """Without repetitions; two different entries of one name are an error."""
     kept: dict[str, Entry] = {}
-    for entry in found:
+    for entry in entries:
         other = kept.setdefault(entry.name, entry)
         if other != entry:
             raise InspectError(

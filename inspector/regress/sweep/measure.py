@@ -20,7 +20,7 @@ from inspector.models.inputs import Inputs, as_inputs
 from inspector.regress.sweep.row import Entry
 
 VISIT_SECONDS = 0.2
-"""A visit repeats the step for about so long."""
+"""About how long a visit repeats the step."""
 MOST_CALLS = 200
 LEAST_CALLS = 3
 WARM_UP_SECONDS = 2.0

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from inspector.core.errors import InspectError
+from inspector.core.files import write_whole
 from inspector.core.log import logger
 from inspector.core.processes import end_with
 from inspector.core.version import __version__
@@ -50,7 +51,7 @@ def sweep(
         tell(name, len(rows) / len(entries))
         if journal is not None:
             with journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_plain(counted), allow_nan=False) + "\n")
+                file.write(json.dumps(vars(counted), allow_nan=False) + "\n")
     if journal is not None:
         journal.unlink()
     return [rows[entry.name] for entry in entries]
@@ -96,7 +97,7 @@ def _pooled(
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Processes that are started here do not hear Ctrl-C: the one that starts them ends them, in order."""
+    """Processes started inside ignore Ctrl-C: their parent ends them, in order."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -109,7 +110,7 @@ def _deaf() -> Iterator[None]:
 
 def _quiet(parent: int, threads: int, path: list[str]) -> None:
     """What models print goes to standard error, and the processes share the cores. A pool's own worker
-    would wait for ever for more work of a parent that was killed."""
+    would wait forever for work from a parent that was killed."""
     end_with(parent)
     sys.path[:] = path
     redirect_stdout(sys.stderr).__enter__()
@@ -145,8 +146,8 @@ def _resumed(journal: Path, key: dict[str, Any]) -> dict[str, Counted]:
     try:
         if not lines or json.loads(lines[0]) != json.loads(json.dumps(key)):
             raise InspectError(
-                f"{journal} is of another sweep: other models, options or versions",
-                "leave out `resume=` to start anew",
+                f"{journal} belongs to another sweep: other models, options or versions",
+                "leave out `resume=` to start again",
             )
         for line in lines[1:]:
             counted = Counted(**json.loads(line))
@@ -158,11 +159,5 @@ def _resumed(journal: Path, key: dict[str, Any]) -> dict[str, Counted]:
 
 
 def _begin(journal: Path, key: dict[str, Any], rows: dict[str, Counted]) -> None:
-    lines = [json.dumps(key), *(json.dumps(_plain(counted), allow_nan=False) for counted in rows.values())]
-    from inspector.core.files import write_whole
-
+    lines = [json.dumps(key), *(json.dumps(vars(counted), allow_nan=False) for counted in rows.values())]
     write_whole(journal, "".join(f"{line}\n" for line in lines))
-
-
-def _plain(counted: Counted) -> dict[str, Any]:
-    return {"row": counted.row, "layers": counted.layers, "ops": counted.ops, "stages": counted.stages}

@@ -18,7 +18,7 @@ from inspector.models import Recipe, as_recipe
 from inspector.models.inputs import first_line
 from inspector.profiling.report import report
 from inspector.profiling.run import trace
-from inspector.profiling.views.modules import LAYERS
+from inspector.profiling.views.modules import LAYERS, ancestors
 from inspector.regress.content import stage_line
 from inspector.tracing.record import Trace
 
@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Counted:
-    """What a table says of one model: its row, and its rows of the tables that explain it."""
+    """What a table says about one model: its row, and its rows of the tables that explain it."""
 
     row: dict[str, Any]
     layers: list[dict[str, Any]] = field(default_factory=list)
@@ -58,17 +58,17 @@ def count(entry: Entry, device: str | None = None, seed: int = 0) -> Counted:
         recipe = as_recipe(entry.spec, entry.model_args)
         inputs = None if entry.inputs is None else list(entry.inputs)
         with warnings.catch_warnings(record=True) as heard:
-            ran = trace(recipe, inputs, phase=entry.phase, device=device, seed=seed)
-            found = row_of_trace(entry, recipe, ran, seed)
+            record = trace(recipe, inputs, phase=entry.phase, device=device, seed=seed)
+            counted = row_of_trace(entry, recipe, record, seed)
         for warning in heard:
             logger.info("%s: %s", entry.name, warning.message)
-        return found
+        return counted
     except InspectError as error:
-        said = f"{error.message} ({error.hint})" if error.hint else error.message
+        message = f"{error.message} ({error.hint})" if error.hint else error.message
     except Exception as error:
         logger.info("%s failed", entry.name, exc_info=True)
-        said = f"{type(error).__name__}: {first_line(error)}"
-    return failed(entry, " ".join(said.split()))
+        message = f"{type(error).__name__}: {first_line(error)}"
+    return failed(entry, " ".join(message.split()))
 
 
 def failed(entry: Entry, error: str) -> Counted:
@@ -140,28 +140,18 @@ def _stages(recipe: Recipe, model: nn.Module, found: Trace) -> list[dict[str, An
         logger.info("no stages of %s: %s", recipe.name, error.message)
         return []
     members = [stage.members for stage in backbone.stages]
-    macs = [0] * len(members)
-    left = 0
+    macs = [0] * (len(members) + 1)  # the last: outside of all stages
     owner = {member: index for index, group in enumerate(members) for member in group}
     for op in found.ops:
-        index = next((owner[path] for path in _around(op.module) if path in owner), None)
-        if index is None:
-            left += op.macs or 0
-        else:
-            macs[index] += op.macs or 0
+        index = next((owner[path] for path in ancestors(op.module) if path in owner), -1)
+        macs[index] += op.macs or 0
     frame = stage_frame(backbone, model)
     return [
         {
-            "index": None if index >= len(macs) else index,
+            "index": None if index >= len(members) else index,
             "modules": str(line["modules"]),
             "params": int(line["params"]),
-            "macs": left if index >= len(macs) else macs[index],
+            "macs": macs[index],
         }
         for index, line in enumerate(frame.to_dict("records"))
     ]
-
-
-def _around(path: str) -> Iterable[str]:
-    while path:
-        yield path
-        path = path.rpartition(".")[0]

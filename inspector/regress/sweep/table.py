@@ -29,6 +29,15 @@ _ASKED = (
 )  # fmt: skip
 
 
+_SHOWN = {
+    "model": "model", "params": "params", "MACs": "macs", "FLOPs": "flops", "activations": "activations",
+    "buffers": "buffers", "stages": "stages", "state dict": "state_digest", "operators": "ops_digest",
+    "unknown": "unknown_ops", "latency": "latency", "CPU time": "cpu_time", "peak memory": "peak_memory",
+    "error": "error",
+}  # fmt: skip
+"""Labels of the columns that people compare, and their names in the table of models."""
+
+
 def table(
     models: str | Sequence[str] | Sequence[Entry] = (),
     *,
@@ -100,9 +109,9 @@ def _title(models: Any, source: str | None) -> str:
 def _check(measure: Sequence[str], rounds: int, jobs: int, device: str | None) -> None:
     for name in measure:
         if name not in MEASURES:
-            raise InspectError(f"cannot measure {name!r}", f"use of: {', '.join(MEASURES)}")
+            raise InspectError(f"cannot measure {name!r}", f"use some of: {', '.join(MEASURES)}")
     if rounds < 1 or jobs < 1:
-        raise InspectError("rounds and jobs are at least 1", "give e.g. `rounds=30` `jobs=2`")
+        raise InspectError("rounds and jobs must be at least 1", "pass e.g. `rounds=30` `jobs=2`")
     if measure and device == "meta":
         raise InspectError("nothing can be measured on meta", 'use `device="cpu"` or cuda')
 
@@ -148,8 +157,8 @@ def _measured(
                 row["peak_memory"] = peak.whole
             models.append(model)
         except Exception as error:  # the model's own, on real values
-            said = error.message if isinstance(error, InspectError) else f"{type(error).__name__}: {error}"
-            row["error"] = " ".join(f"cannot be measured on {device}: {said}".split())
+            message = error.message if isinstance(error, InspectError) else f"{type(error).__name__}: {error}"
+            row["error"] = " ".join(f"cannot be measured on {device}: {message}".split())
     if "latency" not in measure:
         return []
     measuring.rounds(models, rounds, lambda number: tell(f"round {number}", number / rounds))
@@ -165,11 +174,11 @@ def _measured(
 
 
 def _rounds_before(earlier: Report | None) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    rounds: dict[str, list[dict[str, Any]]] = {}
     if earlier is not None and "rounds" in earlier.tables:
         for line in earlier.tables["rounds"].to_dict("records"):
-            found.setdefault(str(line["model"]), []).append({str(key): value for key, value in line.items()})
-    return found
+            rounds.setdefault(str(line["model"]), []).append({str(key): value for key, value in line.items()})
+    return rounds
 
 
 def report(
@@ -180,7 +189,7 @@ def report(
     measured_on: str | None,
     seed: int,
 ) -> Report:
-    """The report of rows that are known."""
+    """The report of the rows that were counted."""
     present = {name for row in rows for name, value in row.items() if value is not None}
     columns = [*_ASKED, *compared(present)]
     frame = pd.DataFrame([{name: row.get(name) for name in columns} for row in rows], dtype=object)
@@ -206,34 +215,17 @@ def report(
 
 def _environment(measured_on: str | None, seed: int) -> dict[str, Any]:
     """Counts are the same on every machine: a baseline names none, unless something was measured."""
-    found = environment(seed=seed)
+    facts = environment(seed=seed)
     if measured_on is None:
-        found.pop("platform")
-        return found
-    return {**found, "gpu": gpu_name(measured_on), "device": measured_on, "threads": torch.get_num_threads()}
+        facts.pop("platform")
+        return facts
+    return {**facts, "gpu": gpu_name(measured_on), "device": measured_on, "threads": torch.get_num_threads()}
 
 
 def _shown(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The columns that people compare; digests by their first digits."""
-    frame = pd.DataFrame(
-        {
-            "model": [row["model"] for row in rows],
-            "params": [row.get("params") for row in rows],
-            "MACs": [row.get("macs") for row in rows],
-            "FLOPs": [row.get("flops") for row in rows],
-            "activations": [row.get("activations") for row in rows],
-            "buffers": [row.get("buffers") for row in rows],
-            "stages": [row.get("stages") for row in rows],
-            "state dict": [row.get("state_digest") for row in rows],
-            "operators": [row.get("ops_digest") for row in rows],
-            "unknown": [row.get("unknown_ops") for row in rows],
-            "latency": [row.get("latency") for row in rows],
-            "CPU time": [row.get("cpu_time") for row in rows],
-            "peak memory": [row.get("peak_memory") for row in rows],
-            "error": [row["error"] for row in rows],
-        },
-        dtype=object,
-    )
+    """The columns that people compare; what no row has is left out."""
+    records = [{label: row.get(name) for label, name in _SHOWN.items()} for row in rows]
+    frame = pd.DataFrame(records, columns=list(_SHOWN), dtype=object)
     unused = [name for name in ("latency", "CPU time", "peak memory") if frame[name].isna().all()]
     if not frame["unknown"].any():
         unused.append("unknown")
