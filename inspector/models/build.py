@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import init
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from inspector.tracing import _torch
@@ -93,9 +94,7 @@ def _moving() -> Iterator[None]:
 
 def to_meta(tensor: Any, moved: dict[int, tuple[Tensor, Tensor]]) -> Any:
     """The tensor's meta twin, the same one each time; `moved` keeps the originals alive."""
-    if not isinstance(tensor, Tensor) or tensor.device.type == "meta":
-        return tensor
-    if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
+    if not isinstance(tensor, Tensor) or tensor.device.type == "meta" or is_lazy(tensor):
         return tensor
     if id(tensor) not in moved:
         data = tensor.detach().to("meta")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError
 from inspector.models.inputs import first_line
@@ -38,15 +39,12 @@ def replica(model: nn.Module) -> nn.Module:
         ) from error
 
 
-_LAZY = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
-
-
 def _held(model: nn.Module) -> Iterator[Tensor]:
     """Parameters, buffers, and tensors kept as plain attributes (`weight` under weight_norm)."""
     for module in model.modules():
         for registry in (_torch.parameters_of(module), _torch.buffers_of(module), module.__dict__):
             for value in registry.values():
-                if isinstance(value, Tensor) and not isinstance(value, _LAZY) and _plain(value):
+                if isinstance(value, Tensor) and not is_lazy(value) and _plain(value):
                     yield value
 
 

@@ -6,11 +6,13 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError
 from inspector.models.build import build, out_of_memory
@@ -155,9 +157,7 @@ def refuse_scripted(model: nn.Module) -> None:
 
 def lazy(model: nn.Module) -> bool:
     """Whether some parameter waits for the first input to learn its shape."""
-    tensors = (*model.parameters(), *model.buffers())
-    waiting = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
-    return any(isinstance(tensor, waiting) for tensor in tensors)
+    return any(map(is_lazy, chain(model.parameters(), model.buffers())))
 
 
 def materialised(recipe: Recipe, inputs: Inputs, seed: int) -> nn.Module:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
@@ -185,7 +186,7 @@ def _check(path: str | Path, state: Mapping[str, Any], own: Mapping[str, Any]) -
 
 
 def _fits(given: Any, own: Any) -> bool:
-    if not isinstance(own, Tensor) or _is_lazy(own):
+    if not isinstance(own, Tensor) or is_lazy(own):
         return True  # extra state, or a lazy tensor that takes the shape it is given
     return isinstance(given, Tensor) and given.shape == own.shape
 
@@ -201,16 +202,12 @@ def _some(kind: str, names: list[str]) -> str:
 
 
 def _is_meta(value: Any) -> bool:
-    return isinstance(value, Tensor) and not _is_lazy(value) and value.device.type == "meta"
-
-
-def _is_lazy(value: Any) -> bool:
-    return isinstance(value, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer))
+    return isinstance(value, Tensor) and not is_lazy(value) and value.device.type == "meta"
 
 
 def _on_cpu(state: Mapping[str, Any]) -> Any:
     """The state on the CPU, ties kept. Raises InspectError where there are no values."""
-    if any(_is_meta(value) or _is_lazy(value) for value in state.values()):
+    if any(_is_meta(value) or is_lazy(value) for value in state.values()):
         raise InspectError("the model has tensors without values (meta or lazy)", "build it on the cpu")
     moved: dict[tuple[Any, ...], Tensor] = {}
     for name, value in state.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError
 from inspector.models import Recipe, as_recipe
@@ -160,7 +161,7 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
     unequal = sorted(
         name
         for name in tensors
-        if name in held and not _lazy(tensors[name]) and _form(tensors[name]) != _form(held[name][0])
+        if name in held and not is_lazy(tensors[name]) and _form(tensors[name]) != _form(held[name][0])
     )
     ties = sum(len(entry.aliases) for entry in entries)
     parts = [f"{len(tensors)} tensors"]
@@ -183,10 +184,6 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
     if faults:
         return faults
     return [Finding("state_dict", "pass", "", f"agrees with state_dict(): {'; '.join(parts)}")]
-
-
-def _lazy(tensor: Tensor) -> bool:
-    return isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer))
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:
