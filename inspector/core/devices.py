@@ -66,14 +66,14 @@ DEVICES = (
 
 
 def named(text: str, devices: tuple[Device, ...] = DEVICES) -> Device:
-    """The device whose name begins so, letters and digits alone: h100, a100pcie, rtx4090; the first of
-    several. Raises InspectError with the names that there are."""
+    """The first device whose name begins with `text`, by letters and digits alone: h100, a100pcie,
+    rtx4090. Raises InspectError with all names."""
     wanted = _letters(text)
-    found = next((device for device in devices if wanted and _letters(device.name).startswith(wanted)), None)
-    if found is None:
-        known = ", ".join(device.name for device in devices)
-        raise InspectError(f"no device is called {text!r}", f"there are: {known}")
-    return found
+    for device in devices:
+        if wanted and _letters(device.name).startswith(wanted):
+            return device
+    names = ", ".join(device.name for device in devices)
+    raise InspectError(f"no device is called {text!r}", f"there are: {names}")
 
 
 def read(file: str | Path) -> tuple[Device, ...]:

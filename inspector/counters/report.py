@@ -164,13 +164,7 @@ def _report(results: list[_Result], found: Trace, unmatched: str | Path | None) 
     )
     return Report(
         command="reconcile",
-        subject={
-            "name": found.model,
-            "source": found.source,
-            "inputs": list(found.inputs),
-            "phase": found.phase,
-            "device": found.device,
-        },
+        subject=found.subject,
         environment=environment(seed=found.environment.get("seed")),
         metrics=_metrics(results, ours, partial),
         tables={"counters": rows, "causes": reasons, "differences": joined},

@@ -84,13 +84,7 @@ def report(asked: Asked) -> Report:
         )
     return Report(
         command="memory",
-        subject={
-            "name": trace.model,
-            "source": trace.source,
-            "inputs": list(trace.inputs),
-            "phase": trace.phase,
-            "device": trace.device,
-        },
+        subject=trace.subject,
         environment=dict(trace.environment),
         metrics=_metrics(asked),
         tables=tables,

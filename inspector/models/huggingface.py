@@ -63,8 +63,8 @@ def recipe(path: str, model_args: Mapping[str, Any]) -> Recipe:
         if changes and not unknown:
             config = transformers.AutoConfig.for_model(model_type, **{**fields, **changes})
     except Exception as error:  # the validators of each configuration raise their own
-        said = " ".join(str(error).split())[:160]
-        raise InspectError(f"{file}: {said}", "check the fields of the configuration") from error
+        message = " ".join(str(error).split())[:160]
+        raise InspectError(f"{file}: {message}", "check the fields of the configuration") from error
     if unknown:
         raise InspectError(f"{model_type} has no field {unknown[0]!r}", nearest(unknown[0], config.to_dict()))
     return from_config(config, str(path), chosen)

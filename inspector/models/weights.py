@@ -185,10 +185,10 @@ def _check(path: str | Path, state: Mapping[str, Any], own: Mapping[str, Any]) -
         )
 
 
-def _fits(given: Any, own: Any) -> bool:
+def _fits(value: Any, own: Any) -> bool:
     if not isinstance(own, Tensor) or is_lazy(own):
         return True  # extra state, or a lazy tensor that takes the shape it is given
-    return isinstance(given, Tensor) and given.shape == own.shape
+    return isinstance(value, Tensor) and value.shape == own.shape
 
 
 def _shape(value: Any) -> str:

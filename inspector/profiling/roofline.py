@@ -49,8 +49,8 @@ class Roofline:
             return Roofline()
         if more["dtype"] is not None and more["dtype"] not in PRECISIONS:
             raise InspectError(f"unknown dtype {more['dtype']!r}", f"use one of: {', '.join(PRECISIONS)}")
-        known = devices.read(file) if file is not None else devices.DEVICES
-        device = devices.named(name, known) if name is not None else known[0]
+        choices = devices.read(file) if file is not None else devices.DEVICES
+        device = devices.named(name, choices) if name is not None else choices[0]
         if more["tf32"] and "tf32" not in device.peaks:
             raise InspectError(f"{device.name} has no TF32", "leave out `tf32=`")
         return Roofline(device, **more)
@@ -149,17 +149,17 @@ def _sections(
 def _findings(
     device: Device, sums: dict[str, float], measured: pd.DataFrame | None, place: str
 ) -> list[Finding]:
-    said = []
+    notes = []
     if sums["unknown"]:
-        said.append(
+        notes.append(
             f"{int(sums['unknown'])} operator calls have no known arithmetic or no peak on {device.name}:"
             " bound by their bytes alone"
         )
     if measured is not None:
-        said.append(f"measured on {place}; achieved is the least time over the measured one")
+        notes.append(f"measured on {place}; achieved is the least time over the measured one")
         if devices.find(place) != device:
-            said.append(f"{place} is not known to be {device.name}: achieved compares two machines")
-    return [Finding("roofline", "warn", "", text) for text in said]
+            notes.append(f"{place} is not known to be {device.name}: achieved compares two machines")
+    return [Finding("roofline", "warn", "", text) for text in notes]
 
 
 def _charts(operators: pd.DataFrame, device: Device) -> list[Chart]:

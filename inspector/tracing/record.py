@@ -162,6 +162,12 @@ class Trace:
     environment: dict[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
 
+    @property
+    def subject(self) -> dict[str, Any]:
+        """What a report of this trace is about."""
+        subject = {name: getattr(self, name) for name in ("source", "inputs", "phase", "device")}
+        return {"name": self.model, **subject, "inputs": list(self.inputs)}
+
     def to_json(self) -> str:
         """The trace as versioned JSON; `from_json` gives an equal trace back."""
         names = list(_OP_FIELDS)
