@@ -1,7 +1,7 @@
 """What devices can do at most: dense peaks and memory bandwidth, each from its maker's own document.
 
-Peaks bound what torch can reach: tensor cores without sparsity, float16 and bfloat16 summed in float32. A
-device that is not here has no peak, and no fraction of one is given.
+Peaks bound what torch can reach: tensor cores without sparsity, float16 and bfloat16 summed in float32. For
+a device that is not listed no fraction of a peak is reported.
 """
 
 from __future__ import annotations
@@ -114,5 +114,5 @@ def _letters(text: str) -> str:
 
 
 def find(device_name: str) -> Device | None:
-    """The device that torch calls so; None for one that is not known, and for a slice of one (MIG)."""
+    """The device with this name in torch; None for an unlisted one, and for a slice of one (MIG)."""
     return next((device for device in DEVICES if re.fullmatch(device.match, device_name.strip())), None)

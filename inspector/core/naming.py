@@ -1,4 +1,4 @@
-"""Names of models, layers and tensors: globs that select them, hints at what the user may have meant."""
+"""Names of models, layers and tensors: globs that select them, suggestions for misspelt ones."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class _Meta(TorchFunctionMode):
         if func in _FILLING:
             tensor = args[0] if args else kwargs.get("tensor")
             if tensor is not None and tensor.device.type == "meta" and tensor.dim() > 1:
-                return tensor  # one dimension: let the scheme refuse it, if it needs two
+                return tensor  # one dimension: a scheme that needs two must still be able to refuse it
         if func in _ALLOCATING and kwargs.get("device") is None and "generator" not in kwargs:
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)
@@ -126,7 +126,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def available_bytes() -> int | None:
-    """Free memory of this machine, None on a platform that does not tell."""
+    """Free memory of this machine, None on a platform that does not report it."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

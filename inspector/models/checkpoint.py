@@ -38,8 +38,7 @@ def read(path: str | Path) -> tuple[StateEntry, ...]:
 
     `.safetensors` is read by its header alone; all else goes through `torch.load(weights_only=True)`,
     which maps the file into memory and reads no values (the format before torch 1.6 must be read
-    whole). Raises InspectError for a file that is
-    missing, empty, truncated, or needs code to run.
+    whole). Raises InspectError for a file that is missing, empty, truncated, or needs code to run.
     """
     with readable(path) as file:
         return header(file) if is_safetensors(file) else _entries(load(file))
@@ -51,7 +50,7 @@ def is_safetensors(file: Path) -> bool:
 
 @contextmanager
 def readable(path: str | Path) -> Iterator[Path]:
-    """The file at `path`. Raises InspectError where it is missing, empty or not ours to read."""
+    """The file at `path`. Raises InspectError where it is missing, empty or not readable."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise InspectError(f"no file at {path}", "name a .pth, .pt, .bin, .ckpt or .safetensors file")
@@ -131,7 +130,7 @@ def named_tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tenso
 
 def header(file: Path) -> tuple[StateEntry, ...]:
     """The tensors of a safetensors file, in the order of their data. Raises InspectError where header and
-    data contradict, and for a dtype that the installed safetensors does not know."""
+    data contradict, and for a dtype that the installed safetensors does not support."""
     from safetensors import SafetensorError, safe_open
 
     try:

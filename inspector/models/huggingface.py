@@ -51,7 +51,7 @@ def recipe(path: str, model_args: Mapping[str, Any]) -> Recipe:
         ) from error
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
         raise InspectError(
-            f"{file}: transformers {transformers.__version__} knows no model_type {model_type!r}",
+            f"{file}: transformers {transformers.__version__} has no model_type {model_type!r}",
             nearest(str(model_type), transformers.CONFIG_MAPPING, "check the file's model_type"),
         )
     changes = {k: v for k, v in model_args.items() if k not in _TO_BUILDER}

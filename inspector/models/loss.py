@@ -1,4 +1,4 @@
-"""One scalar to train on, whatever a model gives."""
+"""One scalar to train on, whatever a model returns."""
 
 from __future__ import annotations
 

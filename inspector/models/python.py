@@ -49,7 +49,7 @@ def recipe(spec: str, model_args: Mapping[str, Any]) -> Recipe:
                 return target(**model_args)
             except SystemExit as error:
                 raise InspectError(
-                    f"{spec} left the program: SystemExit({error.code!r})", "make it return a model"
+                    f"{spec} exited: SystemExit({error.code!r})", "make it return a model"
                 ) from error
 
     return Recipe(spec, "python", construct, _examples(module))
@@ -124,8 +124,8 @@ def load_file(place: str) -> ModuleType:
 
 
 class _Uncached(SourceFileLoader):
-    """Compiles the file as it is now. Python's cache takes an edit of the same second and size for none,
-    and leaves a folder beside the user's file."""
+    """Compiles the file as it is now. Python's cache misses an edit within the same second that keeps the
+    size, and leaves a folder beside the user's file."""
 
     def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002
         return self.source_to_code(self.get_data(self.path), self.path)
@@ -178,7 +178,7 @@ def _check_arguments(spec: str, target: Any, model_args: Mapping[str, Any]) -> N
     except TypeError as error:
         call = " ".join(f"{spec}{signature}".split())
         raise InspectError(
-            f"{call}: {error}", 'give arguments with `model_args={"name": "value"}`'
+            f"{call}: {error}", 'pass arguments with `model_args={"name": "value"}`'
         ) from error
 
 

@@ -49,7 +49,7 @@ def _held(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _plain(tensor: Tensor) -> bool:
-    """No subclass with a life of its own (quantized, distributed): deepcopy knows those."""
+    """Not a subclass with its own behaviour (quantized, distributed): deepcopy handles those."""
     return type(tensor) is Tensor or isinstance(tensor, (nn.Parameter, nn.Buffer))
 
 
@@ -95,7 +95,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 def _entangled(name: str) -> InspectError:
     return InspectError(
-        f"a copy of the model still uses {name or 'the whole'} of the original: a forward or a hook is a"
+        f"a copy of the model still uses {name or 'the root'} of the original: a forward or a hook is a"
         " closure over it",
         "make it a method of a module, or use `verify=False`",
     )

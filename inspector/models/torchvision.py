@@ -19,7 +19,7 @@ from inspector.models.subject import Recipe
 
 VIDEO_FRAMES = 16
 FLOW_SIZE = 512
-"""What torchvision publishes for: test/common_extended_utils.py of pytorch/vision."""
+"""The sizes behind torchvision's published figures: test/common_extended_utils.py of pytorch/vision."""
 
 
 def names() -> list[str]:
@@ -117,7 +117,7 @@ def _check_arguments(name: str, builder: Callable[..., nn.Module], model_args: M
     takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = [key for key in parameters if key not in ("weights", "progress", "kwargs")]
     if takes_more and builder.__module__.startswith("torchvision.models.detection"):
-        names += _detector_arguments(builder)  # its constructor swallows what it does not know
+        names += _detector_arguments(builder)  # its constructor silently accepts unknown arguments
         takes_more = False
     unknown = [key for key in model_args if key not in names]
     if unknown and not takes_more:

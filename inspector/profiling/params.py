@@ -1,4 +1,4 @@
-"""The state ledger: every parameter and buffer of a model or a checkpoint, and where it goes."""
+"""The state ledger: every parameter and buffer of a model or a checkpoint, reconciled with its state_dict."""
 
 from __future__ import annotations
 

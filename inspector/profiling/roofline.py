@@ -30,7 +30,7 @@ _TOP = 15
 
 @dataclass(frozen=True)
 class Roofline:
-    """What is asked for beside the counts: nothing where `device` is None. `amp` and `dtype` say how the
+    """What is requested beside the counts: nothing where `device` is None. `amp` and `dtype` say how the
     model runs there, `tf32` that float32 products run in TF32, `measure` to time it here as well."""
 
     device: Device | None = None
@@ -73,7 +73,7 @@ class Roofline:
         seed: int,
         depth: int = 2,
     ) -> Report:
-        """The report with the roofline added; as it was where none is asked for."""
+        """The report with the roofline added; unchanged where none is requested."""
         if self.device is None:
             return report
         measured, place = None, ""
@@ -139,7 +139,7 @@ def _sections(
     shown = tree(modules, trace.model, depth).drop(columns=["unknown", "type"])
     if not operators["unknown"].any():
         operators = operators.drop(columns="unknown")
-    note = "seconds: the least that the device needs; operators run one after another"
+    note = "seconds: a lower bound on the device; operators run one after another"
     return [
         Section(f"roofline by module (depth {depth}, children included)", shown, note),
         Section(f"roofline by operator on {device.name}", operators.head(_TOP)),
@@ -156,7 +156,7 @@ def _findings(
             " bound by their bytes alone"
         )
     if measured is not None:
-        notes.append(f"measured on {place}; achieved is the least time over the measured one")
+        notes.append(f"measured on {place}; achieved is the lower bound divided by the measured time")
         if devices.find(place) != device:
             notes.append(f"{place} is not known to be {device.name}: achieved compares two machines")
     return [Finding("roofline", "warn", "", text) for text in notes]

@@ -40,7 +40,7 @@ def render(report: Content) -> str:
 
 
 def fragment(report: Content) -> str:
-    """Header, numbers, findings and tables, without a page, charts and scripts around them."""
+    """Header, numbers, findings and tables, without the surrounding page, charts and scripts."""
     content = _Body(charted=False).whole(report)
     return f'<style>{_file("fragment.css")}</style><div class="inspector">\n{content}</div>\n'
 
@@ -97,7 +97,7 @@ class _Body:
         return f'<nav aria-label="contents">{links}</nav>\n'
 
     def scripts(self) -> str:
-        """What makes the page move: for the charts only where there are any."""
+        """The scripts of the page; those of the charts only where there are any."""
         tables = f"<script>\n{_file('tables.js')}</script>"
         if not self.drawn:
             return tables
