@@ -48,8 +48,8 @@ def profile(
     strict: an operator without a formula fails the report.
     counter: "thop", "fvcore", "torch", ... puts its numbers in place of ours.
     roofline: a device's name ("h100"); adds a lower bound on the time of each module and operator on it.
-        `device_file` is a YAML file of further devices; tf32, amp and dtype say how the model runs there; `measure` also
-        times each module on this machine.
+        `device_file` is a YAML file of further devices; tf32, amp and dtype say how the model runs there;
+        `measure` also times each module on this machine.
     cache: keep the trace of a torchvision or timm model, and reuse it (the command line does; formulas
         that a program registers are not part of its key).
     save_trace: also save the trace as JSON.
