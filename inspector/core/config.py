@@ -15,61 +15,48 @@ from inspector.core.naming import nearest
 def defaults() -> CfgNode:
     """Every setting with its default. `MODEL.ARGS` and `INPUT` are the keywords `model_args` and `inputs`,
     `FREEZE.STAGES` is `stages`: one string of globs for each stage."""
-    node = CfgNode()
-    node.MODEL = CfgNode()
-    node.MODEL.NAME = "resnet50"
+    node = CfgNode(
+        {
+            "MODEL": {"NAME": "resnet50"},
+            "INPUT": [],
+            "SEED": 0,
+            "FREEZE": {"AT": None, "SCHEME": "maskrcnn", "PATTERNS": [], "NORM": "freeze", "STAGES": []},
+            "INIT": {"SCHEME": None, "A": None, "LAYERS": [], "BIAS": "auto"},
+            **_TRAINING,
+        }
+    )
     node.MODEL.ARGS = CfgNode(new_allowed=True)
-    node.INPUT = []
-    node.SEED = 0
-    node.FREEZE = CfgNode()
-    node.FREEZE.AT = None
-    node.FREEZE.SCHEME = "maskrcnn"
-    node.FREEZE.PATTERNS = []
-    node.FREEZE.NORM = "freeze"
-    node.FREEZE.STAGES = []
-    node.INIT = CfgNode()
-    node.INIT.SCHEME = None
-    node.INIT.A = None
-    node.INIT.LAYERS = []
-    node.INIT.BIAS = "auto"
-    _training(node)
     return node
 
 
-def _training(node: CfgNode) -> None:
-    """The settings of `inspect ddp`. `DATA.SOURCE`: digits, synthetic or a folder of images;
-    `DATA.BATCH` is a process's; rates and decays as torch.optim takes them; times in seconds."""
-    node.DATA = CfgNode()
-    node.DATA.SOURCE = "digits"
-    node.DATA.BATCH = 8
-    node.DATA.WORKERS = 0
-    node.DATA.AUGMENT = True
-    node.DATA.SAMPLES = 512
-    node.SOLVER = CfgNode()
-    node.SOLVER.OPTIMIZER = "sgd"
-    node.SOLVER.BASE_LR = 0.001
-    node.SOLVER.BIAS_LR_FACTOR = 2.0
-    node.SOLVER.WEIGHT_DECAY = 1e-4
-    node.SOLVER.WEIGHT_DECAY_BIAS = 0.0
-    node.SOLVER.MOMENTUM = 0.9
-    node.SOLVER.STEPS = 30
-    node.SOLVER.ACCUMULATE = 1
-    node.SOLVER.VALIDATE_EVERY = 10
-    node.SOLVER.SCHEDULER = CfgNode()
-    node.SOLVER.SCHEDULER.FACTOR = 0.1
-    node.SOLVER.SCHEDULER.PATIENCE = 2
-    node.AMP = CfgNode()
-    node.AMP.ENABLED = False
-    node.AMP.DTYPE = "auto"
-    node.DDP = CfgNode()
-    node.DDP.NPROC = None
-    node.DDP.BACKEND = "auto"
-    node.DDP.SYNC_BN = False
-    node.DDP.FIND_UNUSED = False
-    node.DDP.MAX_RESTARTS = 1
-    node.DDP.STALL = 60.0
-    node.DDP.DEADLINE = 600.0
-    node.OUTPUT_DIR = None
+_TRAINING: dict[str, Any] = {
+    "DATA": {"SOURCE": "digits", "BATCH": 8, "WORKERS": 0, "AUGMENT": True, "SAMPLES": 512},
+    "SOLVER": {
+        "OPTIMIZER": "sgd",
+        "BASE_LR": 0.001,
+        "BIAS_LR_FACTOR": 2.0,
+        "WEIGHT_DECAY": 1e-4,
+        "WEIGHT_DECAY_BIAS": 0.0,
+        "MOMENTUM": 0.9,
+        "STEPS": 30,
+        "ACCUMULATE": 1,
+        "VALIDATE_EVERY": 10,
+        "SCHEDULER": {"FACTOR": 0.1, "PATIENCE": 2},
+    },
+    "AMP": {"ENABLED": False, "DTYPE": "auto"},
+    "DDP": {
+        "NPROC": None,
+        "BACKEND": "auto",
+        "SYNC_BN": False,
+        "FIND_UNUSED": False,
+        "MAX_RESTARTS": 1,
+        "STALL": 60.0,
+        "DEADLINE": 600.0,
+    },
+    "OUTPUT_DIR": None,
+}
+"""The settings of `inspect ddp`. `DATA.SOURCE`: digits, synthetic or a folder of images; `DATA.BATCH` is
+that of one process; rates and decays as torch.optim takes them; times in seconds."""
 
 
 def load(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> CfgNode:
@@ -84,7 +71,7 @@ def load(file: str | Path | None = None, overrides: Mapping[str, Any] | None = N
 
 
 def completed(node: CfgNode, values: Mapping[str, Any]) -> CfgNode:
-    """A copy in which the settings named (`{"SEED": 1}`) have these values: what other options said."""
+    """A copy in which the settings named (`{"SEED": 1}`) have these values, which come from other options."""
     copy = node.clone()
     copy.defrost()
     for key, value in values.items():
@@ -136,7 +123,7 @@ def _merge_file(node: CfgNode, file: Path) -> None:
         raise InspectError(f"cannot read {file}: {error}", "name a YAML file") from error
     except yaml.YAMLError as error:
         line = str(error).replace("\n", " ")
-        raise InspectError(f"{file} is not YAML: {line}", "mend it there") from error
+        raise InspectError(f"{file} is not YAML: {line}", "correct it there") from error
     if content is None:
         return
     if not isinstance(content, dict):
@@ -181,8 +168,8 @@ def _explained(node: CfgNode, error: Exception, place: str) -> InspectError:
 
 def keys(node: Any, prefix: str = "") -> list[str]:
     """The dotted names of all settings."""
-    found = []
+    names = []
     for name, value in node.items():
         nested = keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else []
-        found += nested or [prefix + name]
-    return found
+        names += nested or [prefix + name]
+    return names

@@ -1,7 +1,7 @@
 """What devices can do at most: dense peaks and memory bandwidth, each from its maker's own document.
 
-Peaks bound what torch can reach: tensor cores without sparsity, float16 and bfloat16 summed in float32. A
-device that is not here has no peak, and no fraction of one is given.
+Peaks bound what torch can reach: tensor cores without sparsity, float16 and bfloat16 summed in float32. For
+a device that is not listed no fraction of a peak is reported.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ DEVICES = (
 
 
 def named(text: str, devices: tuple[Device, ...] = DEVICES) -> Device:
-    """The device whose name begins so, letters and digits alone: h100, a100pcie, rtx4090; the first of
-    several. Raises InspectError with the names that there are."""
+    """The first device whose name begins with `text`, by letters and digits alone: h100, a100pcie,
+    rtx4090. Raises InspectError with all names."""
     wanted = _letters(text)
-    found = next((device for device in devices if wanted and _letters(device.name).startswith(wanted)), None)
-    if found is None:
-        known = ", ".join(device.name for device in devices)
-        raise InspectError(f"no device is called {text!r}", f"there are: {known}")
-    return found
+    for device in devices:
+        if wanted and _letters(device.name).startswith(wanted):
+            return device
+    names = ", ".join(device.name for device in devices)
+    raise InspectError(f"no device is called {text!r}", f"there are: {names}")
 
 
 def read(file: str | Path) -> tuple[Device, ...]:
@@ -114,5 +114,5 @@ def _letters(text: str) -> str:
 
 
 def find(device_name: str) -> Device | None:
-    """The device that torch calls so; None for one that is not known, and for a slice of one (MIG)."""
+    """The device with this name in torch; None for an unlisted one, and for a slice of one (MIG)."""
     return next((device for device in DEVICES if re.fullmatch(device.match, device_name.strip())), None)

@@ -1,4 +1,4 @@
-"""Names of models, layers and tensors: globs that select them, hints at what the user may have meant."""
+"""Names of models, layers and tensors: globs that select them, suggestions for misspelt ones."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from fnmatch import fnmatchcase
 from inspector.core.errors import InspectError
 
 
-def nearest(name: str, known: Iterable[str], otherwise: str = "see: inspect models") -> str:
+def nearest(name: str, choices: Iterable[str], otherwise: str = "see: inspect models") -> str:
     """`did you mean ...` with up to three of the nearest names, else `otherwise`."""
-    names = list(dict.fromkeys(known))
-    found = get_close_matches(name, names, n=3, cutoff=0.6)
-    found += [n for n in names if name and name in n and n not in found][: 3 - len(found)]
-    return f"did you mean {', '.join(found)}?" if found else otherwise
+    names = list(dict.fromkeys(choices))
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    close += [n for n in names if name and name in n and n not in close][: 3 - len(close)]
+    return f"did you mean {', '.join(close)}?" if close else otherwise
 
 
 def matches(path: str, pattern: str) -> bool:
@@ -28,28 +28,25 @@ def matches(path: str, pattern: str) -> bool:
 def texts(values: object, name: str) -> list[str]:
     """A list of strings, as an option, a settings file or Python gives it; one string is a list of one.
     Raises InspectError that calls it `name`."""
-    known = list(values) if isinstance(values, (list, tuple)) else [values]
-    if not all(isinstance(value, str) and value for value in known):
+    listed = list(values) if isinstance(values, (list, tuple)) else [values]
+    if not all(isinstance(value, str) and value for value in listed):
         raise InspectError(
             f"{name} is a list of names or globs, not {values!r}", "e.g. ['conv1', 'layer1.*']"
         )
-    return [str(value) for value in known]
+    return [str(value) for value in listed]
 
 
 def select(paths: Iterable[str], patterns: Sequence[str], what: str, keyword: str) -> list[str]:
     """The paths that some pattern selects, in their own order; a pattern that is one of them means it
     alone (`conv1` is not `layer1.0.conv1`). A pattern that selects none is an InspectError that names
     the keyword and the nearest of the paths; `what` is e.g. "parameter"."""
-    known = list(dict.fromkeys(paths))
-    exact = set(known).intersection(patterns)
+    names = list(dict.fromkeys(paths))
+    exact = set(names).intersection(patterns)
     globs = [pattern for pattern in patterns if pattern not in exact]
     for pattern in globs:
-        if not any(matches(path, pattern) for path in known):
-            shown = ", ".join(known[:3]) + (", ..." if len(known) > 3 else "")
-            raise InspectError(
-                f"`{keyword}=` {pattern!r} matches no {what}",
-                nearest(
-                    pattern.strip("*."), known, f"there are: {shown}" if known else f"there is no {what}"
-                ),
-            )
-    return [path for path in known if path in exact or any(matches(path, glob) for glob in globs)]
+        if not any(matches(path, pattern) for path in names):
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            otherwise = f"there are: {shown}" if names else f"there is no {what}"
+            hint = nearest(pattern.strip("*."), names, otherwise)
+            raise InspectError(f"`{keyword}=` {pattern!r} matches no {what}", hint)
+    return [path for path in names if path in exact or any(matches(path, glob) for glob in globs)]

@@ -1,4 +1,4 @@
-"""Child processes that always end: with their work, when they are told to, or with the process that started
+"""Child processes that always end: when their work is done, on request, or with the process that started
 them, however that ends."""
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Child:
         return self._process.poll()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it ends within so many seconds."""
+        """Whether it ends within `seconds`."""
         try:
             self._process.wait(max(seconds, 0.0))
         except subprocess.TimeoutExpired:
@@ -99,12 +99,12 @@ class Child:
         return self.log.read_text(encoding="utf-8", errors="replace").strip()
 
     def death(self) -> str:
-        """How it ended, in words."""
+        """How it ended, as a sentence."""
         code = self._process.returncode
         if code is not None and code < 0:
             return f"its process was killed by signal {-code} (9: out of memory, perhaps)"
         lines = self.printed().splitlines()
-        return f"its process ended with {code}: {lines[-1].strip() if lines else 'no word'}"
+        return f"its process ended with {code}: {lines[-1].strip() if lines else 'no output'}"
 
     def __enter__(self) -> Child:
         return self
@@ -125,7 +125,7 @@ def serve(function: str, answer: str, words: list[str]) -> None:
 
 def end_with(parent: int) -> None:
     """End this process, and the group that it leads, when `parent`, which started it, is gone."""
-    if not hasattr(os, "killpg"):  # Windows does not tell that a parent is gone
+    if not hasattr(os, "killpg"):  # Windows does not report that a parent is gone
         return
 
     def watch() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import init
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from inspector.tracing import _torch
@@ -65,7 +66,7 @@ class _Meta(TorchFunctionMode):
         if func in _FILLING:
             tensor = args[0] if args else kwargs.get("tensor")
             if tensor is not None and tensor.device.type == "meta" and tensor.dim() > 1:
-                return tensor  # one dimension: let the scheme refuse it, if it needs two
+                return tensor  # one dimension: a scheme that needs two must still be able to refuse it
         if func in _ALLOCATING and kwargs.get("device") is None and "generator" not in kwargs:
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)
@@ -93,9 +94,7 @@ def _moving() -> Iterator[None]:
 
 def to_meta(tensor: Any, moved: dict[int, tuple[Tensor, Tensor]]) -> Any:
     """The tensor's meta twin, the same one each time; `moved` keeps the originals alive."""
-    if not isinstance(tensor, Tensor) or tensor.device.type == "meta":
-        return tensor
-    if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
+    if not isinstance(tensor, Tensor) or tensor.device.type == "meta" or is_lazy(tensor):
         return tensor
     if id(tensor) not in moved:
         data = tensor.detach().to("meta")
@@ -127,7 +126,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def available_bytes() -> int | None:
-    """Free memory of this machine, None on a platform that does not tell."""
+    """Free memory of this machine, None on a platform that does not report it."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

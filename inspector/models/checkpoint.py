@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,8 @@ import torch
 
 from inspector.core.errors import InspectError
 from inspector.models.inputs import first_line
-from inspector.tracing.describe import DTYPES
+from inspector.tracing.capture.state import entries_of
 from inspector.tracing.record import StateEntry
-from inspector.tracing.storage import same_values_id
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".pth.tar")
 _DTYPES = {
@@ -38,8 +38,7 @@ def read(path: str | Path) -> tuple[StateEntry, ...]:
 
     `.safetensors` is read by its header alone; all else goes through `torch.load(weights_only=True)`,
     which maps the file into memory and reads no values (the format before torch 1.6 must be read
-    whole). Raises InspectError for a file that is
-    missing, empty, truncated, or needs code to run.
+    whole). Raises InspectError for a file that is missing, empty, truncated, or needs code to run.
     """
     with readable(path) as file:
         return header(file) if is_safetensors(file) else _entries(load(file))
@@ -51,7 +50,7 @@ def is_safetensors(file: Path) -> bool:
 
 @contextmanager
 def readable(path: str | Path) -> Iterator[Path]:
-    """The file at `path`. Raises InspectError where it is missing, empty or not ours to read."""
+    """The file at `path`. Raises InspectError where it is missing, empty or not readable."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise InspectError(f"no file at {path}", "name a .pth, .pt, .bin, .ckpt or .safetensors file")
@@ -71,9 +70,8 @@ def load(file: Path, values: bool = False) -> Any:
     """
     try:
         options: Any = {"map_location": "cpu" if values else "meta"}
-        if not values and zipfile.is_zipfile(
-            file
-        ):  # on the CPU: torch 2.8 forgets on meta what shares a storage
+        if not values and zipfile.is_zipfile(file):
+            # On the CPU: on meta torch 2.8 forgets which tensors share a storage.
             options = {"map_location": "cpu", "mmap": True}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -106,17 +104,15 @@ def damaged(file: Path, error: Exception | None = None) -> InspectError:
 
 
 def _brief(error: Exception) -> str:
-    name, said = type(error).__name__, first_line(error)
-    return name if isinstance(error, LookupError) or said == name else f"{name}: {said[:120]}"
+    name, message = type(error).__name__, first_line(error)
+    return name if isinstance(error, LookupError) or message == name else f"{name}: {message[:120]}"
 
 
 def _entries(content: Any) -> tuple[StateEntry, ...]:
-    groups: dict[object, list[tuple[str, torch.Tensor]]] = {}
-    for name, tensor in named_tensors(content):
-        groups.setdefault(same_values_id(tensor), []).append((name, tensor))
-    if not groups:
+    entries = entries_of((name, "tensor", tensor, True) for name, tensor in named_tensors(content))
+    if not entries:
         raise InspectError("the checkpoint holds no tensors", "save model.state_dict()")
-    return tuple(_entry(group) for group in groups.values())
+    return tuple(replace(entry, device="meta") for entry in entries)
 
 
 def named_tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -132,25 +128,9 @@ def named_tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tenso
             yield from named_tensors(entry, f"{prefix}{position}")
 
 
-def _entry(group: list[tuple[str, torch.Tensor]]) -> StateEntry:
-    name, tensor = group[0]
-    return StateEntry(
-        name=name,
-        kind="tensor",
-        shape=tuple(tensor.shape),
-        dtype=DTYPES[tensor.dtype],
-        numel=tensor.numel(),
-        nbytes=tensor.numel() * tensor.element_size(),
-        trainable=False,
-        persistent=True,
-        aliases=tuple(alias for alias, _ in group[1:]),
-        device="meta",
-    )
-
-
 def header(file: Path) -> tuple[StateEntry, ...]:
     """The tensors of a safetensors file, in the order of their data. Raises InspectError where header and
-    data contradict, and for a dtype that the installed safetensors does not know."""
+    data contradict, and for a dtype that the installed safetensors does not support."""
     from safetensors import SafetensorError, safe_open
 
     try:

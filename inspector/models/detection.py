@@ -1,4 +1,4 @@
-"""torchvision's detectors on the meta device: the most work that their own limits allow.
+"""torchvision's detectors on the meta device: counted at their own upper limits.
 
 How many boxes survive depends on the image and the weights, so shapes alone cannot tell. Counted is
 the worst case: every candidate passes the score threshold and non-maximum suppression, up to the
@@ -125,7 +125,7 @@ def _classes(model: Any) -> int:
 
 
 def assumptions(model: Any) -> tuple[str, ...]:
-    """The numbers of boxes that a count on meta stands on, and where to change them."""
+    """The numbers of boxes that a count on meta assumes, and how to change them."""
     heads = getattr(model, "roi_heads", None)
     if heads is None:
         return (
@@ -134,7 +134,7 @@ def assumptions(model: Any) -> tuple[str, ...]:
         )
     proposals = _torch.proposals_of(model.rpn)["testing"]
     return (
-        f"worst case: {proposals} proposals and {heads.detections_per_img} detections an image;"
+        f"worst case: {proposals} proposals and {heads.detections_per_img} detections per image;"
         " set them with --model-arg rpn_post_nms_top_n_test=N --model-arg box_detections_per_img=N",
     )
 

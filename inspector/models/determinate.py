@@ -20,7 +20,7 @@ def quiet(model: nn.Module) -> None:
     """Take the random draws out of training, so that two precisions can be compared.
 
     It changes the model, which must be a throw-away copy: dropout, RReLU, StochasticDepth and DropPath
-    go to eval mode and their rates to zero (a later `train()` does not bring them back), MultiheadAttention
+    go to eval mode and their rates to zero (a later `train()` does not restore them), MultiheadAttention
     and RNNs lose their dropout. Dropout that a forward calls as a function stays: see `random`.
     """
     for module in model.modules():

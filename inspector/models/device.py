@@ -1,4 +1,4 @@
-"""Where a model runs: which devices torch has here, and what they are called."""
+"""Where a model runs: which devices torch has here, and their names."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def device_of(model: nn.Module) -> str:
 
 
 def gpu_name(device: str) -> str | None:
-    """What torch calls the GPU; None for a device that is none."""
+    """The GPU's name in torch; None for another device."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else None

@@ -51,7 +51,7 @@ def recipe(path: str, model_args: Mapping[str, Any]) -> Recipe:
         ) from error
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
         raise InspectError(
-            f"{file}: transformers {transformers.__version__} knows no model_type {model_type!r}",
+            f"{file}: transformers {transformers.__version__} has no model_type {model_type!r}",
             nearest(str(model_type), transformers.CONFIG_MAPPING, "check the file's model_type"),
         )
     changes = {k: v for k, v in model_args.items() if k not in _TO_BUILDER}
@@ -63,8 +63,8 @@ def recipe(path: str, model_args: Mapping[str, Any]) -> Recipe:
         if changes and not unknown:
             config = transformers.AutoConfig.for_model(model_type, **{**fields, **changes})
     except Exception as error:  # the validators of each configuration raise their own
-        said = " ".join(str(error).split())[:160]
-        raise InspectError(f"{file}: {said}", "check the fields of the configuration") from error
+        message = " ".join(str(error).split())[:160]
+        raise InspectError(f"{file}: {message}", "check the fields of the configuration") from error
     if unknown:
         raise InspectError(f"{model_type} has no field {unknown[0]!r}", nearest(unknown[0], config.to_dict()))
     return from_config(config, str(path), chosen)

@@ -58,7 +58,7 @@ def parse_inputs(texts: Iterable[str]) -> Inputs:
         if named is None:
             args.append(_parse_value(text, text))
         elif named[1] in kwargs:
-            raise InspectError(f"input {named[1]!r} is given twice", HINT)
+            raise InspectError(f"input {named[1]!r} appears twice", HINT)
         else:
             kwargs[named[1]] = _parse_value(named[2], text)
     return Inputs(tuple(args), kwargs)
@@ -74,7 +74,7 @@ def _parse_value(text: str, whole: str) -> Any:
         if not isinstance(dtype, torch.dtype):
             raise InspectError(f"input {whole!r}: no dtype is called {typed[1]!r}", HINT)
         if not (dtype.is_floating_point or dtype.is_complex or dtype in (*_INTEGERS, torch.bool)):
-            raise InspectError(f"input {whole!r}: {typed[1]} inputs cannot be made", HINT)
+            raise InspectError(f"input {whole!r}: {typed[1]} inputs cannot be generated", HINT)
         return InputSpec(_shape(typed[2], whole), dtype)
     if _PLAIN.fullmatch(text):
         return InputSpec(_shape(text, whole))
@@ -165,7 +165,7 @@ def materialise(
     except (RuntimeError, MemoryError) as error:
         raise InspectError(
             f"cannot make the inputs on {device}: {first_line(error)}",
-            "give smaller shapes, or another dtype",
+            "use smaller shapes or another dtype",
         ) from error
 
 
@@ -184,7 +184,7 @@ def _tensor(spec: InputSpec, device: str, generator: torch.Generator, legal: int
 
 def index_range(model: nn.Module) -> int:
     """How many values an integer input may take: what the smallest embedding accepts, because
-    nothing tells which embedding an input reaches. Without embeddings, 2."""
+    nothing says which embedding an input reaches. Without embeddings, 2."""
     sizes = [
         module.num_embeddings
         for module in model.modules()

@@ -1,4 +1,4 @@
-"""One scalar to train on, whatever a model gives."""
+"""One scalar to train on, whatever a model returns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from inspector.models.values import floats
 from inspector.tracing.capture import differentiable
 
 
@@ -18,19 +19,13 @@ def loss_of(outputs: Any, labels: Tensor | None = None) -> Tensor:
     (modulo C; without them fixed classes); anything else a squared distance from a fixed ramp. Raises
     RuntimeError without any.
     """
-    roots = differentiable(outputs) if torch.is_grad_enabled() else _floats(outputs)
+    roots = differentiable(outputs) if torch.is_grad_enabled() else floats(outputs)
     if not roots:
         raise RuntimeError("no output requires grad: there is nothing to train")
     total = _term(roots[0], labels)
     for root in roots[1:]:
         total = total + _term(root, labels)
     return total
-
-
-def _floats(outputs: Any) -> list[Tensor]:
-    from inspector.models.values import floats
-
-    return floats(outputs)
 
 
 def _term(root: Tensor, labels: Tensor | None) -> Tensor:

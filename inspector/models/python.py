@@ -49,7 +49,7 @@ def recipe(spec: str, model_args: Mapping[str, Any]) -> Recipe:
                 return target(**model_args)
             except SystemExit as error:
                 raise InspectError(
-                    f"{spec} left the program: SystemExit({error.code!r})", "make it return a model"
+                    f"{spec} exited: SystemExit({error.code!r})", "make it return a model"
                 ) from error
 
     return Recipe(spec, "python", construct, _examples(module))
@@ -85,7 +85,7 @@ def _load(place: str) -> ModuleType:
             ) from error
         raise InspectError(
             f"{place} needs a package that is not installed: {error.name}",
-            f"install {error.name}, or mend the import",
+            f"install {error.name}, or fix the import",
         ) from error
     except (Exception, SystemExit) as error:
         raise InspectError(
@@ -124,8 +124,8 @@ def load_file(place: str) -> ModuleType:
 
 
 class _Uncached(SourceFileLoader):
-    """Compiles the file as it is now. Python's cache takes an edit of the same second and size for none,
-    and leaves a folder beside the user's file."""
+    """Compiles the file as it is now. Python's cache misses an edit within the same second that keeps the
+    size, and leaves a folder beside the user's file."""
 
     def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002
         return self.source_to_code(self.get_data(self.path), self.path)
@@ -134,13 +134,13 @@ class _Uncached(SourceFileLoader):
 def _find(module: ModuleType, place: str, attribute: str) -> Any:
     if not attribute:
         raise InspectError(f"{place}: which model?", f"write {place}:NAME; {_models_in(module)}")
-    found: Any = module
+    target: Any = module
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            hint = nearest(part, _candidates(found) or _callables(found), _models_in(module))
+        if not hasattr(target, part):
+            hint = nearest(part, _candidates(target) or _callables(target), _models_in(module))
             raise InspectError(f"{place} has no {attribute!r}", hint)
-        found = getattr(found, part)
-    return found
+        target = getattr(target, part)
+    return target
 
 
 def _callables(place: Any) -> list[str]:
@@ -165,7 +165,7 @@ def _candidates(place: Any) -> list[str]:
 
 def _models_in(module: ModuleType) -> str:
     names = _candidates(module)
-    return f"it has: {', '.join(names)}" if names else "it defines no model, nor a function"
+    return f"it has: {', '.join(names)}" if names else "it defines no models or functions"
 
 
 def _check_arguments(spec: str, target: Any, model_args: Mapping[str, Any]) -> None:
@@ -178,7 +178,7 @@ def _check_arguments(spec: str, target: Any, model_args: Mapping[str, Any]) -> N
     except TypeError as error:
         call = " ".join(f"{spec}{signature}".split())
         raise InspectError(
-            f"{call}: {error}", 'give arguments with `model_args={"name": "value"}`'
+            f"{call}: {error}", 'pass arguments with `model_args={"name": "value"}`'
         ) from error
 
 
@@ -193,8 +193,8 @@ def _examples(module: ModuleType) -> Any:
         try:
             made = maker()
         except (Exception, SystemExit) as error:
-            said = f"{type(error).__name__}: {first_line(error)}"
-            raise InspectError(f"example_inputs() raised {said}", hint) from error
+            message = f"example_inputs() raised {type(error).__name__}: {first_line(error)}"
+            raise InspectError(message, hint) from error
         if made is None:
             raise InspectError("example_inputs() returned None", hint)
         return as_inputs(made)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError
 from inspector.models.inputs import first_line
@@ -38,20 +39,17 @@ def replica(model: nn.Module) -> nn.Module:
         ) from error
 
 
-_LAZY = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
-
-
 def _held(model: nn.Module) -> Iterator[Tensor]:
     """Parameters, buffers, and tensors kept as plain attributes (`weight` under weight_norm)."""
     for module in model.modules():
         for registry in (_torch.parameters_of(module), _torch.buffers_of(module), module.__dict__):
             for value in registry.values():
-                if isinstance(value, Tensor) and not isinstance(value, _LAZY) and _plain(value):
+                if isinstance(value, Tensor) and not is_lazy(value) and _plain(value):
                     yield value
 
 
 def _plain(tensor: Tensor) -> bool:
-    """No subclass with a life of its own (quantized, distributed): deepcopy knows those."""
+    """Not a subclass with its own behaviour (quantized, distributed): deepcopy handles those."""
     return type(tensor) is Tensor or isinstance(tensor, (nn.Parameter, nn.Buffer))
 
 
@@ -97,7 +95,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 def _entangled(name: str) -> InspectError:
     return InspectError(
-        f"a copy of the model still uses {name or 'the whole'} of the original: a forward or a hook is a"
+        f"a copy of the model still uses {name or 'the root'} of the original: a forward or a hook is a"
         " closure over it",
         "make it a method of a module, or use `verify=False`",
     )

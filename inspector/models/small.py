@@ -25,10 +25,10 @@ def smallest(recipe: Recipe, model: nn.Module, batch: int = 4) -> Inputs | None:
     """The source's default inputs as a small training batch: images and token sequences as short as a
     training forward on meta accepts, `batch` of them; two where nothing can be shortened. (A batch
     norm that sees two values gives almost no gradient.) None when the source has no default."""
-    given = recipe.defaults(model, "train")
-    if given is None:
+    inputs = recipe.defaults(model, "train")
+    if inputs is None:
         return None
-    whole, larger = with_batch(given, 2), with_batch(given, batch)
+    whole, larger = with_batch(inputs, 2), with_batch(inputs, batch)
     candidates = [scaled for scaled in _shorter(larger) if scaled != larger]
     if not candidates:
         return whole

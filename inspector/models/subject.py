@@ -6,11 +6,13 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError
 from inspector.models.build import build, out_of_memory
@@ -22,10 +24,10 @@ from inspector.tracing.capture.pricing import Rule
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to build one model, anew on any device.
+    """How to build one model, on any device and any number of times.
 
     `construct` returns the nn.Module; `defaults(model, phase)` its inputs, or None when only the
-    user can know them. `rules` and `context` make data-dependent work countable on meta, `assumed`
+    user can supply them. `rules` and `context` make data-dependent work countable on meta, `assumed`
     says under which assumptions. `only_on` names the one device where it can run, with the reason.
     `reference` builds the float model whose parameters a quantized model's count means.
     """
@@ -59,18 +61,18 @@ class Recipe:
             ) from error
         if not isinstance(model, nn.Module):
             raise InspectError(
-                f"{self.name} gave a {type(model).__name__}, not an nn.Module",
+                f"{self.name} returned a {type(model).__name__}, not an nn.Module",
                 "name an nn.Module, or a class or function that returns one",
             )
         return model
 
     def inputs(self, model: nn.Module, chosen: Inputs | None = None, phase: str = "forward") -> Inputs:
-        """`chosen`, or what the source calls `model` with. Raises InspectError where nobody knows."""
+        """`chosen`, or what the source calls `model` with. Raises InspectError where there is neither."""
         inputs = chosen if chosen is not None else self.defaults(model, phase)
         if inputs is None:
             raise InspectError(
                 f"{self.name} has no default input",
-                'give one with `inputs="1x3x224x224"`, or define example_inputs() in its file',
+                'pass one with `inputs="1x3x224x224"`, or define example_inputs() in its file',
             )
         return inputs
 
@@ -130,12 +132,12 @@ def trainable(
     model = with_values(recipe, inputs, seed, weights)
     refuse_scripted(model)
     if lazy(model):
-        raise InspectError("the model has lazy parameters", "run it once before, or give `inputs=`")
+        raise InspectError("the model has lazy parameters", "run it once before, or pass `inputs=`")
     return model
 
 
 def owned(recipe: Recipe, device: str, seed: int, inputs: Inputs | None = None) -> nn.Module:
-    """The model with values on `device`, which is nobody else's: a live one is copied."""
+    """The model with values on `device`, safe to change: a live one is copied."""
     model = with_values(recipe, inputs, seed)
     refuse_meta(model)
     return (model if recipe.rebuilds else replica(model)).to(device)
@@ -144,7 +146,7 @@ def owned(recipe: Recipe, device: str, seed: int, inputs: Inputs | None = None) 
 def refuse_meta(model: nn.Module) -> None:
     """Without values nothing can run."""
     if any(tensor.device.type == "meta" for tensor in model.parameters()):
-        raise InspectError("the model is on meta: it has no values", "give a model with real weights")
+        raise InspectError("the model is on meta: it has no values", "pass a model with real weights")
 
 
 def refuse_scripted(model: nn.Module) -> None:
@@ -155,13 +157,11 @@ def refuse_scripted(model: nn.Module) -> None:
 
 def lazy(model: nn.Module) -> bool:
     """Whether some parameter waits for the first input to learn its shape."""
-    tensors = (*model.parameters(), *model.buffers())
-    waiting = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
-    return any(isinstance(tensor, waiting) for tensor in tensors)
+    return any(map(is_lazy, chain(model.parameters(), model.buffers())))
 
 
 def materialised(recipe: Recipe, inputs: Inputs, seed: int) -> nn.Module:
-    """The model with its lazy parameters initialised, on the CPU, by one forward that nobody counts.
+    """The model with its lazy parameters initialised, on the CPU, by one forward that is not counted.
     A live model is copied first."""
     model = recipe.build("cpu", seed) if recipe.rebuilds else copy.deepcopy(recipe.construct())
     args, kwargs = materialise(inputs, model, "cpu", seed)

@@ -37,8 +37,8 @@ def recipe(name: str, model_args: Mapping[str, Any]) -> Recipe:
         raise InspectError(f"{name!r} names no configuration", f"write {base} or {base}.TAG")
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{base}.*")]
     if tag and tag not in tags:
-        known = ", ".join(t for t in tags if t) or "none"
-        raise InspectError(f"timm's {base} has no configuration {tag!r}", f"it has: {known}")
+        named = ", ".join(filter(None, tags)) or "none"
+        raise InspectError(f"timm's {base} has no configuration {tag!r}", f"it has: {named}")
 
     def construct() -> nn.Module:
         return timm.create_model(name, pretrained=False, **model_args)

@@ -19,7 +19,7 @@ from inspector.models.subject import Recipe
 
 VIDEO_FRAMES = 16
 FLOW_SIZE = 512
-"""What torchvision publishes for: test/common_extended_utils.py of pytorch/vision."""
+"""The sizes behind torchvision's published figures: test/common_extended_utils.py of pytorch/vision."""
 
 
 def names() -> list[str]:
@@ -101,28 +101,28 @@ def _entry(base: str, entry_name: str) -> Any:
     from torchvision.models import get_model_weights
 
     entries = get_model_weights(base)
-    found = getattr(entries, entry_name, None)
-    if not isinstance(found, entries):
-        known = list(dict.fromkeys([*entries.__members__, "DEFAULT"]))
-        raise InspectError(f"{base} has no weights entry {entry_name!r}", f"it has: {', '.join(known)}")
-    return found
+    entry = getattr(entries, entry_name, None)
+    if not isinstance(entry, entries):
+        names = ", ".join(dict.fromkeys([*entries.__members__, "DEFAULT"]))
+        raise InspectError(f"{base} has no weights entry {entry_name!r}", f"it has: {names}")
+    return entry
 
 
-def _check_arguments(name: str, builder: Callable[..., nn.Module], given: Mapping[str, Any]) -> None:
-    if "weights" in given:
+def _check_arguments(name: str, builder: Callable[..., nn.Module], model_args: Mapping[str, Any]) -> None:
+    if "weights" in model_args:
         raise InspectError(
-            "weights is not a model argument here", f"name the entry: {name}@{given['weights']}"
+            "weights is not a model argument here", f"name the entry: {name}@{model_args['weights']}"
         )
     parameters = introspection.signature(builder).parameters
     takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = [key for key in parameters if key not in ("weights", "progress", "kwargs")]
     if takes_more and builder.__module__.startswith("torchvision.models.detection"):
-        names += _detector_arguments(builder)  # its constructor swallows what it does not know
+        names += _detector_arguments(builder)  # its constructor silently accepts unknown arguments
         takes_more = False
-    unknown = [key for key in given if key not in names]
+    unknown = [key for key in model_args if key not in names]
     if unknown and not takes_more:
-        known = ", ".join(dict.fromkeys(names))
-        raise InspectError(f"{name} takes no argument {unknown[0]!r}", f"it takes: {known}")
+        accepted = ", ".join(dict.fromkeys(names))
+        raise InspectError(f"{name} takes no argument {unknown[0]!r}", f"it takes: {accepted}")
 
 
 _DETECTORS = ("FasterRCNN", "MaskRCNN", "KeypointRCNN", "RetinaNet", "FCOS", "SSD")
@@ -131,7 +131,7 @@ _DETECTORS = ("FasterRCNN", "MaskRCNN", "KeypointRCNN", "RetinaNet", "FCOS", "SS
 def _detector_arguments(builder: Callable[..., nn.Module]) -> list[str]:
     """What the constructors of the detectors in the builder's module take."""
     module = sys.modules[builder.__module__]
-    detectors = [found for name, found in vars(module).items() if name in _DETECTORS]
+    detectors = [cls for name, cls in vars(module).items() if name in _DETECTORS]
     names = [name for cls in detectors for name in introspection.signature(cls).parameters]
     return [name for name in names if name not in ("self", "args", "kwargs", "backbone")]
 

@@ -1,4 +1,4 @@
-"""Tensors in values of any form: what a model takes and what it gives."""
+"""Tensors in values of any form: what a model takes and returns."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
@@ -44,10 +45,10 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
 def load_into(model: nn.Module, path: str | Path) -> None:
     """Load a checkpoint into `model`: every key of it, and nothing else.
 
-    The usual nests (`NESTS`) are opened, and the marks of DataParallel (leading `module.`) and
-    torch.compile (`_orig_mod.` anywhere) are disregarded in the file and in the model. Values keep
+    The usual nesting (`NESTS`) is unwrapped, and the prefixes of DataParallel (leading `module.`) and
+    torch.compile (`_orig_mod.` anywhere) are ignored in the file and in the model. Values keep
     the device and dtype of the model, as with load_state_dict: a bfloat16 file is widened into a
-    float32 model, a float32 file rounded into a bfloat16 one. Values are not judged: NaN loads as NaN.
+    float32 model, a float32 file rounded into a bfloat16 one. Values are not checked: NaN loads as NaN.
 
     Raises InspectError for a missing, unexpected or wrongly shaped key; the model is then untouched.
     """
@@ -69,7 +70,7 @@ def save_state(model: nn.Module, path: str | Path, manifest: dict[str, Any]) -> 
     .safetensors holds a tied tensor once under each of its names. Everything is saved from the CPU.
     The manifest gains `file`, `sha256` (of the weights file) and `format`. Existing files are replaced.
 
-    Raises InspectError for another suffix, a folder that is missing or closed, a model on meta, and
+    Raises InspectError for another suffix, a folder that is missing or not writable, a model on meta, and
     state that the format cannot hold.
     """
     check_save(path)
@@ -113,7 +114,7 @@ def _content(path: str | Path) -> Any:
     with checkpoint.readable(path) as file:
         if not checkpoint.is_safetensors(file):
             return checkpoint.load(file, values=True)
-        checkpoint.header(file)  # the library trusts more than we do
+        checkpoint.header(file)  # safetensors itself accepts some contradictory files
         return _safetensors_content(file)
 
 
@@ -184,10 +185,10 @@ def _check(path: str | Path, state: Mapping[str, Any], own: Mapping[str, Any]) -
         )
 
 
-def _fits(given: Any, own: Any) -> bool:
-    if not isinstance(own, Tensor) or _is_lazy(own):
-        return True  # extra state, or a lazy tensor that takes the shape it is given
-    return isinstance(given, Tensor) and given.shape == own.shape
+def _fits(value: Any, own: Any) -> bool:
+    if not isinstance(own, Tensor) or is_lazy(own):
+        return True  # extra state, or a lazy tensor that takes any shape
+    return isinstance(value, Tensor) and value.shape == own.shape
 
 
 def _shape(value: Any) -> str:
@@ -201,16 +202,12 @@ def _some(kind: str, names: list[str]) -> str:
 
 
 def _is_meta(value: Any) -> bool:
-    return isinstance(value, Tensor) and not _is_lazy(value) and value.device.type == "meta"
-
-
-def _is_lazy(value: Any) -> bool:
-    return isinstance(value, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer))
+    return isinstance(value, Tensor) and not is_lazy(value) and value.device.type == "meta"
 
 
 def _on_cpu(state: Mapping[str, Any]) -> Any:
     """The state on the CPU, ties kept. Raises InspectError where there are no values."""
-    if any(_is_meta(value) or _is_lazy(value) for value in state.values()):
+    if any(_is_meta(value) or is_lazy(value) for value in state.values()):
         raise InspectError("the model has tensors without values (meta or lazy)", "build it on the cpu")
     moved: dict[tuple[Any, ...], Tensor] = {}
     for name, value in state.items():

@@ -20,7 +20,7 @@ from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.core.log import logger
 from inspector.core.version import __version__, installed
-from inspector.reporting.report import Metric, Report, environment
+from inspector.reporting.report import Report, environment, metric
 from inspector.tracing.record import Trace
 
 SOURCES = ("torchvision", "timm")
@@ -30,14 +30,12 @@ def cache(*, clear: bool = False) -> Report:
     """How many traces are kept, their bytes and their folder; `clear` removes them all first."""
     removed = clear_files() if clear else None
     files = entries()
-    metrics = {
-        "entries": Metric(len(files), "count", direction="none"),
-        "bytes": Metric(sum(file.stat().st_size for file in files), "byte", direction="none"),
-    }
+    numbers = {"entries": len(files), "bytes": sum(file.stat().st_size for file in files)}
     if removed is not None:
-        metrics["removed"] = Metric(removed, "count", direction="none")
+        numbers["removed"] = removed
+    values = {name: metric(name, value, direction="none") for name, value in numbers.items()}
     header = [("cache", str(folder()))]
-    return Report("cache", {"name": "traces"}, environment(), metrics, header=header)
+    return Report("cache", {"name": "traces"}, environment(), values, header=header)
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,7 @@ class Entry:
         source, colon, _ = spec.partition(":")
         if (colon and source not in SOURCES) or spec.endswith(".py") or not spec:
             return None
-        parts = [
-            spec,
-            dict(model_args or {}),
-            lines or None,
-            phase,
-            seed,
-            _versions(),
-            _code(),
-        ]
+        parts = [spec, dict(model_args or {}), lines or None, phase, seed, _versions(), _code()]
         text = json.dumps(parts, sort_keys=True, default=repr)
         return Entry(folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.json")
 
@@ -84,13 +74,13 @@ class Entry:
             self.file.unlink(missing_ok=True)
             return None
 
-    def store(self, found: Trace) -> None:
-        """Keep a trace that depends on nothing but the key. Nothing is lost where that cannot be written."""
-        if found.device != "meta" or found.source not in SOURCES or found.failure is not None:
+    def store(self, trace: Trace) -> None:
+        """Keep a trace that depends on nothing but the key. A file that cannot be written is only logged."""
+        if trace.device != "meta" or trace.source not in SOURCES or trace.failure is not None:
             return
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.file, found.to_json())
+            write_whole(self.file, trace.to_json())
             prune()
         except (OSError, InspectError) as error:
             logger.info("cache: %s", error)

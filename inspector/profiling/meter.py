@@ -1,7 +1,7 @@
-"""The memory that a step takes: torch's own counters on CUDA, its memory events on a CPU.
+"""The memory that a step uses: torch's own counters on CUDA, its memory events on a CPU.
 
 On a CPU the blocks that a kernel takes for itself and gives back before it returns (oneDNN's reordered
-weights, reduction buffers) are told apart from tensors by the profiler's tree.
+weights, reduction buffers) are separated from tensors with the profiler's tree.
 """
 
 from __future__ import annotations

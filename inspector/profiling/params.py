@@ -1,4 +1,4 @@
-"""The state ledger: every parameter and buffer of a model or a checkpoint, and where it goes."""
+"""The state ledger: every parameter and buffer of a model or a checkpoint, reconciled with its state_dict."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError
 from inspector.models import Recipe, as_recipe
@@ -47,11 +48,10 @@ def params(
         result.sections.append(Section("modules that train() and eval() change", _summarised(modes)))
     result.findings += reconcile(built, entries)
     if lazy(built):
-        result.findings.append(
-            Finding("lazy", "warn", "", "lazy parameters have no shape yet and count as 0 here")
-        )
+        note = "lazy parameters have no shape yet and count as 0 here"
+        result.findings.append(Finding("lazy", "warn", "", note))
     if any(entry.kind == "packed" for entry in entries):
-        note = "quantized modules pack their weights, which no optimizer updates: they are no parameters"
+        note = "quantized modules pack their weights, which no optimizer updates: they are not parameters"
         result.findings.append(Finding("packed", "warn", "", note))
     if any(f.status == "fail" for f in result.findings):
         result.verdict = "fail"
@@ -62,20 +62,14 @@ def params(
 def _checkpoint(path: Path, top: int | None) -> Report:
     entries = read(path)
     result = _report(path.name, "checkpoint", entries, top)
-    result.findings.append(
-        Finding(
-            "kind",
-            "warn",
-            "",
-            "a checkpoint does not say which tensors are parameters: all are listed",
-        )
-    )
+    note = "a checkpoint does not say which tensors are parameters: all are listed"
+    result.findings.append(Finding("kind", "warn", "", note))
     return result
 
 
 def _report(name: str, source: str, entries: tuple[StateEntry, ...], top: int | None) -> Report:
     ledger, kinds = ledger_frame(entries), kinds_frame(entries)
-    shown, note = _without_constants(ledger), ""
+    shown, note = ledger if ledger["tied"].any() else ledger.drop(columns="tied"), ""
     if top is not None and len(shown) > top:
         shown = shown.nlargest(top, "bytes")
         note = f"(the largest {top} of {len(ledger)})"
@@ -86,16 +80,8 @@ def _report(name: str, source: str, entries: tuple[StateEntry, ...], top: int | 
         metrics=_metrics(entries),
         tables={"state": ledger, "kinds": kinds},
         header=[("model", f"{name} ({source})")],
-        sections=[
-            Section("state, tied tensors once", shown, note),
-            Section("totals", kinds),
-        ],
+        sections=[Section("state, tied tensors once", shown, note), Section("totals", kinds)],
     )
-
-
-def _without_constants(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the tied column when nothing is tied."""
-    return ledger if ledger["tied"].any() else ledger.drop(columns="tied")
 
 
 def _metrics(entries: tuple[StateEntry, ...]) -> dict[str, Metric]:
@@ -107,13 +93,8 @@ def _metrics(entries: tuple[StateEntry, ...]) -> dict[str, Metric]:
         )
 
     if any(entry.kind == "tensor" for entry in entries):
-        return metrics(
-            {
-                "tensors": len(entries),
-                "elements": total("tensor"),
-                "bytes": total("tensor", "nbytes"),
-            }
-        )
+        elements, size = total("tensor"), total("tensor", "nbytes")
+        return metrics({"tensors": len(entries), "elements": elements, "bytes": size})
     values = {
         "params": total("parameter"),
         "trainable_params": total("parameter", trainable=True),
@@ -151,16 +132,16 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
         if isinstance(value, Tensor) and not name.endswith(_torch.EXTRA_STATE)
     }
     extra = sorted(name for name in saved if name not in tensors)
-    known = {name: e for e in entries if e.kind != "packed" for name in (e.name, *e.aliases)}
+    counted = {name: e for e in entries if e.kind != "packed" for name in (e.name, *e.aliases)}
     held = dict(_held(model))
     hidden = {name for name, (_, persistent) in held.items() if not persistent}
-    missing = sorted(name for name in known if name not in tensors and name not in hidden)
+    missing = sorted(name for name in counted if name not in tensors and name not in hidden)
     packed = {e.name for e in entries if e.kind == "packed"}
-    added = sorted(name for name in tensors if name not in known and name not in packed)
+    added = sorted(name for name in tensors if name not in counted and name not in packed)
     unequal = sorted(
         name
         for name in tensors
-        if name in held and not _lazy(tensors[name]) and _form(tensors[name]) != _form(held[name][0])
+        if name in held and not is_lazy(tensors[name]) and _form(tensors[name]) != _form(held[name][0])
     )
     ties = sum(len(entry.aliases) for entry in entries)
     parts = [f"{len(tensors)} tensors"]
@@ -183,10 +164,6 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
     if faults:
         return faults
     return [Finding("state_dict", "pass", "", f"agrees with state_dict(): {'; '.join(parts)}")]
-
-
-def _lazy(tensor: Tensor) -> bool:
-    return isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer))
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:

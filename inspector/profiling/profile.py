@@ -47,9 +47,9 @@ def profile(
     by, depth, top: what the printed form shows; the tables are always whole.
     strict: an operator without a formula fails the report.
     counter: "thop", "fvcore", "torch", ... puts its numbers in place of ours.
-    roofline: a device's name ("h100"); adds the least time of each module and operator on it. `device_file`
-        is a YAML file of further devices; tf32, amp and dtype say how the model runs there; `measure` also
-        times each module on this machine.
+    roofline: a device's name ("h100"); adds a lower bound on the time of each module and operator on it.
+        `device_file` is a YAML file of further devices; tf32, amp and dtype say how the model runs there;
+        `measure` also times each module on this machine.
     cache: keep the trace of a torchvision or timm model, and reuse it (the command line does; formulas
         that a program registers are not part of its key).
     save_trace: also save the trace as JSON.
@@ -130,5 +130,5 @@ def _refuse(counter: str, **options: object) -> None:
     for name, value in options.items():
         if value:
             raise InspectError(
-                f"`{name}=` is for our own count, not that of {counter}", f"leave `{name}=` out"
+                f"`{name}=` applies to our own count, not to that of {counter}", f"leave `{name}=` out"
             )

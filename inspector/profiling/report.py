@@ -14,7 +14,7 @@ GROUPINGS = ("module", "type", "op")
 
 
 def report(
-    found: Trace,
+    trace: Trace,
     *,
     by: str = "module",
     depth: int = 2,
@@ -24,18 +24,18 @@ def report(
     """The report of a trace: a pure function of it."""
     if by not in GROUPINGS:
         raise InspectError(f"cannot group by {by!r}", f"use one of: {', '.join(GROUPINGS)}")
-    sums = totals(found)
-    modules, ops, unknown = modules_frame(found), ops_frame(found), unknown_frame(found)
+    sums = totals(trace)
+    modules, ops, unknown = modules_frame(trace), ops_frame(trace), unknown_frame(trace)
     return Report(
         command="profile",
-        subject=found.subject,
-        environment=dict(found.environment),
-        metrics=_metrics(found, sums),
-        tables={"modules": modules, "ops": ops, "unknown": unknown, "layers": layers_frame(found)},
-        findings=_findings(found, sums, strict),
-        verdict="fail" if found.failure or (strict and sums["unknown_ops"]) else "none",
-        header=_header(found, sums),
-        sections=_sections(found, by, depth, top),
+        subject=trace.subject,
+        environment=dict(trace.environment),
+        metrics=_metrics(trace, sums),
+        tables={"modules": modules, "ops": ops, "unknown": unknown, "layers": layers_frame(trace)},
+        findings=_findings(trace, sums, strict),
+        verdict="fail" if trace.failure or (strict and sums["unknown_ops"]) else "none",
+        header=_header(trace, sums),
+        sections=_sections(trace, by, depth, top),
     )
 
 
@@ -48,31 +48,28 @@ def _metrics(trace: Trace, sums: dict[str, int]) -> dict[str, Metric]:
     return metrics({name: sums[name] for name in sorted(sums, key=list(QUANTITIES).index)}, bounds)
 
 
-def _header(found: Trace, sums: dict[str, int]) -> list[tuple[str, str]]:
-    kind = found.modules[0].type if found.modules else ""
-    phase = {
-        "forward": "forward (eval mode, no gradients)",
-        "train": "train (train mode, forward and backward)",
-    }[found.phase]
-    where = {"meta": "meta (shapes only: no weights, no data)"}.get(found.device, found.device)
-    known = sums["ops"] - sums["unknown_ops"]
+def _header(trace: Trace, sums: dict[str, int]) -> list[tuple[str, str]]:
+    kind = trace.modules[0].type if trace.modules else ""
+    modes = {"forward": "eval mode, no gradients", "train": "train mode, forward and backward"}
+    where = "meta (shapes only: no weights, no data)" if trace.device == "meta" else trace.device
+    covered = sums["ops"] - sums["unknown_ops"]
     return [
-        ("model", f"{found.model} ({found.source}, {kind})"),
-        ("input", " ".join(found.inputs)),
-        ("phase", phase),
+        ("model", f"{trace.model} ({trace.source}, {kind})"),
+        ("input", " ".join(trace.inputs)),
+        ("phase", f"{trace.phase} ({modes[trace.phase]})"),
         ("counted on", where),
-        ("coverage", f"{known} of {sums['ops']} operators have a formula"),
+        ("coverage", f"{covered} of {sums['ops']} operators have a formula"),
     ]
 
 
-def _sections(found: Trace, by: str, depth: int, top: int | None) -> list[Section]:
+def _sections(trace: Trace, by: str, depth: int, top: int | None) -> list[Section]:
     if by == "module":
-        frame = tree(modules_frame(found), found.model, depth, top)
+        frame = tree(modules_frame(trace), trace.model, depth, top)
         title = f"modules (depth {depth}, children included)"
     elif by == "type":
-        frame, title = types_frame(found), "module types (children not included)"
+        frame, title = types_frame(trace), "module types (children not included)"
     else:
-        frame, title = ops_frame(found), "operators"
+        frame, title = ops_frame(trace), "operators"
     note = ""
     if top is not None and by != "module" and len(frame) > top:
         note, frame = f"(the largest {top} of {len(frame)})", frame.head(top)
@@ -80,61 +77,42 @@ def _sections(found: Trace, by: str, depth: int, top: int | None) -> list[Sectio
         if column in frame and not frame[column].any():
             frame = frame.drop(columns=column)
     sections = [Section(title, frame, note)]
-    unknown = unknown_frame(found)
+    unknown = unknown_frame(trace)
     if len(unknown):
         sections.append(Section("operators without a formula", unknown))
     return sections
 
 
-def _findings(found: Trace, sums: dict[str, int], strict: bool) -> list[Finding]:
-    findings = [Finding("provenance", "warn", "", note) for note in found.notes]
+def _findings(trace: Trace, sums: dict[str, int], strict: bool) -> list[Finding]:
+    findings = [Finding("provenance", "warn", "", note) for note in trace.notes]
     findings += [
-        Finding("coverage", "warn", "", f"not counted on {found.device}: {work} (pointwise work)")
-        for work in found.uncounted
+        Finding("coverage", "warn", "", f"not counted on {trace.device}: {work} (pointwise work)")
+        for work in trace.uncounted
     ]
-    if found.failure is not None:
-        findings.append(_failed(found.failure))
+    if trace.failure is not None:
+        findings.append(_failed(trace.failure))
     if sums["unknown_ops"]:
-        unknown = unknown_frame(found).groupby("op", sort=True)["calls"].sum()
+        unknown = unknown_frame(trace).groupby("op", sort=True)["calls"].sum()
         names = ", ".join(f"{op} ({calls})" for op, calls in unknown.items())
-        findings.append(
-            Finding(
-                "coverage",
-                "fail" if strict else "warn",
-                "",
-                f"no formula for {names}: MACs, FLOPs and activations are lower bounds",
-                {str(op): int(calls) for op, calls in unknown.items()},
-            )
-        )
-    findings += _unused(found)
-    return findings
+        text = f"no formula for {names}: MACs, FLOPs and activations are lower bounds"
+        evidence = {str(op): int(calls) for op, calls in unknown.items()}
+        findings.append(Finding("coverage", "fail" if strict else "warn", "", text, evidence))
+    return findings + _unused(trace)
 
 
 def _failed(failure: Failure) -> Finding:
-    return Finding(
-        "forward",
-        "fail",
-        failure.module,
-        f"{failure.type} raised {failure.error}; the totals hold up to here",
-        {"inputs": list(failure.inputs), "message": failure.message},
-    )
+    text = f"{failure.type} raised {failure.error}; the totals cover only what ran before it"
+    evidence = {"inputs": list(failure.inputs), "message": failure.message}
+    return Finding("forward", "fail", failure.module, text, evidence)
 
 
-def _unused(found: Trace) -> list[Finding]:
+def _unused(trace: Trace) -> list[Finding]:
     """Parameters that no operator read: present in the count of parameters, absent from the MACs."""
-    if found.failure is not None or found.source == "":
+    if trace.failure is not None or trace.source == "":
         return []
-    used = {spec.storage for op in found.ops for spec in op.inputs}
+    used = {spec.storage for op in trace.ops for spec in op.inputs}
     idle = sum(
-        1 for i, s in enumerate(found.storages) if s.role == "parameter" and i not in used and s.nbytes
+        1 for i, s in enumerate(trace.storages) if s.role == "parameter" and i not in used and s.nbytes
     )
-    if not idle:
-        return []
-    return [
-        Finding(
-            "unused",
-            "warn",
-            "",
-            f"{idle} parameter tensors were not read by any operator in this pass",
-        )
-    ]
+    text = f"{idle} parameter tensors were not read by any operator in this pass"
+    return [Finding("unused", "warn", "", text)] if idle else []

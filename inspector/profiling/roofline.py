@@ -30,7 +30,7 @@ _TOP = 15
 
 @dataclass(frozen=True)
 class Roofline:
-    """What is asked for beside the counts: nothing where `device` is None. `amp` and `dtype` say how the
+    """What is requested beside the counts: nothing where `device` is None. `amp` and `dtype` say how the
     model runs there, `tf32` that float32 products run in TF32, `measure` to time it here as well."""
 
     device: Device | None = None
@@ -49,8 +49,8 @@ class Roofline:
             return Roofline()
         if more["dtype"] is not None and more["dtype"] not in PRECISIONS:
             raise InspectError(f"unknown dtype {more['dtype']!r}", f"use one of: {', '.join(PRECISIONS)}")
-        known = devices.read(file) if file is not None else devices.DEVICES
-        device = devices.named(name, known) if name is not None else known[0]
+        choices = devices.read(file) if file is not None else devices.DEVICES
+        device = devices.named(name, choices) if name is not None else choices[0]
         if more["tf32"] and "tf32" not in device.peaks:
             raise InspectError(f"{device.name} has no TF32", "leave out `tf32=`")
         return Roofline(device, **more)
@@ -73,7 +73,7 @@ class Roofline:
         seed: int,
         depth: int = 2,
     ) -> Report:
-        """The report with the roofline added; as it was where none is asked for."""
+        """The report with the roofline added; unchanged where none is requested."""
         if self.device is None:
             return report
         measured, place = None, ""
@@ -139,7 +139,7 @@ def _sections(
     shown = tree(modules, trace.model, depth).drop(columns=["unknown", "type"])
     if not operators["unknown"].any():
         operators = operators.drop(columns="unknown")
-    note = "seconds: the least that the device needs; operators run one after another"
+    note = "seconds: a lower bound on the device; operators run one after another"
     return [
         Section(f"roofline by module (depth {depth}, children included)", shown, note),
         Section(f"roofline by operator on {device.name}", operators.head(_TOP)),
@@ -149,17 +149,17 @@ def _sections(
 def _findings(
     device: Device, sums: dict[str, float], measured: pd.DataFrame | None, place: str
 ) -> list[Finding]:
-    said = []
+    notes = []
     if sums["unknown"]:
-        said.append(
+        notes.append(
             f"{int(sums['unknown'])} operator calls have no known arithmetic or no peak on {device.name}:"
             " bound by their bytes alone"
         )
     if measured is not None:
-        said.append(f"measured on {place}; achieved is the least time over the measured one")
+        notes.append(f"measured on {place}; achieved is the lower bound divided by the measured time")
         if devices.find(place) != device:
-            said.append(f"{place} is not known to be {device.name}: achieved compares two machines")
-    return [Finding("roofline", "warn", "", text) for text in said]
+            notes.append(f"{place} is not known to be {device.name}: achieved compares two machines")
+    return [Finding("roofline", "warn", "", text) for text in notes]
 
 
 def _charts(operators: pd.DataFrame, device: Device) -> list[Chart]:

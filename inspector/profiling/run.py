@@ -145,7 +145,7 @@ class _Attempt:
 
 
 def _with_reference(counted: Trace, recipe: Recipe) -> Trace:
-    """A quantized model has no parameters: count those of the float model that it was made of."""
+    """A quantized model has no parameters: count those of the float model that it came from."""
     from inspector.models import Recipe
     from inspector.tracing.capture.state import state_entries
 
@@ -181,5 +181,5 @@ def _check_memory(recipe: Recipe, reason: str) -> None:
         raise InspectError(
             f"meta cannot run {recipe.name} ({reason}), and its {needed / 2**30:.1f} GiB of weights"
             " do not fit into memory",
-            "give a smaller configuration with `model_args=`",
+            "choose a smaller configuration with `model_args=`",
         )

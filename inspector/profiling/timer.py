@@ -53,7 +53,7 @@ def check(phase: str, only_trace: bool) -> None:
     if phase != "forward":
         raise InspectError("timing measures a forward", "leave phase='train' out, or see: inspect bench")
     if only_trace:
-        raise InspectError("a trace alone cannot be timed", "give the model")
+        raise InspectError("a trace alone cannot be timed", "pass the model")
 
 
 def measure(
@@ -65,7 +65,7 @@ def measure(
     seconds: float = SECONDS,
 ) -> ModuleTimes:
     """The times of a copy of the model in eval mode, without gradients. Raises InspectError for whatever the
-    user's forward raises."""
+    model's forward raises."""
     with random_state():
         try:
             live = Live.make(recipe, inputs, device, seed, setting)
@@ -79,7 +79,7 @@ def measure(
 
 
 def place(device: str) -> str:
-    """What was measured on."""
+    """The machine that was measured, by name."""
     threads = torch.get_num_threads()
     processor = platform.processor() or platform.machine()
     return gpu_name(device) or f"this CPU ({processor}, {threads} thread{'s' if threads > 1 else ''})"
@@ -90,7 +90,7 @@ def module_times(
 ) -> ModuleTimes:
     """Run `forward` of `model`, which is on `device`, without gradients, marked and bare in turn.
 
-    On a CUDA device the marks are events in its stream: they see the GPU's time, its waiting included.
+    On a CUDA device the marks are events in its stream: they measure the GPU's time, including waiting.
     """
     marks = _Events(device) if device.startswith("cuda") else _HostMarks()
     paths = paths_of(model)

@@ -23,8 +23,8 @@ Evidence = TypeVar("Evidence")
 
 
 class Check(Generic[Evidence]):
-    """Calls its function and puts its name on the findings. A `note` never fails: it tells a fact that
-    a reader must know."""
+    """Calls its function and puts its name on the findings. A `note` never fails: it states a fact
+    that a reader must know."""
 
     def __init__(self, function: Callable[[Evidence], Iterable[Finding]], note: bool = False) -> None:
         update_wrapper(self, function)
@@ -51,7 +51,7 @@ def note(function: Callable[[Evidence], Iterable[Finding]]) -> Check[Evidence]:
 
 
 def checks_in(*modules: ModuleType) -> tuple[Check[Any], ...]:
-    """The checks that these modules define, in the order in which they stand there."""
+    """The checks that these modules define, in their order of definition."""
     return tuple(
         value
         for module in modules

@@ -1,4 +1,4 @@
-"""How numbers are written for people, in the forms of the registry."""
+"""How numbers are written for people, by the forms of the registry."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def written(value: Any, form: Form) -> str:
 
 
 def digits(value: float, count: int = 4) -> str:
-    """So many significant digits, no exponent, thousands apart: 12345.6 is 12,346."""
+    """`count` significant digits, no exponent, thousands separated: 12345.6 is 12,346."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     size = math.floor(math.log10(abs(float(f"{value:.{count}g}"))))  # after rounding: 0.99996 is 1.000
@@ -54,7 +54,7 @@ def digits(value: float, count: int = 4) -> str:
 
 
 def number(value: float) -> str:
-    """Any number at four significant digits; a whole one whole, a far one with its power of ten."""
+    """Four significant digits; integers in full, very large or small numbers in scientific notation."""
     if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     return digits(value) if 1e-4 <= abs(value) < 1e15 else f"{value:.3e}"

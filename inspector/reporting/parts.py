@@ -60,6 +60,11 @@ class Finding:
     evidence: dict[str, Any] = field(default_factory=dict)
     shown: bool = True
 
+    @property
+    def sentence(self) -> str:
+        """The message, with its subject in front where it has one."""
+        return f"{self.subject}: {self.message}" if self.subject else self.message
+
 
 @dataclass(frozen=True)
 class Section:
@@ -125,6 +130,11 @@ class Content:
     charts: list[Chart] = field(default_factory=list)
     added: list[Any] = field(default_factory=list)
     columns: dict[str, dict[str, Quantity]] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The command, and what it was run on."""
+        return f"inspect {self.command}: {self.subject.get('name', '')}"
 
     def columns_of(self, table: str) -> dict[str, Quantity]:
         """What each column of a table holds: as the file says, else as the registry does."""

@@ -15,7 +15,7 @@ from typing import Any
 KINDS = ("exact", "toleranced", "noisy")
 DIRECTIONS = ("lower", "higher", "none")
 RUN, MODEL, TORCH = "run", "model", "torch"
-"""On what a value depends: on the inputs as well, on the model alone, or also on how torch cuts work into
+"""What a value depends on: the model and its inputs, the model alone, or also how torch splits work into
 operators. Over all torchvision models, torch 2.8 and 2.15 differ in the last (of 35 models) and agree on
 everything else: .ci/run holds one baseline against both."""
 
@@ -81,7 +81,7 @@ _FORMS: dict[str, Form] = {
     Unit.WATT: Form.THREE_DIGITS,
     Unit.CELSIUS: Form.WHOLE,
 }
-"""How a unit is written where the registry says nothing else; all others as NUMBER."""
+"""The form of each unit unless the registry says otherwise; all others are NUMBER."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Quantity:
 
 
 def _neutral(unit: Unit, label: str = "", form: Form | None = None, **more: Any) -> Quantity:
-    """Neither more nor less of it is better."""
+    """Neither higher nor lower is better."""
     return Quantity(unit, direction="none", label=label, own_form=form, **more)
 
 
@@ -231,7 +231,7 @@ FAMILIES = {
     "unexplained_": Quantity(Unit.MAC, shown=False),
     "peak_": Quantity(Unit.BYTE, shown=False),  # by category
 }
-"""Metrics whose names begin so and that have no entry of their own."""
+"""Metrics with these prefixes that have no entry of their own."""
 
 _LIVE = (
     "parameters", "buffers", "optimizer state", "master weights", "gradients", "autocast copies",
@@ -270,7 +270,7 @@ OF_TABLE: dict[str, dict[str, Quantity]] = {
         **dict.fromkeys(("bound", "max", "expected_std", "std", "mean", "ks", "ks_p", "p"), NUMBER),
     },
 }  # fmt: skip
-"""Columns whose names mean something else, or mean nothing, in other tables."""
+"""Columns whose names mean something else, or nothing, in other tables."""
 
 
 def quantity(name: str) -> Quantity:

@@ -126,7 +126,7 @@ def plain_content(text: str, place: str) -> dict[str, Any]:
         content = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise InspectError(
-            f"{place} is no whole JSON file: {error}", 'make it anew with `report.save("FILE.json")`'
+            f"{place} is not a complete JSON file: {error}", 'write it again with `report.save("FILE.json")`'
         ) from error
     return current(content, place)
 
@@ -145,8 +145,8 @@ def current(content: Any, place: str) -> dict[str, Any]:
 def broken(place: str, schema: Any, error: Exception) -> InspectError:
     """The error of a report that does not keep to its schema."""
     return InspectError(
-        f"{place} says {schema} and does not keep to it: {type(error).__name__}: {error}",
-        'make it anew with `report.save("FILE.json")`',
+        f"{place} says {schema} but does not follow it: {type(error).__name__}: {error}",
+        'write it again with `report.save("FILE.json")`',
     )
 
 
@@ -160,7 +160,7 @@ def _version(schema: Any, place: str) -> int:
     major = version.partition(".")[0]
     if kind != family or not major.isdigit():
         reason = f"its schema is {schema!r}" if schema is not None else "it names no schema"
-        raise InspectError(f"{place} is no report of inspector: {reason}", f"a report says {SCHEMA!r}")
+        raise InspectError(f"{place} is not an inspector report: {reason}", f"a report says {SCHEMA!r}")
     if int(major) > int(newest):
         raise InspectError(
             f"{place} has the schema {schema}, newer than {SCHEMA}", "install a newer inspector"
@@ -224,7 +224,7 @@ def _read_metric(content: dict[str, Any]) -> Metric:
     metric = Metric(**{key: content[key] for key in _METRIC_KEYS if key in content})
     value = metric.value
     if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value)):
-        raise ValueError(f"the metric {value!r} is no number")
+        raise ValueError(f"the metric {value!r} is not a number")
     _check("a metric", metric)
     return metric
 
@@ -241,7 +241,7 @@ def _check(what: str, held: Metric | Quantity) -> None:
     if held.kind not in KINDS or held.direction not in DIRECTIONS or not isinstance(held.unit, str):
         raise ValueError(f"{what} of kind {held.kind!r}, direction {held.direction!r} in {held.unit!r}")
     if not isinstance(held.label, str):
-        raise ValueError(f"the label {held.label!r} is no text")
+        raise ValueError(f"the label {held.label!r} is not text")
 
 
 def _read_finding(content: dict[str, Any]) -> Finding:
@@ -249,5 +249,5 @@ def _read_finding(content: dict[str, Any]) -> Finding:
     if finding.status not in STATUSES:
         raise ValueError(f"a finding with the status {finding.status!r}")
     if not all(isinstance(text, str) for text in (finding.check, finding.subject, finding.message)):
-        raise ValueError("a finding whose words are no text")
+        raise ValueError("a finding whose check, subject or message is not text")
     return finding

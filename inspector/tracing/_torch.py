@@ -1,8 +1,8 @@
 """Every private name of torch (and a few of torchvision) that inspector uses, each in one place.
 
 A name is looked up when it is first used: `from inspector.tracing._torch import tree_map`, or
-`_torch.parameters_of(module)`. Where the installed torch has it no longer, what `FALLBACKS` holds takes its
-place; a name without a fallback raises InspectError, which tells torch's version and the name.
+`_torch.parameters_of(module)`. Where the installed torch no longer has it, its entry in `FALLBACKS` takes its
+place; a name without a fallback raises InspectError with the name and torch's version.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ FALLBACKS: dict[str, Any] = {
     "ConvNd": (
         nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
     ),
-    # What files that are written already hold.
+    # What existing files contain.
     "EXTRA_STATE": "_extra_state",
     # Most objects have none of these: absence is an answer.
     "accumulation_hooks_of": None,
@@ -114,7 +114,7 @@ FALLBACKS: dict[str, Any] = {
     "packed_pair_of": None,
     "reduces": False,
 }  # fmt: skip
-"""What stands for a name that is gone; for a member, the value read from an object without it."""
+"""What replaces a name that is gone; for a member, the value read from an object without it."""
 
 COMPILED = "_orig_mod"
 """The part that torch.compile adds to the names of a module's state."""

@@ -1,4 +1,4 @@
-"""Arguments of a call in words, as the input grammar writes them: float32[1,3,224,224]."""
+"""Arguments of a call as text, in the form of the input grammar: float32[1,3,224,224]."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class StateEntry:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Where a pass ended early: the innermost module that raised, its inputs, and what it said."""
+    """Where a pass ended early: the innermost module that raised, its inputs, and its message."""
 
     module: str
     type: str
@@ -145,7 +145,7 @@ class Trace:
 
     `device` says where it was counted, `notes` what a reader must know of how ("counted on cpu
     because ..."), `uncounted` which pointwise work is missing although the model does it, `failure`
-    that the pass stopped early: the totals then hold up to that module only.
+    that the pass stopped early: the totals then cover only what ran before.
     """
 
     model: str
@@ -200,12 +200,12 @@ class Trace:
         if schema != SCHEMA:
             raise InspectError(
                 f"the trace has schema {schema!r}, this version reads {SCHEMA!r}",
-                "make the trace again with this version",
+                "record the trace again with this version",
             )
         try:
             return _read(content)
         except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise InspectError("the trace file is damaged", "make the trace again") from error
+            raise InspectError("the trace file is damaged", "record the trace again") from error
 
     @staticmethod
     def load(path: str | Path) -> Trace:

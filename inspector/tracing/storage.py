@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 
 def storage_id(tensor: Tensor) -> int | None:
     """The identity of a tensor's memory, as long as that lives; None where it has none of its own (sparse
     tensors, lazy ones, wrappers)."""
-    if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+    if is_lazy(tensor):
         return None
     try:
         return id(tensor.untyped_storage())  # torch keeps one Python object for a storage

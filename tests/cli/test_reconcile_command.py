@@ -76,11 +76,14 @@ def test_profile_with_another_counter(inspect, small: str) -> None:
         (("reconcile", "resnet18", "--input", "1x4x224x224"), "raised on float32[1,4,224,224]"),
         (("profile", "resnet18", "--counter", "nobody"), "--counter 'nobody' is not known"),
         (("profile", "resnet18", "--counter", "thop", "--phase", "train"), "thop counts a forward only"),
-        (("profile", "resnet18", "--counter", "thop", "--strict"), "--strict is for our own count"),
-        (("profile", "resnet18", "--counter", "thop", "--device", "cpu"), "--device is for our own count"),
+        (("profile", "resnet18", "--counter", "thop", "--strict"), "--strict applies to our own count"),
+        (
+            ("profile", "resnet18", "--counter", "thop", "--device", "cpu"),
+            "--device applies to our own count",
+        ),
         (
             ("profile", "resnet18", "--counter", "thop", "--save-trace", "t.json"),
-            "--save-trace is for our own count",
+            "--save-trace applies to our own count",
         ),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_forward_that_raises_writes_what_ran_and_exits_2(inspect: Run, tmp_pat
     assert (code, out) == (2, "")
     assert err.startswith("error: module 'conv1' (Conv2d) raised on float32[1,4,8,8]")
     assert inside(page)["verdict"] == "fail"
-    assert "the totals hold up to here" in page.read_text()
+    assert "the totals cover only what ran before it" in page.read_text()
 
 
 def test_a_page_is_not_thrown_at_a_terminal(inspect: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,11 +108,11 @@ def test_a_page_is_not_thrown_at_a_terminal(inspect: Run, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no whole JSON file"),
-        ("[]", "is no report of inspector"),
+        ("{", "is not a complete JSON file"),
+        ("[]", "is not an inspector report"),
         ('{"schema": "other/1"}', "its schema is 'other/1'"),
         ('{"schema": "inspector.report/9"}', "newer than inspector.report/2"),
-        ('{"schema": "inspector.report/1", "command": "bench"}', "does not keep to it"),
+        ('{"schema": "inspector.report/1", "command": "bench"}', "does not follow it"),
     ],
 )
 def test_a_file_that_is_no_report_stops_it_before_the_work(

@@ -44,7 +44,7 @@ def test_what_only_our_own_pass_can_do_is_refused() -> None:
         (nn.Linear(4, 3), {"device": "cpu"}),
         (nn.Linear(4, 3), {"strict": True}),
     ]:
-        with pytest.raises(InspectError, match="is for our own count, not that of thop"):
+        with pytest.raises(InspectError, match="applies to our own count, not to that of thop"):
             inspector.profile(model, "2x4", counter="thop", **more)
 
 

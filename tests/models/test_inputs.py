@@ -98,7 +98,7 @@ def test_what_is_not_in_the_grammar_is_refused_with_the_grammar(text: str) -> No
 
 
 def test_a_keyword_given_twice_is_refused() -> None:
-    with pytest.raises(InspectError, match="'x' is given twice"):
+    with pytest.raises(InspectError, match="'x' appears twice"):
         parse_inputs(["x=1", "x=2"])
 
 

@@ -222,7 +222,7 @@ def test_a_forward_that_fails_can_still_be_shown_up_to_there() -> None:
     report = inspector.page(raised.value.trace)
     assert report.verdict == "fail"
     assert "The pass stopped early" in report.charts[0].note
-    assert said(report, "forward") == ["Linear raised RuntimeError; the totals hold up to here"]
+    assert said(report, "forward") == ["Linear raised RuntimeError; the totals cover only what ran before it"]
 
 
 # Other commands' reports.

@@ -204,7 +204,7 @@ def test_a_bad_table_exits_with_2(inspect, tmp_path: Path, spoil) -> None:
     spoil(content)
     code, _, err = inspect("diff", written(tmp_path / "b.json", content), tmp_path / "b.json")
     assert code == 2
-    assert "does not keep to it" in err
+    assert "does not follow it" in err
 
 
 @pytest.mark.parametrize(

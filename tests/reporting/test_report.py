@@ -35,19 +35,19 @@ def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda text: "", "no whole JSON"),
-        (lambda text: text[:-20], "no whole JSON"),
+        (lambda text: "", "not a complete JSON"),
+        (lambda text: text[:-20], "not a complete JSON"),
         (lambda text: text.replace("120", "NaN"), "NaN is not JSON"),
         (lambda text: text.replace("report/2", "report/3"), "newer than"),
-        (lambda text: text.replace("inspector.report/2", "other/1"), "is no report of inspector"),
-        (lambda text: "[1, 2]", "is no report of inspector"),
-        (lambda text: json.dumps({"schema": "inspector.report/1"}), "does not keep to it"),
-        (lambda text: text.replace('"status"', '"state"'), "does not keep to it"),
-        (lambda text: text.replace("120", '"many"'), "the metric 'many' is no number"),
-        (lambda text: text.replace("120", "1e999"), "the metric inf is no number"),
+        (lambda text: text.replace("inspector.report/2", "other/1"), "is not an inspector report"),
+        (lambda text: "[1, 2]", "is not an inspector report"),
+        (lambda text: json.dumps({"schema": "inspector.report/1"}), "does not follow it"),
+        (lambda text: text.replace('"status"', '"state"'), "does not follow it"),
+        (lambda text: text.replace("120", '"many"'), "the metric 'many' is not a number"),
+        (lambda text: text.replace("120", "1e999"), "the metric inf is not a number"),
         (lambda text: text.replace('"exact"', '"<b>"'), "a metric of kind '<b>'"),
         (lambda text: text.replace('"warn"', '"shout"'), "a finding with the status 'shout'"),
-        (lambda text: text.replace('"layer1"', "5"), "a finding whose words are no text"),
+        (lambda text: text.replace('"layer1"', "5"), "a finding whose check, subject or message is not text"),
     ],
 )
 def test_another_file_is_refused_in_one_line(tmp_path: Path, change, said: str) -> None:

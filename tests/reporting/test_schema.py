@@ -153,5 +153,5 @@ def test_columns_that_say_nothing_sound_are_refused(change: dict[str, Any], tmp_
     content = {**plain_content(old({}), "r.json"), **change}
     file = tmp_path / "r.json"
     file.write_text(json.dumps(content))
-    with pytest.raises(InspectError, match="does not keep to it"):
+    with pytest.raises(InspectError, match="does not follow it"):
         Report.read(file)

@@ -1,10 +1,9 @@
-"""How fast each operator can be at most: by the device's arithmetic, or by its memory.
+"""How fast each operator can be at best, limited by the device's arithmetic or by its memory.
 
 An operator cannot take less time than its MACs (those that a causal mask leaves) take at the peak of their
-precision, its other arithmetic at
-the vector peak, and its bytes at the bandwidth; the largest of the three is its lower bound. The whole is
-the sum, because operators run one after another. Bytes count each input and output once, from memory: what a
-cache keeps from one operator to the next can be faster.
+precision, its other arithmetic at the vector peak, and its bytes at the bandwidth; the largest of the three
+is its lower bound. The whole is the sum, because operators run one after another. Bytes count each input
+and output once, from memory: what a cache keeps from one operator to the next can be faster.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def modules_frame(trace: Trace) -> pd.DataFrame:
     sums: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
     for op in trace.ops:
         for path in ancestors(op.module):
-            _add(sums[path], op)
+            add(sums[path], op)
     for entry in trace.state:
         if entry.kind == "parameter":
             names = (entry.name, *entry.aliases)
@@ -57,7 +57,7 @@ def types_frame(trace: Trace) -> pd.DataFrame:
         rows[module.type]["modules"] += 1
         rows[module.type]["calls"] += module.calls
     for op in trace.ops:
-        _add(rows[kinds.get(op.module, "")], op)
+        add(rows[kinds.get(op.module, "")], op)
     for entry in trace.state:
         if entry.kind == "parameter":
             rows[kinds.get(_parent(entry.name), "")]["params"] += entry.numel
@@ -86,14 +86,14 @@ def layers_frame(trace: Trace) -> pd.DataFrame:
     for entry in trace.state:
         if entry.kind == "parameter":
             held[_parent(entry.name)].append(entry)
-    known = {module.path: module for module in trace.modules}
-    paths = [*known, *(path for path in {**held, **macs} if path not in known)]
+    modules = {module.path: module for module in trace.modules}
+    paths = [*modules, *(path for path in {**held, **macs} if path not in modules)]
     rows = [
         (
             path,
-            known[path].type if path in known else "",
+            modules[path].type if path in modules else "",
             _shape(held[path]) if path in held else "",
-            known[path].calls if path in known else 0,
+            modules[path].calls if path in modules else 0,
             sum(entry.numel for entry in held.get(path, ())),
             macs.get(path, 0),
         )
@@ -116,7 +116,7 @@ def _unknown_is_not_zero(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _add(row: dict[str, int], op: Op) -> None:
+def add(row: dict[str, int], op: Op) -> None:
     row["macs"] += op.macs or 0
     row["flops"] += flops(op)
     row["activations"] += op.activations

@@ -14,30 +14,21 @@ COLUMNS = ("name", "kind", "shape", "dtype", "numel", "bytes", "trainable", "per
 def ledger_frame(entries: Iterable[StateEntry]) -> pd.DataFrame:
     """A row for each storage: name, kind, shape, dtype, numel, bytes, trainable, persistent, tied
     (its other names)."""
-    rows = [
-        {
-            "name": entry.name,
-            "kind": entry.kind,
-            "shape": "x".join(map(str, entry.shape)) or "scalar",
-            "dtype": entry.dtype,
-            "numel": entry.numel,
-            "bytes": entry.nbytes,
-            "trainable": entry.trainable,
-            "persistent": entry.persistent,
-            "tied": ", ".join(entry.aliases),
-        }
-        for entry in entries
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame([_row(entry) for entry in entries], columns=list(COLUMNS))
+
+
+def _row(entry: StateEntry) -> tuple[object, ...]:
+    shape, tied = "x".join(map(str, entry.shape)) or "scalar", ", ".join(entry.aliases)
+    numbers = entry.numel, entry.nbytes, entry.trainable, entry.persistent
+    return entry.name, entry.kind, shape, entry.dtype, *numbers, tied
 
 
 def kinds_frame(entries: Iterable[StateEntry]) -> pd.DataFrame:
     """Totals for each kind and dtype: kind, dtype, tensors, numel, bytes, share (of all bytes)."""
     frame = ledger_frame(entries)
-    kind = frame["kind"].where(frame["kind"] != "parameter", "parameter")
     frozen = (frame["kind"] == "parameter") & ~frame["trainable"].astype(bool)
     volatile = (frame["kind"] == "buffer") & ~frame["persistent"].astype(bool)
-    kind = kind.mask(frozen, "parameter (frozen)").mask(volatile, "buffer (not persistent)")
+    kind = frame["kind"].mask(frozen, "parameter (frozen)").mask(volatile, "buffer (not persistent)")
     grouped = frame.assign(kind=kind).groupby(["kind", "dtype"], sort=True)
     sums = grouped.agg(tensors=("name", "size"), numel=("numel", "sum"), bytes=("bytes", "sum"))
     sums = sums.reset_index().sort_values(["bytes", "kind"], ascending=[False, True])

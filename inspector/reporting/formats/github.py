@@ -1,6 +1,6 @@
 """GitHub workflow commands: each failure an error annotation, each remark a warning.
 
-GitHub keeps the first 10 of each kind that a step writes and drops the others without a word, so the last
+GitHub keeps the first 10 of each kind that a step writes and silently drops the others, so the last
 one says how many more there are.
 """
 

@@ -13,7 +13,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def render(report: Content) -> str:
     from junitparser import JUnitXml, TestSuite
 
-    suite = TestSuite(_clean(f"inspect {report.command}: {report.subject.get('name', '')}"))
+    suite = TestSuite(_clean(report.title))
     suite.add_testcases([_case(report, finding) for finding in report.findings])
     whole = JUnitXml()
     whole.add_testsuite(suite)

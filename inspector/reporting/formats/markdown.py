@@ -9,8 +9,7 @@ SUFFIXES = (".md",)
 
 
 def render(report: Content) -> str:
-    name = report.subject.get("name", "")
-    parts = [f"### inspect {report.command}: {escape(str(name))}"]
+    parts = [f"### {escape(report.title)}"]
     if report.header:
         parts.append("\n".join(f"- {escape(label)}: {escape(text)}" for label, text in report.header))
     if rows := metric_rows(report):
@@ -20,12 +19,7 @@ def render(report: Content) -> str:
         if section.note:
             parts.append(escape(section.note))
     if findings := shown_findings(report):
-        parts.append(
-            "\n".join(
-                f"- **{MARKS[f.status]}** {escape(f.subject + ': ' if f.subject else '')}{escape(f.message)}"
-                for f in findings
-            )
-        )
+        parts.append("\n".join(f"- **{MARKS[f.status]}** {escape(f.sentence)}" for f in findings))
     parts += [render(added).rstrip() for added in report.added]
     return "\n\n".join(parts) + "\n"
 

@@ -31,14 +31,9 @@ def render(report: Content, color: bool = False, width: int | None = None) -> st
         note = f"\n{section.note}" if section.note else ""
         parts.append(f"{heading}\n{table(section, width)}{note}")
     if findings := shown_findings(report):
-        parts.append(
-            "\n".join(
-                f"{paint(MARKS[f.status], f.status)}  {f.subject + ': ' if f.subject else ''}{f.message}"
-                for f in findings
-            )
-        )
+        parts.append("\n".join(f"{paint(MARKS[f.status], f.status)}  {f.sentence}" for f in findings))
     for added in report.added:
-        heading = paint(f"inspect {added.command}: {added.subject.get('name', '')}", "title")
+        heading = paint(added.title, "title")
         parts.append(f"{heading}\n\n{render(added, color, width).rstrip()}")
     return "\n\n".join(parts) + "\n"
 

@@ -1,8 +1,8 @@
 """Which module of a model runs: every call of every module, from its start to its end.
 
-`nn.Module.__call__` is wrapped for the time. torch's global module hooks cost as much and tell less: they
-get no keyword arguments, and do not end with SystemExit or Ctrl-C. Hooks on the modules themselves would
-switch off torch's fused transformer paths.
+`nn.Module.__call__` is wrapped meanwhile. torch's global module hooks cost as much and see less: they
+get no keyword arguments, and miss calls that end with SystemExit or Ctrl-C. Hooks on the modules themselves
+would switch off torch's fused transformer paths.
 """
 
 from __future__ import annotations

@@ -297,8 +297,8 @@ class Recorder(TorchDispatchMode):
         return self._origins[position] if position < len(self._origins) else ("", "", 1.0)
 
     def _accumulates(self, args: list[Any]) -> bool:
-        """Whether an addition joins two gradients of one tensor: the engine adds what a node has given to
-        what an earlier node gave. (The engine still calls the node that ran last the running one.)"""
+        """Whether an addition joins two gradients of one tensor: the engine adds the output of a node to
+        that of an earlier node. (It still reports the node that ran last as the running one.)"""
         first = args[0]
         if not isinstance(first, TensorSpec) or first.storage < 0:
             return False

@@ -1,4 +1,4 @@
-"""In which form a pass runs a model: its dtype, a device's kernels, modules that are computed twice."""
+"""How a pass runs a model: its dtype, a device's kernels, checkpointed modules."""
 
 from __future__ import annotations
 

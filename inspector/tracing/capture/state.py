@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from inspector.tracing import _torch
 from inspector.tracing.describe import DTYPES
 from inspector.tracing.record import StateEntry
 from inspector.tracing.storage import same_values_id
+
+Named = tuple[str, str, torch.Tensor, bool]
+"""Name, kind, tensor, and whether it is in state_dict."""
 
 
 def state_entries(model: nn.Module) -> tuple[StateEntry, ...]:
@@ -20,13 +23,18 @@ def state_entries(model: nn.Module) -> tuple[StateEntry, ...]:
     Two names are tied when they see the same storage at the same offset with the same number of
     elements; the first name leads. Packed weights of quantized modules have kind "packed".
     """
-    groups: dict[object, list[tuple[str, str, torch.Tensor, bool]]] = {}
-    for name, kind, tensor, persistent in _named(model):
-        groups.setdefault(same_values_id(tensor), []).append((name, kind, tensor, persistent))
+    return entries_of(_named(model))
+
+
+def entries_of(named: Iterable[Named]) -> tuple[StateEntry, ...]:
+    """One entry for each storage among tensors with their name, kind, and whether they are persistent."""
+    groups: dict[object, list[Named]] = {}
+    for entry in named:
+        groups.setdefault(same_values_id(entry[2]), []).append(entry)
     return tuple(_entry(group) for group in groups.values())
 
 
-def _named(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor, bool]]:
+def _named(model: nn.Module) -> Iterator[Named]:
     for path, module in model.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
         for name, parameter in _torch.parameters_of(module).items():
@@ -34,12 +42,7 @@ def _named(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor, bool]]:
                 yield prefix + name, "parameter", parameter, True
         for name, buffer in _torch.buffers_of(module).items():
             if buffer is not None:
-                yield (
-                    prefix + name,
-                    "buffer",
-                    buffer,
-                    name not in _torch.non_persistent_of(module),
-                )
+                yield prefix + name, "buffer", buffer, name not in _torch.non_persistent_of(module)
         for name, tensor in packed_weights(module):
             yield prefix + name, "packed", tensor, True
 
@@ -56,9 +59,9 @@ def packed_weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, tensor
 
 
-def _entry(group: list[tuple[str, str, torch.Tensor, bool]]) -> StateEntry:
+def _entry(group: list[Named]) -> StateEntry:
     name, kind, tensor, _ = group[0]
-    lazy = isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
+    lazy = is_lazy(tensor)
     numel = 0 if lazy else tensor.numel()
     return StateEntry(
         name=name,

@@ -21,32 +21,12 @@ An operator that no formula knows costs None, never 0.
 
 from __future__ import annotations
 
-from inspector.tracing.formulas import (
-    attention,
-    contractions,
-    free,
-    norms,
-    ordering,
-    pointwise,
-    quantized,
-    recurrence,
-    sampling,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
 from inspector.tracing.formulas.registry import REGISTRY, Cost, cost, find, formula
 
-__all__ = [
-    "REGISTRY",
-    "Cost",
-    "attention",
-    "contractions",
-    "cost",
-    "find",
-    "formula",
-    "free",
-    "norms",
-    "ordering",
-    "pointwise",
-    "quantized",
-    "recurrence",
-    "sampling",
-]
+__all__ = ["REGISTRY", "Cost", "cost", "find", "formula"]
+
+for _module in iter_modules(__path__):  # each file registers its formulas
+    import_module(f"{__name__}.{_module.name}")

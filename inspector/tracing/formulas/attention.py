@@ -25,7 +25,16 @@ def attention(q: TensorSpec, k: TensorSpec, v: TensorSpec, mask: bool = False, c
     return Cost(scores * (width + value_width), pointwise, scores + outputs)
 
 
-def attention_backward(grad: TensorSpec, q: TensorSpec, k: TensorSpec, v: TensorSpec) -> Cost:
+@formula(
+    "aten._scaled_dot_product_flash_attention_backward",
+    "aten._scaled_dot_product_flash_attention_for_cpu_backward",
+    "aten._scaled_dot_product_efficient_attention_backward",
+    "aten._scaled_dot_product_cudnn_attention_backward",
+    "aten._scaled_dot_product_fused_attention_overrideable_backward",
+)
+def attention_backward(
+    out: Any, grad: TensorSpec, q: TensorSpec, k: TensorSpec, v: TensorSpec, *_: Any, **__: Any
+) -> Cost:
     """Gradients of v, scores, q and k: four products. Fused kernels compute the scores again, which
     the definition does not need: that fifth product is not counted, so every kernel agrees."""
     *batch, length, width = q.shape
@@ -89,19 +98,6 @@ def biased_attention(
     **__: Any,
 ) -> Cost:
     return attention(q, k, v, bias is not None, causal)
-
-
-@formula(
-    "aten._scaled_dot_product_flash_attention_backward",
-    "aten._scaled_dot_product_flash_attention_for_cpu_backward",
-    "aten._scaled_dot_product_efficient_attention_backward",
-    "aten._scaled_dot_product_cudnn_attention_backward",
-    "aten._scaled_dot_product_fused_attention_overrideable_backward",
-)
-def fused_attention_backward(
-    out: Any, grad: TensorSpec, q: TensorSpec, k: TensorSpec, v: TensorSpec, *_: Any, **__: Any
-) -> Cost:
-    return attention_backward(grad, q, k, v)
 
 
 @formula("aten._flash_attention_forward", "aten._efficient_attention_forward")

@@ -17,27 +17,21 @@ def contraction(macs: int, outputs: Any, pointwise: int = 0) -> Cost:
 # Matrix products. (m, k) x (k, n) takes m * k * n multiply-accumulates.
 
 
-@formula("aten.mm", "aten._int_mm", "aten._sparse_mm", "aten._weight_int8pack_mm")
+@formula(
+    "aten.mm",
+    "aten.bmm",
+    "aten.mv",
+    "aten.dot",
+    "aten.vdot",
+    "aten._int_mm",
+    "aten._sparse_mm",
+    "aten._weight_int8pack_mm",
+)
 def mm(out: Any, a: TensorSpec, b: TensorSpec, *_: Any, **__: Any) -> Cost:
     return contraction(first(out).numel * a.shape[-1], out)
 
 
-@formula("aten.bmm")
-def bmm(out: Any, a: TensorSpec, b: TensorSpec, *_: Any, **__: Any) -> Cost:
-    return contraction(first(out).numel * a.shape[-1], out)
-
-
-@formula("aten.mv")
-def mv(out: Any, matrix: TensorSpec, vector: TensorSpec) -> Cost:
-    return contraction(matrix.numel, out)
-
-
-@formula("aten.dot", "aten.vdot")
-def dot(out: Any, a: TensorSpec, b: TensorSpec) -> Cost:
-    return contraction(a.numel, out)
-
-
-@formula("aten.addmm", "aten.baddbmm")
+@formula("aten.addmm", "aten.baddbmm", "aten.addmv")
 def addmm(
     out: Any, bias: TensorSpec, a: TensorSpec, b: TensorSpec, *_: Any, beta: Any = 1, **__: Any
 ) -> Cost:
@@ -59,14 +53,6 @@ def addbmm(out: Any, bias: TensorSpec, a: TensorSpec, b: TensorSpec, *, beta: An
     """Sums the batch: a (n, r, k), b (n, k, c), out (r, c)."""
     added = first(out).numel if beta != 0 else 0
     return contraction(a.numel * b.shape[-1], out, added)
-
-
-@formula("aten.addmv")
-def addmv(
-    out: Any, bias: TensorSpec, matrix: TensorSpec, vector: TensorSpec, *, beta: Any = 1, **_: Any
-) -> Cost:
-    """matrix (m, k), vector (k)."""
-    return contraction(matrix.numel, out, first(out).numel if beta != 0 else 0)
 
 
 @formula("aten._scaled_mm", "aten._scaled_mm_v2")
@@ -115,16 +101,9 @@ def trilinear(
 
     One multiplication by the first pair and one multiply-accumulate with the third.
     """
-    sizes = []
-    for position in range(len(a.shape) + len(expand1)):
-        sizes.append(
-            max(
-                _expanded(a.shape, expand1, position),
-                _expanded(b.shape, expand2, position),
-                _expanded(c.shape, expand3, position),
-            )
-        )
-    full = prod(sizes)
+    factors = ((a.shape, expand1), (b.shape, expand2), (c.shape, expand3))
+    positions = range(len(a.shape) + len(expand1))
+    full = prod(max(_expanded(*factor, position) for factor in factors) for position in positions)
     return contraction(full, out, full)
 
 
@@ -171,16 +150,13 @@ def convolution(
     "aten.mkldnn_convolution",
     "aten._conv_depthwise2d",
     "aten.conv_depthwise3d",
+    "aten.cudnn_convolution",
+    "aten.miopen_convolution",
 )
 def conv(out: Any, x: TensorSpec, weight: TensorSpec, *args: Any, **kwargs: Any) -> Cost:
     bias = kwargs.get("bias", next((a for a in args if isinstance(a, TensorSpec)), None))
     added = first(out).numel if bias is not None else 0
     return contraction(conv_macs(x, weight, first(out), False), out, added)
-
-
-@formula("aten.cudnn_convolution", "aten.miopen_convolution")
-def cudnn_convolution(out: Any, x: TensorSpec, weight: TensorSpec, *_: Any, **__: Any) -> Cost:
-    return contraction(conv_macs(x, weight, first(out), False), out)
 
 
 @formula("aten.cudnn_convolution_transpose")
@@ -225,12 +201,14 @@ def deform_conv2d(
 ) -> Cost:
     """A convolution whose taps are sampled bilinearly (and masked) at learned positions."""
     y = first(out)
-    kernel = prod(weight.shape[2:])
-    taps = y.shape[0] * x.shape[1] * kernel * prod(y.shape[2:])
-    masked = bool(rest and rest[-1])
     added = y.numel if isinstance(bias, TensorSpec) and bias.numel else 0
-    pointwise = taps * (SAMPLE_FLOPS["bilinear"] + masked) + added
-    return contraction(conv_macs(x, weight, y, False), out, pointwise)
+    return contraction(conv_macs(x, weight, y, False), out, _sampled(x, weight, y, rest) + added)
+
+
+def _sampled(x: TensorSpec, weight: TensorSpec, y: TensorSpec, rest: tuple[Any, ...]) -> int:
+    """FLOPs of all taps; the last argument of the operator says whether a mask weights them."""
+    taps = y.shape[0] * x.shape[1] * prod(weight.shape[2:]) * prod(y.shape[2:])
+    return taps * (SAMPLE_FLOPS["bilinear"] + bool(rest and rest[-1]))
 
 
 @formula("torchvision._deform_conv2d_backward")
@@ -246,8 +224,5 @@ def deform_conv2d_backward(
 ) -> Cost:
     """Column gradient and weight gradient are one product each; sampling runs twice again
     (scattering the input gradient, and the offset gradient)."""
-    kernel = prod(weight.shape[2:])
-    taps = grad.shape[0] * x.shape[1] * kernel * prod(grad.shape[2:])
-    masked = bool(rest and rest[-1])
-    pointwise = 2 * taps * (SAMPLE_FLOPS["bilinear"] + masked) + grad.numel
+    pointwise = 2 * _sampled(x, weight, grad, rest) + grad.numel
     return Cost(2 * conv_macs(x, weight, grad, False), pointwise)

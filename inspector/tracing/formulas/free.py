@@ -48,8 +48,11 @@ def free(out: Any, *_: Any, **__: Any) -> Cost:
 
 for _name in NAMES.split():
     formula(f"aten.{_name}")(free)
-formula("prim.device", "prims.device_put", "profiler._record_function_enter_new")(free)
-formula("profiler._record_function_exit")(free)
+for _name in """
+    prim.device prims.device_put profiler._record_function_enter_new profiler._record_function_exit
+    quantized.cat quantized.conv2d_prepack quantized.linear_prepack
+""".split():
+    formula(_name)(free)
 
 
 @formula("aten.col2im")

@@ -13,7 +13,15 @@ def _affine(weight: Any) -> str:
     return "affine" if isinstance(weight, TensorSpec) else "plain"
 
 
-@formula("aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._batch_norm_impl_index")
+@formula(
+    "aten.native_batch_norm",
+    "aten._native_batch_norm_legit",
+    "aten._batch_norm_impl_index",
+    "aten.cudnn_batch_norm",
+    "aten.miopen_batch_norm",
+    "aten._batch_norm_with_update",
+    "aten._batch_norm_with_update_functional",
+)
 def batch_norm(out: Any, x: TensorSpec, weight: Any, bias: Any, *rest: Any, **__: Any) -> Cost:
     """rest: running mean, running variance, training, ... (without the first two for no_stats)."""
     training = next((entry for entry in rest if isinstance(entry, bool)), True)
@@ -23,17 +31,6 @@ def batch_norm(out: Any, x: TensorSpec, weight: Any, bias: Any, *rest: Any, **__
 @formula("aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update")
 def batch_norm_stored(out: Any, x: TensorSpec, weight: Any, *_: Any, **__: Any) -> Cost:
     return Cost(0, x.numel * NORM_STORED[_affine(weight)])
-
-
-@formula(
-    "aten.cudnn_batch_norm",
-    "aten.miopen_batch_norm",
-    "aten._batch_norm_with_update",
-    "aten._batch_norm_with_update_functional",
-)
-def batch_norm_training(out: Any, x: TensorSpec, weight: Any, *rest: Any, **__: Any) -> Cost:
-    training = next((entry for entry in rest if isinstance(entry, bool)), True)
-    return Cost(0, x.numel * (NORM if training else NORM_STORED)[_affine(weight)])
 
 
 @formula("aten.native_layer_norm")

@@ -10,6 +10,7 @@ stored statistics, 2 and 1. The FFT follows FFTW's convention, 5 N log2 N (fftw.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from inspector.tracing.formulas.registry import Cost, first, formula, numel
@@ -105,28 +106,17 @@ max, subtract, exp, sum, as in softmax. Losses with their sum: squared error 3; 
 d = x - t, |d|, select, d * d / 2: 6; cross entropy (t - 1) * log(1 - x) - t * log(x): 8."""
 
 
-def _register(table: dict[int, str], count: Any) -> None:
-    for flops, names in table.items():
-        for name in names.split():
-            formula(f"aten.{name}")(count(flops))
+def _elementwise(flops: int, out: Any, *_: Any, **__: Any) -> Cost:
+    return Cost(0, flops * first(out).numel)
 
 
-def _per_output(flops: int) -> Any:
-    def elementwise(out: Any, *_: Any, **__: Any) -> Cost:
-        return Cost(0, flops * first(out).numel)
-
-    return elementwise
+def _reduction(flops: int, out: Any, x: Any, *_: Any, **__: Any) -> Cost:
+    return Cost(0, flops * numel(x))
 
 
-def _per_input(flops: int) -> Any:
-    def reduction(out: Any, x: Any, *_: Any, **__: Any) -> Cost:
-        return Cost(0, flops * numel(x))
-
-    return reduction
-
-
-_register(PER_OUTPUT, _per_output)
-_register(PER_INPUT, _per_input)
+for _table, _function in ((PER_OUTPUT, _elementwise), (PER_INPUT, _reduction)):
+    for _flops, _names in _table.items():
+        formula(*(f"aten.{name}" for name in _names.split()))(partial(_function, _flops))
 
 
 @formula("aten.max", "aten.min")

@@ -43,11 +43,6 @@ def quantized_fused(out: Any, *_: Any, **__: Any) -> Cost:
     return Cost(0, 2 * first(out).numel)
 
 
-@formula("quantized.cat", "quantized.conv2d_prepack", "quantized.linear_prepack")
-def quantized_move(out: Any, *_: Any, **__: Any) -> Cost:
-    return Cost()
-
-
 @formula("aten.quantize_per_tensor", "aten.quantize_per_channel", "aten.quantize_per_tensor_dynamic")
 def quantize(out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
     """Scale, round, shift, clamp."""

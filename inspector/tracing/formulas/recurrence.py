@@ -1,10 +1,11 @@
 """Recurrent layers in one fused call.
 
-Recurrence, one fused call. weight_ih (gates * hidden, input), weight_hh (gates * hidden, hidden).
+weight_ih (gates * hidden, input), weight_hh (gates * hidden, hidden).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -62,21 +63,14 @@ def cdist(out: Any, a: TensorSpec, b: TensorSpec, *_: Any) -> Cost:
     return Cost(0, pairs * (3 * a.shape[-1] + 1))
 
 
-@formula("aten._thnn_fused_lstm_cell")
-def fused_lstm_cell(
-    out: Any, gates: TensorSpec, hidden_gates: TensorSpec, cx: TensorSpec, *biases: Any
+def _fused_cell(
+    kind: str, out: Any, gates: TensorSpec, hidden_gates: TensorSpec, state: TensorSpec, *biases: Any
 ) -> Cost:
-    """gates (N, 4 * hidden): the products ran before, the biases are added here."""
-    return Cost(0, _cell_biases(gates, biases) + cx.numel * GATE_FLOPS["lstm"])
+    """gates (N, 4 * hidden) of an LSTM, (N, 3 * hidden) of a GRU: the products ran before, the biases are
+    added here."""
+    added = gates.numel * sum(bias is not None for bias in biases)
+    return Cost(0, added + state.numel * GATE_FLOPS[kind])
 
 
-@formula("aten._thnn_fused_gru_cell")
-def fused_gru_cell(
-    out: Any, gates: TensorSpec, hidden_gates: TensorSpec, hx: TensorSpec, *biases: Any
-) -> Cost:
-    """gates (N, 3 * hidden), as the LSTM cell."""
-    return Cost(0, _cell_biases(gates, biases) + hx.numel * GATE_FLOPS["gru"])
-
-
-def _cell_biases(gates: TensorSpec, biases: tuple[Any, ...]) -> int:
-    return gates.numel * sum(1 for bias in biases if bias is not None)
+for _kind in ("lstm", "gru"):
+    formula(f"aten._thnn_fused_{_kind}_cell")(partial(_fused_cell, _kind))

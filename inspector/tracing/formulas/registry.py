@@ -40,10 +40,7 @@ def formula(*names: str) -> Callable[[_Function], _Function]:
 
 def find(name: str) -> Formula | None:
     """The formula for an operator name, or of its out-of-place form."""
-    function = REGISTRY.get(name)
-    if function is None and name.endswith("_"):
-        function = REGISTRY.get(name[:-1])
-    return function
+    return REGISTRY.get(name) or REGISTRY.get(name.removesuffix("_"))
 
 
 def cost(name: str, outputs: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil, log2, prod
 from typing import Any
 
@@ -12,20 +13,15 @@ from inspector.tracing.record import TensorSpec
 # Pooling: each output compares or adds the elements of its window.
 
 
-def _pool(dims: int) -> Any:
-    def pool(out: Any, x: TensorSpec, kernel: Any, *_: Any, **__: Any) -> Cost:
-        return Cost(0, first(out).numel * _window(kernel, dims))
-
-    return pool
+def _pool(dims: int, out: Any, x: TensorSpec, kernel: Any, *_: Any, **__: Any) -> Cost:
+    return Cost(0, first(out).numel * _window(kernel, dims))
 
 
-def _pool_backward(dims: int) -> Any:
+def _pool_backward(
+    dims: int, out: Any, grad: TensorSpec, x: TensorSpec, kernel: Any, *_: Any, **__: Any
+) -> Cost:
     """Averages are spread again: one addition for each element of each window."""
-
-    def pool(out: Any, grad: TensorSpec, x: TensorSpec, kernel: Any, *_: Any, **__: Any) -> Cost:
-        return Cost(0, grad.numel * _window(kernel, dims))
-
-    return pool
+    return Cost(0, grad.numel * _window(kernel, dims))
 
 
 def _window(kernel: Any, dims: int) -> int:
@@ -34,18 +30,12 @@ def _window(kernel: Any, dims: int) -> int:
     return prod(sizes) if len(sizes) == dims else sizes[0] ** dims
 
 
-def _adaptive_pool(dims: int) -> Any:
-    def pool(out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
-        return Cost(0, _adaptive(x, first(out), dims))
-
-    return pool
+def _adaptive_pool(dims: int, out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
+    return Cost(0, _adaptive(x, first(out), dims))
 
 
-def _adaptive_pool_backward(dims: int) -> Any:
-    def pool(out: Any, grad: TensorSpec, x: TensorSpec, *_: Any, **__: Any) -> Cost:
-        return Cost(0, _adaptive(x, grad, dims))
-
-    return pool
+def _adaptive_pool_backward(dims: int, out: Any, grad: TensorSpec, x: TensorSpec, *_: Any, **__: Any) -> Cost:
+    return Cost(0, _adaptive(x, grad, dims))
 
 
 def _adaptive(x: TensorSpec, y: TensorSpec, dims: int) -> int:
@@ -57,17 +47,17 @@ def _adaptive(x: TensorSpec, y: TensorSpec, dims: int) -> int:
 
 
 for _dims in (1, 2, 3):
-    formula(f"aten.avg_pool{_dims}d")(_pool(_dims))
-    formula(f"aten.adaptive_avg_pool{_dims}d")(_adaptive_pool(_dims))
+    formula(f"aten.avg_pool{_dims}d")(partial(_pool, _dims))
+    formula(f"aten.adaptive_avg_pool{_dims}d")(partial(_adaptive_pool, _dims))
 for _dims in (2, 3):
-    formula(f"aten.max_pool{_dims}d_with_indices")(_pool(_dims))
-    formula(f"aten.avg_pool{_dims}d_backward")(_pool_backward(_dims))
-    formula(f"aten.adaptive_max_pool{_dims}d")(_adaptive_pool(_dims))
-    formula(f"aten._adaptive_avg_pool{_dims}d")(_adaptive_pool(_dims))
-    formula(f"aten._adaptive_avg_pool{_dims}d_backward")(_adaptive_pool_backward(_dims))
-formula("aten.quantized_max_pool1d")(_pool(1))
-formula("aten.max_pool2d", "aten.quantized_max_pool2d", "quantized.max_pool2d")(_pool(2))
-formula("aten.mkldnn_adaptive_avg_pool2d")(_adaptive_pool(2))
+    formula(f"aten.max_pool{_dims}d_with_indices")(partial(_pool, _dims))
+    formula(f"aten.avg_pool{_dims}d_backward")(partial(_pool_backward, _dims))
+    formula(f"aten.adaptive_max_pool{_dims}d")(partial(_adaptive_pool, _dims))
+    formula(f"aten._adaptive_avg_pool{_dims}d")(partial(_adaptive_pool, _dims))
+    formula(f"aten._adaptive_avg_pool{_dims}d_backward")(partial(_adaptive_pool_backward, _dims))
+formula("aten.quantized_max_pool1d")(partial(_pool, 1))
+formula("aten.max_pool2d", "aten.quantized_max_pool2d", "quantized.max_pool2d")(partial(_pool, 2))
+formula("aten.mkldnn_adaptive_avg_pool2d")(partial(_adaptive_pool, 2))
 
 
 @formula("torchvision.roi_align")
@@ -103,21 +93,14 @@ def nms(out: Any, boxes: TensorSpec, *_: Any) -> Cost:
 # Interpolation and sampling.
 
 
-def _sampler(kind: str) -> Any:
-    def sample(out: Any, *_: Any, **__: Any) -> Cost:
-        return Cost(0, SAMPLE_FLOPS[kind] * first(out).numel)
-
-    return sample
+def _sampler(kind: str, out: Any, *_: Any, **__: Any) -> Cost:
+    return Cost(0, SAMPLE_FLOPS[kind] * first(out).numel)
 
 
-def _sampler_backward(kind: str) -> Any:
+def _sampler_backward(kind: str, out: Any, grad: TensorSpec, *_: Any, **__: Any) -> Cost:
     """Each tap takes its weight times the gradient, and an addition."""
     taps = (SAMPLE_FLOPS[kind] + 1) // 2
-
-    def sample(out: Any, grad: TensorSpec, *_: Any, **__: Any) -> Cost:
-        return Cost(0, 2 * taps * grad.numel)
-
-    return sample
+    return Cost(0, 2 * taps * grad.numel)
 
 
 _SAMPLERS = {
@@ -127,8 +110,8 @@ _SAMPLERS = {
     "upsample_bicubic2d": "bicubic",
 }
 for _name, _kind in _SAMPLERS.items():
-    formula(f"aten.{_name}")(_sampler(_kind))
-    formula(f"aten.{_name}_backward")(_sampler_backward(_kind))
+    formula(f"aten.{_name}")(partial(_sampler, _kind))
+    formula(f"aten.{_name}_backward")(partial(_sampler_backward, _kind))
 
 
 def _antialiased(x: TensorSpec, y: TensorSpec, reach: int) -> tuple[int, int]:
@@ -141,29 +124,21 @@ def _antialiased(x: TensorSpec, y: TensorSpec, reach: int) -> tuple[int, int]:
     return horizontal * wide, y.numel * high
 
 
-def _antialiased_sampler(reach: int) -> Any:
+def _antialiased_sampler(reach: int, out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
     """A weighted sum of n taps: n multiplications and n - 1 additions."""
-
-    def sample(out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
-        y = first(out)
-        horizontal = prod(y.shape[:-2]) * x.shape[-2] * y.shape[-1]
-        return Cost(0, 2 * sum(_antialiased(x, y, reach)) - horizontal - y.numel)
-
-    return sample
+    y = first(out)
+    horizontal = prod(y.shape[:-2]) * x.shape[-2] * y.shape[-1]
+    return Cost(0, 2 * sum(_antialiased(x, y, reach)) - horizontal - y.numel)
 
 
-def _antialiased_backward(reach: int) -> Any:
+def _antialiased_backward(reach: int, out: Any, grad: TensorSpec, *_: Any, **__: Any) -> Cost:
     """Each tap takes its weight times the gradient, and an addition."""
-
-    def sample(out: Any, grad: TensorSpec, *_: Any, **__: Any) -> Cost:
-        return Cost(0, 2 * sum(_antialiased(first(out), grad, reach)))
-
-    return sample
+    return Cost(0, 2 * sum(_antialiased(first(out), grad, reach)))
 
 
 for _name, _reach in (("bilinear", 1), ("bicubic", 2)):
-    formula(f"aten._upsample_{_name}2d_aa")(_antialiased_sampler(_reach))
-    formula(f"aten._upsample_{_name}2d_aa_backward")(_antialiased_backward(_reach))
+    formula(f"aten._upsample_{_name}2d_aa")(partial(_antialiased_sampler, _reach))
+    formula(f"aten._upsample_{_name}2d_aa_backward")(partial(_antialiased_backward, _reach))
 
 
 @formula("aten.grid_sampler_2d", "aten.cudnn_grid_sampler")

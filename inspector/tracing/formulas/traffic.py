@@ -1,7 +1,7 @@
 """Bytes that an operator moves, when it reads each input once and writes each output once.
 
 Views move none. Operators that select (embedding, index) read only what they return, operators
-that scatter write only what they are given, and filling reads nothing.
+that scatter write only their source, and filling reads nothing.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def traffic(
             return source + size(inputs[0]), sum(map(size, results))
         return source + (moved if base in ACCUMULATES else 0), moved
     sources = inputs[1:] if base in FILLS else inputs
-    given = tensors(args)  # a keyword that is written is `out=`: not read
-    sources = [spec for spec in sources if spec not in written or spec in given]
+    positional = tensors(args)  # a keyword that is written is `out=`: not read
+    sources = [spec for spec in sources if spec not in written or spec in positional]
     reads = {_place(spec): spec for spec in sources}
     return sum(map(size, reads.values())), sum(map(size, results)) + sum(map(size, written))
 

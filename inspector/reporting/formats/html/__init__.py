@@ -24,7 +24,7 @@ _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inl
 
 def render(report: Content) -> str:
     """The whole page."""
-    title = escape(f"inspect {report.command}: {report.subject.get('name', '')}")
+    title = escape(report.title)
     body = _Body(charted=True)
     content = body.whole(report)
     return (
@@ -40,7 +40,7 @@ def render(report: Content) -> str:
 
 
 def fragment(report: Content) -> str:
-    """Header, numbers, findings and tables, without a page, charts and scripts around them."""
+    """Header, numbers, findings and tables, without the surrounding page, charts and scripts."""
     content = _Body(charted=False).whole(report)
     return f'<style>{_file("fragment.css")}</style><div class="inspector">\n{content}</div>\n'
 
@@ -58,8 +58,7 @@ class _Body:
         titles = {section.title for section in report.sections}
         parts += [self.chart(chart, level) for chart in report.charts if chart.section not in titles]
         for added in report.added:
-            name = f"inspect {added.command}: {added.subject.get('name', '')}"
-            content = self.heading(name, level) + self.whole(added, level + 1)
+            content = self.heading(added.title, level) + self.whole(added, level + 1)
             parts.append(f'<section class="added">{content}</section>')
         return "\n".join(part for part in parts if part) + "\n"
 
@@ -98,7 +97,7 @@ class _Body:
         return f'<nav aria-label="contents">{links}</nav>\n'
 
     def scripts(self) -> str:
-        """What makes the page move: for the charts only where there are any."""
+        """The scripts of the page; those of the charts only where there are any."""
         tables = f"<script>\n{_file('tables.js')}</script>"
         if not self.drawn:
             return tables
@@ -124,9 +123,7 @@ _KINDS = {"exact": "counted", "toleranced": "computed", "noisy": "measured"}
 
 def _findings(findings: list[Finding]) -> str:
     items = "".join(
-        f'<li class="{f.status}"><b>{MARKS[f.status]}</b> {escape(f.subject + ": " if f.subject else "")}'
-        f"{escape(f.message)}</li>"
-        for f in findings
+        f'<li class="{f.status}"><b>{MARKS[f.status]}</b> {escape(f.sentence)}</li>' for f in findings
     )
     return f'<ul class="findings">{items}</ul>' if items else ""
 

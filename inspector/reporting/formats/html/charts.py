@@ -75,7 +75,7 @@ def _figure(chart: Chart, frame: pd.DataFrame) -> Any:
 
 
 def _point_at_all(figure: Any, chart: Chart, top: pd.DataFrame) -> None:
-    """One box for all areas at a place; what `hover` says is the same in all, so the top one shows it."""
+    """One box for all areas at a place; the `hover` text is the same for all, so the top one shows it."""
     figure.update_layout(hovermode="x unified")
     figure.update_traces(hovertemplate=f"%{{y:,.2f}} {plain(chart.y)}")
     if chart.hover:
