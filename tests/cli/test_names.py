@@ -73,7 +73,7 @@ def test_the_choices_are_those_of_the_rooms() -> None:
     from inspector import counters
     from inspector.benchmarking import precisions, report
     from inspector.footprint import OPTIMIZERS
-    from inspector.footprint import report as footprint
+    from inspector.footprint import question as footprint
     from inspector.footprint.shard import KINDS
     from inspector.freezing.plan import NORMS
     from inspector.freezing.schemes import SCHEMES as COUNTINGS
