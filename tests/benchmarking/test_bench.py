@@ -51,7 +51,7 @@ def test_rows_hold_what_was_measured() -> None:
     assert 1e-4 < rows.loc["amp-bf16", "drift"] < 5e-2
     assert report.environment["gpu"] is None
     assert report.verdict == "pass"
-    assert ("times", "report only: there is no GPU; they say nothing about a GPU") in report.header
+    assert ("times", "report only: measured on a CPU, they say nothing about a GPU") in report.header
 
 
 def test_the_report_is_json_and_its_metrics_are_in_no_table_for_people() -> None:
