@@ -10,7 +10,7 @@ from torch import nn
 from inspector.backbones.partition import Backbone, Cuts, Stage, partition
 from inspector.backbones.resolution import by_resolution
 from inspector.backbones.rules import by_attributes, even_split
-from inspector.backbones.walk import Walk
+from inspector.backbones.walk import Walk, inside, outermost
 from inspector.core.errors import InspectError
 from inspector.core.naming import select
 from inspector.tracing.record import Trace
@@ -28,7 +28,8 @@ def find_stages(
 ) -> Backbone:
     """The stages of `model`: those that `given` names, else what the first of RULES finds.
 
-    trace: a forward pass of the model; without one only names can tell, and no resolution is known.
+    trace: a forward pass of the model; without one only the rules about names apply, and no
+        resolution is known.
     given: for each stage the globs of its modules and parameters (`naming.select`). What they do not
         name is in `rest`.
 
@@ -38,8 +39,8 @@ def find_stages(
     walk = Walk(model, trace)
     if given:
         return _as_given(walk, given)
-    found = next((cuts for rule in RULES if (cuts := rule(walk)) is not None), None)
-    backbone = partition(walk, found) if found is not None else None
+    cuts = next((cuts for rule in RULES if (cuts := rule(walk)) is not None), None)
+    backbone = partition(walk, cuts) if cuts is not None else None
     if backbone is not None and backbone.stages:
         return backbone
     name = type(model).__name__
@@ -53,29 +54,15 @@ def find_stages(
 
 
 def _as_given(walk: Walk, given: Sequence[Sequence[str]]) -> Backbone:
+    names = [path for path in dict.fromkeys((*walk.modules, *walk.parameters)) if path]
     groups: list[tuple[str, ...]] = []
     owners: dict[str, int] = {}
     for index, patterns in enumerate(given):
-        group = _outermost(_named(walk, patterns))
-        below = [f"{path}." for path in group]
-        for name in [
-            n for n in (*walk.modules, *walk.parameters) if n in group or n.startswith(tuple(below))
-        ]:
-            if owners.setdefault(name, index) != index:
+        groups.append(outermost(select(names, patterns, "module or parameter", "stages")))
+        for name in names:
+            if inside(name, groups[index]) and owners.setdefault(name, index) != index:
                 raise InspectError(
                     f"`stages=`: {name} is in stage {owners[name]} and in stage {index}",
                     "write narrower globs: a name alone matches at any depth, a dotted path once",
                 )
-        groups.append(tuple(group))
     return partition(walk, Cuts(tuple(groups), GIVEN), fill=False)
-
-
-def _named(walk: Walk, patterns: Sequence[str]) -> list[str]:
-    """The modules and parameters that the patterns select."""
-    known = [path for path in dict.fromkeys((*walk.modules, *walk.parameters)) if path]
-    return select(known, patterns, "module or parameter", "stages")
-
-
-def _outermost(paths: list[str]) -> list[str]:
-    chosen = set(paths)
-    return [path for path in paths if not any(path.startswith(f"{other}.") for other in chosen)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
-from inspector.backbones.walk import Resolution, Walk
+from inspector.backbones.walk import Resolution, Walk, above, join
 from inspector.tracing import _torch
 
 
@@ -52,7 +52,7 @@ class Cuts:
 
 def partition(walk: Walk, cuts: Cuts, *, fill: bool = True) -> Backbone:
     """The stages of `cuts`. Without `fill` they hold what the groups name and nothing else."""
-    opened = {walk.canonical(parent) for group in cuts.groups for path in group for parent in _above(path)}
+    opened = {walk.canonical(parent) for group in cuts.groups for path in group for parent in above(path)}
     atoms = _ordered(walk, list(_atoms(walk, opened, "")), cuts)
     places = placed(walk, atoms, cuts, fill)
     owner = {name: places[atom] for atom in atoms for name in walk.inside(atom)}
@@ -79,23 +79,16 @@ def _members(places: dict[str, int | None], kept: list[int], n: int) -> list[str
     return [atom for atom, group in places.items() if group is not None and before < group <= kept[n]]
 
 
-def _above(path: str) -> Iterator[str]:
-    while path:
-        path = path.rpartition(".")[0]
-        yield path
-
-
 def _atoms(walk: Walk, opened: set[str], path: str) -> Iterator[str]:
     """The parts that are never split, in the order of registration: what the groups name, and next to
     it or to a parent of it every module and bare parameter."""
     module = walk.modules[path]
-    prefix = f"{path}." if path else ""
     for name, parameter in _torch.parameters_of(module).items():
         if parameter is not None:
-            yield prefix + name
+            yield join(path, name)
     for name, child in _torch.children_of(module).items():
         if child is not None:
-            below = prefix + name
+            below = join(path, name)
             yield from _atoms(walk, opened, below) if walk.canonical(below) in opened else [below]
 
 
@@ -147,13 +140,13 @@ def _folded(walk: Walk, mine: list[str], atoms: list[str], opened: set[str]) -> 
     """The modules among `mine`, a parent in place of its parts where all of them are."""
     others = set(atoms) - set(mine)
     whole = {path for path in opened if path and not any(a.startswith(f"{path}.") for a in others)}
-    paths = (min((p for p in _above(atom) if p in whole), key=len, default=atom) for atom in mine)
+    paths = (min((p for p in above(atom) if p in whole), key=len, default=atom) for atom in mine)
     return tuple(dict.fromkeys(path for path in paths if path in walk.modules))
 
 
 def _resolution(walk: Walk, modules: tuple[str, ...], following: tuple[str, ...]) -> Resolution | None:
     """What the next stage reads first (a stem's class token has joined by then), else what this one
     leaves."""
-    found = (walk.enters_at(path) for path in following)
+    entered = (walk.enters_at(path) for path in following)
     left = (walk.leaves_at(path) for path in reversed(modules))
-    return next((r for r in (*found, *left) if r is not None), None)
+    return next((r for r in (*entered, *left) if r is not None), None)

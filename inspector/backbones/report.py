@@ -18,7 +18,7 @@ from inspector.tracing.capture.state import state_entries
 from inspector.tracing.record import Trace
 
 _SHOWN = 6
-"""So many modules of a stage are printed by name, of more the first and the last."""
+"""Up to this many modules of a stage are printed by name; of more, the first and the last."""
 
 
 def stages(
@@ -37,9 +37,9 @@ def stages(
     """
     recipe = as_recipe(model, model_args)
     built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta", seed)
-    backbone, found = _found(recipe, built, inputs, stages, seed)
+    backbone, forward = _traced(recipe, built, inputs, stages, seed)
     frame = stage_frame(backbone, built)
-    notes = found.notes if found and found.device != "meta" else ()
+    notes = forward.notes if forward and forward.device != "meta" else ()
     params = sum(entry.numel for entry in state_entries(built) if entry.kind == "parameter")
     rest = frame["params"].iloc[-1] if backbone.rest else 0
     return Report(
@@ -47,16 +47,16 @@ def stages(
         subject={
             "name": recipe.name,
             "source": recipe.source,
-            "inputs": list(found.inputs) if found else [],
-            "phase": found.phase if found else None,
-            "device": found.device if found else None,
+            "inputs": list(forward.inputs) if forward else [],
+            "phase": forward.phase if forward else None,
+            "device": forward.device if forward else None,
         },
         environment=environment(seed=seed),
         metrics=metrics({"stages": len(backbone.stages), "params": params, "rest_params": int(rest)}),
         tables={"stages": frame},
         header=[
             ("model", f"{recipe.name} ({recipe.source}, {type(built).__name__})"),
-            *([("input", " ".join(found.inputs))] if found else []),
+            *([("input", " ".join(forward.inputs))] if forward else []),
             ("rule", backbone.rule),
         ],
         findings=[Finding("provenance", "warn", "", note) for note in notes],
@@ -76,23 +76,23 @@ def backbone_of(
     Where there is nothing to run it with, only the rules that need no forward can hold. A map that is
     `given` needs none either: then a pass that fails costs no more than the resolutions.
     """
-    return _found(recipe, model, inputs, given, seed)[0]
+    return _traced(recipe, model, inputs, given, seed)[0]
 
 
-def _found(
+def _traced(
     recipe: Recipe, model: nn.Module, inputs: Any, given: Sequence[Sequence[str]] | None, seed: int
 ) -> tuple[Backbone, Trace | None]:
     """The stages, and the pass that found them where one could run."""
-    found: Trace | None = None
+    forward: Trace | None = None
     if inputs is None and recipe.defaults(model, "forward") is None:
         return find_stages(model, None, given), None
     try:
-        found = trace(recipe, inputs, seed=seed)
+        forward = trace(recipe, inputs, seed=seed)
     except InspectError as error:
         if not given:
             raise
         logger.info("no resolutions: %s", error.message)
-    return find_stages(model, found, given), found
+    return find_stages(model, forward, given), forward
 
 
 def stage_frame(backbone: Backbone, model: nn.Module) -> pd.DataFrame:
@@ -118,7 +118,7 @@ def stage_frame(backbone: Backbone, model: nn.Module) -> pd.DataFrame:
 
 
 def state(names: Sequence[str], frozen: Sequence[str]) -> str:
-    """What a stage with the parameters `names` does in training, `frozen` being all that rest."""
+    """What a stage with the parameters `names` does in training, `frozen` being all frozen ones."""
     inside = len(set(names) & set(frozen))
     if not names:
         return "no parameters"

@@ -1,13 +1,12 @@
-"""The rule for a model that nobody has named the stages of: cut where its resolution changes."""
+"""The rule for a model whose authors named no stages: cut where its resolution changes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import prod
 
 from inspector.backbones.partition import Cuts
 from inspector.backbones.rules import block_list
-from inspector.backbones.walk import CHANGE, Walk
+from inspector.backbones.walk import CHANGE, Walk, join
 from inspector.tracing import _torch
 
 _PATCH = 16
@@ -58,7 +57,7 @@ def _without_final_norm(walk: Walk, units: list[str]) -> list[str]:
 
 def _units(walk: Walk, path: str) -> list[str]:
     children = [
-        f"{path}.{name}" if path else name
+        join(path, name)
         for name, child in _torch.children_of(walk.modules[path]).items()
         if child is not None
     ]
@@ -70,7 +69,7 @@ def _units(walk: Walk, path: str) -> list[str]:
 
 def _opens(walk: Walk, path: str, parts: list[str]) -> bool:
     steps = _steps(walk, path, parts)
-    if type(walk.modules[path]) in walk.merging:
+    if _is_block(walk, path):
         return steps > 2  # a whole encoder with skip connections, not a block
     return steps > 1 or any(_is_block(walk, part) for part in parts)
 
@@ -92,8 +91,8 @@ def _is_block(walk: Walk, path: str) -> bool:
 
 
 def _size(walk: Walk, path: str) -> int | None:
-    found = walk.leaves_at(path)
-    return prod(found) if found else None
+    resolution = walk.leaves_at(path)
+    return prod(resolution) if resolution else None
 
 
 def _groups(walk: Walk, units: list[str]) -> list[list[str]]:
@@ -101,9 +100,10 @@ def _groups(walk: Walk, units: list[str]) -> list[list[str]]:
     follows, or, at the end, what precedes."""
     groups: list[list[str]] = []
     waiting: list[str] = []
-    level = None
-    shrunk = False
-    for unit, size in _sized(walk, units):
+    level, shrunk = None, False
+    for unit in units:
+        if (size := _size(walk, unit)) is None:
+            continue
         grows = level is not None and size >= CHANGE * level
         shrinks = level is not None and level >= CHANGE * size
         if not walk.inside(unit) and (grows or shrinks or not groups):
@@ -119,13 +119,6 @@ def _groups(walk: Walk, units: list[str]) -> list[list[str]]:
     if groups:
         groups[-1] += waiting
     return groups
-
-
-def _sized(walk: Walk, units: list[str]) -> Iterator[tuple[str, int]]:
-    for unit in units:
-        size = _size(walk, unit)
-        if size is not None:
-            yield unit, size
 
 
 def _patch_stem(walk: Walk, group: list[str]) -> int:

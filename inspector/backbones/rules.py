@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from inspector.backbones.partition import Cuts
-from inspector.backbones.walk import CHANGE, Walk
+from inspector.backbones.walk import CHANGE, Walk, join
 from inspector.tracing import _torch
 
 _NUMBERED = re.compile(r"(layer|res|stage|block|denseblock|s)_?(\d+)")
@@ -28,9 +28,9 @@ def by_attributes(walk: Walk) -> Cuts | None:
     (`backbone.body` of a detector, `encoder` of a transformer)."""
     for path in breadth_first(walk.model):
         for rule in (numbered, strided, containers, timm_features):
-            found = rule(walk, path)
-            if found is not None and not _feeds_more(walk, found):
-                return found
+            cuts = rule(walk, path)
+            if cuts is not None and not _feeds_more(walk, cuts):
+                return cuts
     return None
 
 
@@ -40,7 +40,7 @@ def breadth_first(model: nn.Module) -> Iterator[str]:
     while queue:
         path, module = queue.popleft()
         yield path
-        queue.extend((f"{path}.{name}" if path else name, child) for name, child in module.named_children())
+        queue.extend((join(path, name), child) for name, child in module.named_children())
 
 
 def numbered(walk: Walk, path: str) -> Cuts | None:
@@ -48,15 +48,15 @@ def numbered(walk: Walk, path: str) -> Cuts | None:
     two, consecutive, none a single layer. All that runs before the first is the stem."""
     children: dict[str, list[tuple[int, str]]] = {}
     for name, child in walk.modules[path].named_children():
-        found = _NUMBERED.fullmatch(name)
-        if found and len(list(child.children())):
-            children.setdefault(found[1], []).append((int(found[2]), name))
+        match = _NUMBERED.fullmatch(name)
+        if match and len(list(child.children())):
+            children.setdefault(match[1], []).append((int(match[2]), name))
     for entries in children.values():
         numbers = [number for number, _ in entries]
         if len(entries) > 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
             names = [name for _, name in entries]
-            groups = ((), *((_join(path, name),) for name in names))
-            return Cuts(groups, f"attributes: stem, {_span(_join(path, name) for name in names)}")
+            groups = ((), *((join(path, name),) for name in names))
+            return Cuts(groups, f"attributes: stem, {_span(join(path, name) for name in names)}")
     return None
 
 
@@ -71,7 +71,7 @@ def strided(walk: Walk, path: str) -> Cuts | None:
         return None
     starts = [0, *(i for i, mark in enumerate(marks) if mark), len(names) - 1]
     bounds = [*dict.fromkeys(starts), len(names)]
-    groups = tuple(tuple(_join(path, name) for name in names[a:b]) for a, b in pairwise(bounds))
+    groups = tuple(tuple(join(path, name) for name in names[a:b]) for a, b in pairwise(bounds))
     return Cuts(groups, f"features: torchvision's own extractor ({path or 'children'} marked _is_cn)")
 
 
@@ -80,9 +80,9 @@ def containers(walk: Walk, path: str) -> Cuts | None:
     stage, what precedes the first is the stem, and parameters behind the last of them in the container
     are one more (the last convolution of an EfficientNet)."""
     for name in _CONTAINERS:
-        home = _join(path, name)
+        home = join(path, name)
         children = [
-            _join(home, child) for child, _ in getattr(walk.modules.get(home), "named_children", list)()
+            join(home, child) for child, _ in getattr(walk.modules.get(home), "named_children", list)()
         ]
         stages = [child for child in children if _holds_blocks(walk.modules[child])]
         if len(stages) < 2 or (walk.ran and not _confirmed(walk, stages)):
@@ -121,7 +121,7 @@ def timm_features(walk: Walk, path: str) -> Cuts | None:
     info = list(getattr(info, "info", info)) if isinstance(getattr(info, "info", info), (list, tuple)) else []
     if not all(isinstance(entry, dict) and "module" in entry for entry in info):
         return None
-    ends = [_join(path, entry["module"]) for entry in info]
+    ends = [join(path, entry["module"]) for entry in info]
     steps = {entry.get("reduction") for entry in info}
     if (
         len(ends) < 2
@@ -154,7 +154,7 @@ def even_split(walk: Walk) -> Cuts | None:
     blocks = block_list(walk)
     if blocks is None:
         return None
-    names = [_join(blocks, name) for name, _ in walk.modules[blocks].named_children()]
+    names = [join(blocks, name) for name, _ in walk.modules[blocks].named_children()]
     size, extra = divmod(len(names), _GROUPS)
     bounds = [i * size + min(i, extra) for i in range(_GROUPS + 1)]
     groups = ((), *(tuple(names[a:b]) for a, b in pairwise(bounds)))
@@ -164,14 +164,14 @@ def even_split(walk: Walk) -> Cuts | None:
 def block_list(walk: Walk) -> str | None:
     """The list of equal blocks with the most parameters, or one at least half as large that runs before
     it (an encoder before its decoder); of a model that did not run, none."""
-    found = [path for path in breadth_first(walk.model) if walk.ran and _is_block_list(walk, path)]
-    most = max(map(walk.weight, found), default=0)
-    return min((p for p in found if 2 * walk.weight(p) >= most), key=walk.first.__getitem__, default=None)
+    lists = [path for path in breadth_first(walk.model) if walk.ran and _is_block_list(walk, path)]
+    most = max(map(walk.weight, lists), default=0)
+    return min((p for p in lists if 2 * walk.weight(p) >= most), key=walk.first.__getitem__, default=None)
 
 
 def _is_block_list(walk: Walk, path: str) -> bool:
     module = walk.modules[path]
-    children = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+    children = [join(path, name) for name, _ in module.named_children()]
     if not isinstance(module, (nn.ModuleList, nn.Sequential)) or len(children) < _GROUPS:
         return False
     alike = len({type(child) for child in module.children()}) == 1
@@ -193,10 +193,6 @@ def differs(a: tuple[int, ...] | None, b: tuple[int, ...] | None) -> bool:
         return False
     large, small = max(prod(a), prod(b)), min(prod(a), prod(b))
     return large >= CHANGE * small
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _span(names: Any) -> str:

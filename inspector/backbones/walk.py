@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from math import log, prod
 
@@ -37,7 +37,7 @@ class Walk:
         self.first: dict[str, int] = {}
         self.last: dict[str, int] = {}
         for index, op in enumerate(self.ops):
-            for path in _with_parents(op.module):
+            for path in (op.module, *above(op.module)):
                 if self.last.get(path) == index - 1 or path not in self.first:
                     self.first.setdefault(path, index)
                     self.last[path] = index  # of the first visit only: a relu may run many times
@@ -80,8 +80,8 @@ class Walk:
             return None
         for op in self.ops[self.first[path] : self.last[path] + 1]:
             for spec in self._activations(op):
-                if (found := self.resolution(spec)) is not None:
-                    return found
+                if (resolution := self.resolution(spec)) is not None:
+                    return resolution
         return None
 
     def resolution(self, spec: TensorSpec) -> Resolution | None:
@@ -115,11 +115,11 @@ class Walk:
     @cached_property
     def _data(self) -> set[int]:
         """The storages that hold something computed from an input: no standardised weight, no mask."""
-        found = {index for index, role in enumerate(self.roles) if role == "input"}
+        derived = {index for index, role in enumerate(self.roles) if role == "input"}
         for op in self.ops:
-            if any(spec.storage in found for spec in op.inputs):
-                found.update(spec.storage for spec in op.outputs if spec.storage >= 0)
-        return found
+            if any(spec.storage in derived for spec in op.inputs):
+                derived.update(spec.storage for spec in op.outputs if spec.storage >= 0)
+        return derived
 
     @cached_property
     def _proportions(self) -> float:
@@ -151,8 +151,8 @@ class Walk:
             for tensor in (*_torch.parameters_of(module).values(), *_torch.buffers_of(module).values()):
                 if tensor is not None:
                     indices.setdefault(id(tensor), len(indices))
-        known = self.roles[: len(indices)]
-        if len(known) < len(indices) or not set(known) <= {"parameter", "buffer"}:
+        roles = self.roles[: len(indices)]
+        if len(roles) < len(indices) or not set(roles) <= {"parameter", "buffer"}:
             return  # sparse or overlapping tensors: the count does not hold
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             yield name, indices[id(parameter)]
@@ -162,12 +162,26 @@ class Walk:
         return {id(module): path for path, module in self.model.named_modules()}
 
 
-def _with_parents(path: str) -> Iterator[str]:
-    """The path, every path above it, and the root."""
+def above(path: str) -> Iterator[str]:
+    """The parents of a path, up to the root ""."""
     while path:
-        yield path
         path = path.rpartition(".")[0]
-    yield ""
+        yield path
+
+
+def join(path: str, name: str) -> str:
+    """The path of a child."""
+    return f"{path}.{name}" if path else name
+
+
+def inside(path: str, places: Iterable[str]) -> bool:
+    """Whether a path is one of `places`, or lies in one of them ("" is the whole model)."""
+    return any(path == place or path.startswith(f"{place}.") or place == "" for place in places)
+
+
+def outermost(paths: Sequence[str]) -> tuple[str, ...]:
+    """The paths that lie in no other of them."""
+    return tuple(path for path in paths if not inside(path, (other for other in paths if other != path)))
 
 
 def _lazy(parameter: nn.Parameter) -> bool:

@@ -34,8 +34,3 @@ def _bits(tensor: Tensor) -> Tensor:
 def digests(model: nn.Module) -> np.ndarray[Any, Any]:
     """The sum of every parameter, in the order of named_parameters()."""
     return sums(model.parameters())
-
-
-def names(model: nn.Module) -> list[str]:
-    """The parameters that `digests` lists."""
-    return [name for name, _ in model.named_parameters()]

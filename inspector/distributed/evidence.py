@@ -6,6 +6,7 @@ Whatever runs a model here runs a copy of it, so that the training itself is not
 from __future__ import annotations
 
 import pickle
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from inspector.distributed.digest import names, sums
+from inspector.distributed.digest import sums
 from inspector.distributed.gradients import backward, first_batches, twin
 from inspector.distributed.loop import Trainer
 
@@ -31,7 +32,7 @@ def before(trainer: Trainer) -> dict[str, Any]:
     samples = [trainer.data.dataset[index][0] for index in range(min(PICTURES, len(trainer.data.dataset)))]
     model = trainer.model
     return {
-        "names": names(model),
+        "names": [name for name, _ in model.named_parameters()],
         "data": f"{trainer.data.name}: {len(trainer.data.dataset)} samples to train on",
         "initial": trainer.initial.tolist(),
         "wrapped": sums(model.parameters()).tolist(),
@@ -83,21 +84,18 @@ def interrupted_save(trainer: Trainer, folder: Path) -> str:
     On rank 0; the others give ""."""
     if trainer.place.rank:
         return ""
-    file = folder / "interrupted.pt"
-    trainer.write({"step": 1, "value": torch.ones(8)}, file)
-    good = file.read_bytes()
-    try:
-        trainer.write({"step": 2, "value": torch.zeros(8), "bomb": _Bomb()}, file)
-        return "an error while writing is not passed on"
-    except Exception:
-        pass
-    if not file.exists():
-        return "the previous checkpoint is gone after a save that failed half-way"
-    kept = file.read_bytes() == good
-    left = [entry.name for entry in folder.iterdir() if entry.name.startswith(".interrupted.pt")]
-    file.unlink()
-    for name in left:
-        (folder / name).unlink()
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        file = Path(place) / "interrupted.pt"
+        trainer.write({"step": 1, "value": torch.ones(8)}, file)
+        good = file.read_bytes()
+        try:
+            trainer.write({"step": 2, "value": torch.zeros(8), "bomb": _Bomb()}, file)
+            return "an error while writing is not passed on"
+        except Exception:
+            pass
+        if not file.exists():
+            return "the previous checkpoint is gone after a save that failed half-way"
+        kept = file.read_bytes() == good
     return "" if kept else "a save that failed half-way has destroyed the previous checkpoint"
 
 
@@ -112,7 +110,9 @@ def after(trainer: Trainer) -> dict[str, Any]:
         "reassigned": reassigned,
         "final_buffers": sums(model.buffers()).tolist(),
         "final_buffer_names": [name for name, _ in model.named_buffers()],
-        "trained_late": _unreduced(trainer),
+        "trained_late": [
+            n for n, p in model.named_parameters() if p.requires_grad and n in trainer.frozen_at_wrap
+        ],
         "losses": record.losses,
         "seconds": record.seconds,
         "rates": record.rates,
@@ -120,7 +120,6 @@ def after(trainer: Trainer) -> dict[str, Any]:
         "validations": record.validations,
         "in_eval": record.in_eval,
         "resting": trainer.resting,
-        "scale": trainer.scaler.get_scale() if trainer.scaler.is_enabled() else None,
     }
 
 
@@ -128,11 +127,6 @@ def _orders(trainer: Trainer) -> Iterator[list[int]]:
     for epoch in (0, 1):
         trainer.new_epoch(epoch)
         yield list(trainer.data.sampler)
-
-
-def _unreduced(trainer: Trainer) -> list[str]:
-    """Parameters that require grad now and did not at the wrap."""
-    return [n for n, p in trainer.model.named_parameters() if p.requires_grad and n in trainer.frozen_at_wrap]
 
 
 def fingerprint(trainer: Trainer) -> list[int]:
@@ -149,7 +143,7 @@ def fingerprint(trainer: Trainer) -> list[int]:
         trainer.scheduler.best,
         trainer.scheduler.num_bad_epochs,
         *(group["lr"] for group in trainer.optimizer.param_groups),
-        trainer.scaler.get_scale() if trainer.scaler.is_enabled() else 0.0,
+        trainer.scaler.get_scale(),
     ]
     tensors.append(torch.tensor([float(value) for value in plain], dtype=torch.float64))
     return sums(tensors).tolist()

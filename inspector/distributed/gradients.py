@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from inspector.distributed.group import gathered
-from inspector.distributed.loop import Batch, Trainer
+from inspector.distributed.loop import Trainer
+from inspector.distributed.parts import Batch
 from inspector.models.determinate import cast, quiet, random
 from inspector.models.replica import replica
 
@@ -72,7 +73,7 @@ def unused(trainer: Trainer) -> list[str]:
 
 
 def twin(trainer: Trainer, dtype: torch.dtype | None) -> nn.Module:
-    """A copy of the model, in `dtype` if one is named, with dropout off."""
+    """A copy of the model, converted to `dtype` unless None, with dropout off."""
     model = replica(trainer.model)
     model = model.to(dtype) if dtype is not None else model
     quiet(model)
@@ -112,11 +113,8 @@ def _parallel(trainer: Trainer, batches: list[Batch]) -> tuple[Gradients, int, i
 
     wrapped.register_comm_hook(None, hook)
     trainer.forward_backward(wrapped, batches)
-    return (
-        _unscaled(model, _scale(trainer)),
-        counted[0],
-        sum(p.numel() for p in model.parameters() if p.requires_grad),
-    )
+    expected = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return _unscaled(model, trainer.scaler.get_scale()), counted[0], expected
 
 
 def _reference(trainer: Trainer, everyone: list[list[Batch]], dtype: torch.dtype | None) -> Gradients:
@@ -135,11 +133,7 @@ def _reference(trainer: Trainer, everyone: list[list[Batch]], dtype: torch.dtype
         for rank in everyone:
             for batch in rank:
                 backward(trainer, model, batch, many * len(everyone), dtype)
-    return _unscaled(model, _scale(trainer) if dtype is None else 1.0)
-
-
-def _scale(trainer: Trainer) -> float:
-    return trainer.scaler.get_scale() if trainer.scaler.is_enabled() else 1.0
+    return _unscaled(model, trainer.scaler.get_scale() if dtype is None else 1.0)
 
 
 def _unscaled(model: nn.Module, scale: float) -> Gradients:
@@ -157,7 +151,7 @@ def backward(
         return
     with trainer.autocast():
         loss = trainer.loss(trainer.call(model, samples), labels) / divisor
-    (loss * _scale(trainer)).backward()
+    (loss * trainer.scaler.get_scale()).backward()
 
 
 def _wide(trainer: Trainer, dtype: torch.dtype, run: Callable[[], Tensor]) -> Tensor:
@@ -188,18 +182,15 @@ class _Plain(nn.BatchNorm1d):
 
 
 def _distance(gradients: Gradients, truth: Gradients) -> float | None:
-    error = sum(
-        float((gradients[n].to(t.device) - t).square().sum()) if n in gradients else float(t.square().sum())
-        for n, t in truth.items()
-    )
+    """||g - truth|| / ||truth|| over all parameters; a missing gradient counts as zero."""
+    error = sum(float((gradients.get(n, 0 * t).to(t.device) - t).square().sum()) for n, t in truth.items())
     norm = sum(float(t.square().sum()) for t in truth.values())
     return (error / norm) ** 0.5 if norm and error == error else None
 
 
-def _worst(gradients: Gradients, truth: Gradients) -> list[list[Any]]:
-    rows: list[list[Any]] = [
-        [name, _distance({name: gradients[name]}, {name: t}) if name in gradients else None]
-        for name, t in truth.items()
-    ]
-    measured = [row for row in rows if row[1] is not None]
-    return sorted(measured, key=lambda row: -row[1])[:5]
+def _worst(gradients: Gradients, truth: Gradients) -> list[tuple[str, float]]:
+    """The five parameters whose gradients are furthest off."""
+    pairs = {name: ({name: gradients[name]}, {name: t}) for name, t in truth.items() if name in gradients}
+    distances = {name: _distance(*pair) for name, pair in pairs.items()}
+    rows = [(name, distance) for name, distance in distances.items() if distance is not None]
+    return sorted(rows, key=lambda row: -row[1])[:5]

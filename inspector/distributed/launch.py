@@ -1,4 +1,4 @@
-"""Start the workers by torch's elastic launcher, watch them, and never wait for ever."""
+"""Start the workers with torch's elastic launcher, watch them, and never wait forever."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ Tell = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Group:
-    """How many processes where, as torchrun takes it."""
+    """How many processes run where, in torchrun's terms."""
 
     nproc: int
     nnodes: int = 1
@@ -52,14 +53,13 @@ class Outcome:
 
 
 def command(group: Group, folder: Path, module: str) -> list[str]:
-    """The words of torchrun. Everything that has a default there is set here."""
+    """The arguments of torchrun. What has a default there is set explicitly here."""
     words = [f"--nnodes={group.nnodes}", f"--nproc-per-node={group.nproc}"]
     words += ["--rdzv-backend=c10d", f"--rdzv-id=inspect-{os.getpid() if group.nnodes == 1 else 0}"]
     words += [f"--rdzv-endpoint={group.endpoint or 'localhost:0'}"]
     if group.nnodes > 1:
-        wait = int(group.stall)
-        conf = {"is_host": int(group.node_rank == 0), "join_timeout": wait, "timeout": wait}
-        words += ["--rdzv-conf=" + ",".join(f"{key}={value}" for key, value in conf.items())]
+        host, wait = int(group.node_rank == 0), int(group.stall)
+        words += [f"--rdzv-conf=is_host={host},join_timeout={wait},timeout={wait}"]
         address = own_address(group.endpoint)
         words += [f"--local-addr={address}"] if address else []
     words += [f"--max-restarts={group.restarts}", "--monitor-interval=0.2", "--start-method=spawn"]
@@ -68,8 +68,8 @@ def command(group: Group, folder: Path, module: str) -> list[str]:
 
 
 def own_address(endpoint: str) -> str:
-    """The address under which the machine at `endpoint` (HOST:PORT) sees this one; "" where none leads there.
-    A machine's own name often means its loopback, which no other reaches."""
+    """The address under which the machine at `endpoint` (HOST:PORT) sees this one; "" without a route to it.
+    A machine's own name often resolves to its loopback address, which no other machine can reach."""
     host, _, port = endpoint.rpartition(":")
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -88,12 +88,12 @@ def launch(group: Group, folder: Path, module: str, tell: Tell = lambda beat: No
     try:
         _watch(agent, folder, group, tell, outcome)
     finally:
-        stop(agent, read_beats(folder))
+        agent.end(GRACE)  # then by force: the workers lead process groups of their own
+        _send(signal.SIGKILL, (beat for beat in read_beats(folder).values() if beat["phase"] != "done"))
     tell(read_beats(folder).get(0, {}))
     outcome.code = agent.code or 0
     outcome.seconds = time.monotonic() - start
-    refused = refusals(folder)
-    outcome.refused = refused[0] if refused else None
+    outcome.refused = next(iter(refusals(folder)), None)
     outcome.errors = errors(folder)
     outcome.exits = re.findall(r"exitcode\s*:\s*(-?\d+)", agent.printed())
     return outcome
@@ -112,9 +112,8 @@ def _watch(agent: Child, folder: Path, group: Group, tell: Tell, outcome: Outcom
         beats = read_beats(folder)
         if 0 in beats:
             tell(beats[0])
-        outcome.stalled = stalled(beats, group)
         outcome.late = time.monotonic() - start > group.deadline
-        if outcome.stalled or outcome.late:
+        if outcome.late or stalled(beats, group):
             outcome.stacks = stacks(folder, beats)
             outcome.stalled = behind(beats, outcome.stacks)
             return
@@ -131,24 +130,20 @@ def read_beats(folder: Path) -> dict[int, dict[str, Any]]:
     return beats
 
 
-def stalled(beats: dict[int, dict[str, Any]], group: Group) -> dict[str, Any] | None:
-    """The rank that is behind, when none has moved for `stall` seconds."""
-    if not beats or len(beats) < group.nproc:
-        return None
-    newest = max(beat["time"] for beat in beats.values())
-    if time.time() - newest <= group.stall:
-        return None
-    return behind(beats)
+def stalled(beats: dict[int, dict[str, Any]], group: Group) -> bool:
+    """Whether all ranks of this node have started, and none has moved for `stall` seconds."""
+    times = [beat["time"] for beat in beats.values()]
+    return len(times) >= group.nproc and time.time() - max(times) > group.stall
 
 
-def behind(beats: dict[int, dict[str, Any]], stacks: dict[int, str] | None = None) -> dict[str, Any] | None:
-    """The rank with the fewest steps; of equals one that is not waiting inside torch, then the oldest."""
+def behind(beats: dict[int, dict[str, Any]], stacks: dict[int, str]) -> dict[str, Any] | None:
+    """The rank with the fewest steps; among equals one that is not waiting inside torch, then the one silent
+    for longest."""
     if not beats:
         return None
 
     def order(rank: int) -> tuple[int, bool, float]:
-        waits = stacks is not None and waiting(stacks.get(rank, ""))
-        return beats[rank].get("step") or 0, waits, beats[rank]["time"]
+        return beats[rank].get("step") or 0, waiting(stacks[rank]), beats[rank]["time"]
 
     rank = min(beats, key=order)
     return {"rank": rank, **beats[rank]}
@@ -163,33 +158,25 @@ def waiting(stack: str) -> bool:
 
 def stacks(folder: Path, beats: dict[int, dict[str, Any]]) -> dict[int, str]:
     """Ask every rank of this node where it is, and read what it wrote."""
-    for beat in beats.values():
-        try:
-            os.kill(beat["pid"], signal.SIGUSR1)
-        except (ProcessLookupError, PermissionError):
-            pass
+    _send(signal.SIGUSR1, beats.values())
     time.sleep(DUMP)
     files = {rank: folder / f"stack{rank}.txt" for rank in beats}
     return {rank: f.read_text(errors="replace") if f.exists() else "" for rank, f in files.items()}
 
 
-def stop(agent: Child, beats: dict[int, dict[str, Any]]) -> None:
-    """End the agent and its workers, which lead groups of their own, by force where asking does not help."""
-    agent.end(GRACE)
-    for beat in beats.values():
-        try:
-            if beat["phase"] != "done":
-                os.kill(beat["pid"], signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
+def _send(number: int, beats: Iterable[dict[str, Any]]) -> None:
+    """Send a signal to the ranks that are still there."""
+    for beat in beats:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(beat["pid"], number)
 
 
 def refusals(folder: Path) -> list[dict[str, Any]]:
-    """What workers could not take, by rank."""
+    """The input that workers refused, by rank."""
     return [json.loads(file.read_text()) for file in sorted(folder.glob("refused*.json"))]
 
 
 def errors(folder: Path) -> list[dict[str, Any]]:
-    """What workers raised, in the order of time."""
+    """What workers raised, in order of time."""
     entries = [json.loads(file.read_text()) for file in folder.glob("error*.json")]
     return sorted(entries, key=lambda entry: entry["time"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from inspector.distributed import checkpoint, solver
 from inspector.distributed.digest import digests
 from inspector.distributed.group import gathered
 from inspector.distributed.parts import Batch, Parts
+from inspector.models.inputs import first_line
 from inspector.models.values import floats
 from inspector.tracing.capture.isolate import seed_all
 
 VALIDATION_BATCHES = 8
 """The most validation batches that a rank runs."""
+STATEFUL = ("model", "optimizer", "scheduler", "scaler")
+"""The parts of a trainer that a checkpoint holds the state_dict of."""
 
 
 @dataclass
@@ -71,8 +75,7 @@ class Trainer(Parts):
         """One backward that changes nothing: DDP orders its buckets by the first one. Sums over three or more
         ranks depend on that order in their last bit, and a resumed run must get the same sums."""
         kept = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        args, kwargs = self.rest
-        samples = next(iter((*args, *kwargs.values())))
+        samples = self.first(*self.rest)
         labels = torch.zeros(len(samples), dtype=torch.int64)
         self.forward_backward(self.wrapped, [(samples, labels)])
         self.model.zero_grad(set_to_none=True)
@@ -143,19 +146,12 @@ class Trainer(Parts):
         self.wrapped.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.place.device)
         with torch.no_grad():
-            for number, (samples, labels) in enumerate(self.data.validation):
-                if number == VALIDATION_BATCHES:
-                    break
+            for samples, labels in islice(self.data.validation, VALIDATION_BATCHES):
                 with self.autocast():
                     outputs = self.call(self.wrapped, samples)
                     loss = self.loss(outputs, labels)
-                sums += torch.stack(
-                    [
-                        loss.double() * len(labels),
-                        hits(outputs, labels),
-                        loss.new_tensor(len(labels)).double(),
-                    ]
-                )
+                count = sums.new_tensor(len(labels))
+                sums += torch.stack([loss.double() * count, hits(outputs, labels), count])
         self.wrapped.train()
         self.reduce(sums)
         mean, accuracy = float(sums[0] / sums[2]), float(sums[1] / sums[2])
@@ -168,9 +164,8 @@ class Trainer(Parts):
         """Run one validation batch: DDP gives rank 0's buffers to all before a forward."""
         self.wrapped.eval()
         with torch.no_grad(), self.autocast():
-            for samples, _ in self.data.validation:
+            for samples, _ in islice(self.data.validation, 1):
                 self.call(self.wrapped, samples)
-                break
         self.wrapped.train()
 
     def state(self) -> dict[str, Any]:
@@ -180,10 +175,7 @@ class Trainer(Parts):
             "epoch": self.epoch,
             "batch": self.batch,
             "world": self.place.world,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **{name: getattr(self, name).state_dict() for name in STATEFUL},
             "config": self.job.config,
         }
 
@@ -206,24 +198,20 @@ class Trainer(Parts):
             state = box[0]  # type: ignore[assignment]
         if state["world"] != self.place.world:
             raise InspectError(
-                f"the checkpoint was written by {state['world']} processes, and here are {self.place.world}",
+                f"the checkpoint was written by {state['world']} processes, but {self.place.world} run here",
                 f"use `nproc={state['world']}`",
             )
         try:
             self.restore(state)
         except (RuntimeError, ValueError, KeyError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise InspectError(
-                f"the checkpoint {file} does not fit: {first}", "use the model and settings that wrote it"
-            ) from error
+            message = f"the checkpoint {file} does not fit: {first_line(error)}"
+            raise InspectError(message, "use the model and settings that wrote it") from error
         logger.info("resumed at step %d from %s", self.step, file)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a loaded state."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         checkpoint.restore_random_states(state["random"][self.place.rank])
 
@@ -235,6 +223,3 @@ def hits(outputs: Any, labels: Tensor) -> Tensor:
             right = value.argmax(1) == labels.to(value.device) % value.shape[1]
             return right.sum().double()
     return torch.zeros((), dtype=torch.float64, device=labels.device)
-
-
-__all__ = ["Batch", "Record", "Trainer"]

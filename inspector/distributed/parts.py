@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,14 @@ class Parts:
 
     def spec(self) -> InputSpec:
         """The tensor that a sample becomes: the first input."""
-        first = next(iter((*self.inputs.args, *self.inputs.kwargs.values())), None)
-        if not isinstance(first, InputSpec) or not first.shape:
-            raise InspectError(
-                f"{self.recipe.name} takes no tensor of samples: it cannot be trained here",
-                'give `inputs="8x3x32x32"`, or wrap it in a model that takes one',
-            )
-        return first
+        spec = self.first(self.inputs.args, self.inputs.kwargs)
+        assert isinstance(spec, InputSpec)  # `ddp` refuses everything else
+        return spec
+
+    @staticmethod
+    def first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The input that holds the samples."""
+        return next(iter((*args, *kwargs.values())))
 
     def other_inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Values of all inputs, fixed; the first is replaced by each batch."""

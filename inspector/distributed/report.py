@@ -8,8 +8,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial, reduce
+from math import inf
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,15 @@ from inspector.tracing.describe import describe
 WORKER = "inspector.distributed.rank"
 BACKENDS = ("auto", "gloo", "nccl")
 """"auto" is nccl on GPUs and gloo on a CPU."""
+LEAST = {
+    "DATA.BATCH": 1, "DATA.SAMPLES": 1, "DATA.WORKERS": 0, "SOLVER.STEPS": 1, "SOLVER.ACCUMULATE": 1,
+    "SOLVER.VALIDATE_EVERY": 1, "SOLVER.SCHEDULER.PATIENCE": 0, "DDP.MAX_RESTARTS": 0,
+}  # fmt: skip
+"""The settings that are whole numbers, each with the smallest that makes sense."""
+RATES = [
+    f"SOLVER.{name}"
+    for name in ("BASE_LR", "BIAS_LR_FACTOR", "WEIGHT_DECAY", "WEIGHT_DECAY_BIAS", "MOMENTUM")
+]
 
 
 def ddp(
@@ -137,7 +149,7 @@ def _started() -> bool:
 def _group(node: Any, kind: str, nproc: int | None, nnodes: int, node_rank: int, endpoint: str) -> Group:
     count = _processes(nproc if nproc is not None else node.DDP.NPROC, kind)
     if nnodes > 1 and not endpoint:
-        raise InspectError("several nodes need a place to meet", "give `rdzv_endpoint=HOST:PORT`")
+        raise InspectError("several nodes need a rendezvous endpoint", "give `rdzv_endpoint=HOST:PORT`")
     limits = node.DDP.MAX_RESTARTS, float(node.DDP.STALL), float(node.DDP.DEADLINE)
     return Group(count, nnodes, node_rank, endpoint, *limits)
 
@@ -183,41 +195,25 @@ def _check(node: Any, resume: bool) -> None:
     """Refuse what no training can have."""
     if resume and not node.OUTPUT_DIR:
         raise InspectError("`resume=True` needs the folder of an earlier run", 'give `output_dir="runs/one"`')
-    solver, data, group = node.SOLVER, node.DATA, node.DDP
-    for key, value, least in (
-        ("DATA.BATCH", data.BATCH, 1),
-        ("DATA.SAMPLES", data.SAMPLES, 1),
-        ("DATA.WORKERS", data.WORKERS, 0),
-        ("SOLVER.STEPS", solver.STEPS, 1),
-        ("SOLVER.ACCUMULATE", solver.ACCUMULATE, 1),
-        ("SOLVER.VALIDATE_EVERY", solver.VALIDATE_EVERY, 1),
-        ("SOLVER.SCHEDULER.PATIENCE", solver.SCHEDULER.PATIENCE, 0),
-        ("DDP.MAX_RESTARTS", group.MAX_RESTARTS, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InspectError(
-                f"{key} is {value!r}", f'give {least} or more: `settings={{"{key}": {least}}}`'
-            )
-    for key, value in (
-        ("SOLVER.BASE_LR", solver.BASE_LR),
-        ("SOLVER.BIAS_LR_FACTOR", solver.BIAS_LR_FACTOR),
-        ("SOLVER.WEIGHT_DECAY", solver.WEIGHT_DECAY),
-        ("SOLVER.WEIGHT_DECAY_BIAS", solver.WEIGHT_DECAY_BIAS),
-        ("SOLVER.MOMENTUM", solver.MOMENTUM),
-    ):
-        if not 0 <= value < float("inf"):
-            raise InspectError(f"{key} is {value!r}", f'give 0 or more: `settings={{"{key}": 0.1}}`')
-    if not 0 < solver.SCHEDULER.FACTOR < 1:
-        key = "SOLVER.SCHEDULER.FACTOR"
-        raise InspectError(
-            f"{key} is {solver.SCHEDULER.FACTOR!r}",
-            f'give a number between 0 and 1: `settings={{"{key}": 0.1}}`',
-        )
-    if group.BACKEND not in BACKENDS:
-        raise InspectError(f"DDP.BACKEND is {group.BACKEND!r}", f"use one of: {', '.join(BACKENDS)}")
-    for key, value in (("DDP.STALL", group.STALL), ("DDP.DEADLINE", group.DEADLINE)):
-        if not 0 < value < float("inf"):
-            raise InspectError(f"{key} is {value!r}", f'give seconds: `settings={{"{key}": 60}}`')
+
+    def demand(key: str, wanted: str, example: float, holds: Callable[[Any], bool]) -> None:
+        value: Any = reduce(getitem, key.split("."), node)
+        if not holds(value):
+            raise InspectError(f"{key} is {value!r}", f'give {wanted}: `settings={{"{key}": {example}}}`')
+
+    for key, least in LEAST.items():
+        demand(key, f"{least} or more", least, partial(_is_whole, least=least))
+    for key in RATES:
+        demand(key, "0 or more", 0.1, lambda value: 0 <= value < inf)
+    demand("SOLVER.SCHEDULER.FACTOR", "a number between 0 and 1", 0.1, lambda value: 0 < value < 1)
+    for key in ("DDP.STALL", "DDP.DEADLINE"):
+        demand(key, "seconds", 60, lambda value: 0 < value < inf)
+    if node.DDP.BACKEND not in BACKENDS:
+        raise InspectError(f"DDP.BACKEND is {node.DDP.BACKEND!r}", f"use one of: {', '.join(BACKENDS)}")
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
 
 
 def _processes(nproc: int | None, kind: str) -> int:
@@ -227,7 +223,8 @@ def _processes(nproc: int | None, kind: str) -> int:
         raise InspectError(f"{count} processes cannot train", "give `nproc=1` or more")
     if kind == "cuda" and count > cards:
         raise InspectError(
-            f"{count} processes, and there are {cards} GPUs here", f'give `nproc={cards}`, or `device="cpu"`'
+            f"{count} processes need {count} GPUs, and this machine has {cards}",
+            f'give `nproc={cards}`, or `device="cpu"`',
         )
     return count
 
@@ -240,26 +237,16 @@ def _inputs(recipe: Recipe, inputs: Any, batch: int) -> list[str]:
         batched = smallest(recipe, recipe.build("meta" if recipe.rebuilds else "cpu"), batch)
     if batched is None:
         raise InspectError(f"{recipe.name} has no default input", 'give one with `inputs="1x3x32x32"`')
-    texts = [_text(value) for value in batched.args]
-    texts += [f"{key}={_text(value)}" for key, value in batched.kwargs.items()]
-    first = next(iter((*batched.args, *batched.kwargs.values())), None)
-    if not isinstance(first, InputSpec) or not first.shape:
+    values = (*batched.args, *batched.kwargs.values())
+    if not values or not all(isinstance(value, InputSpec) for value in values) or not values[0].shape:
         raise InspectError(
-            f"{recipe.name} takes no tensor of samples: it cannot be trained here",
+            f"{recipe.name} does not take just tensors, the samples first: it cannot be trained here",
             'give `inputs="1x3x32x32"`, or wrap it in a model that takes one',
         )
     if inputs is not None:
         trace(recipe, batched, phase="train")  # refuses what the model does not take, before processes start
-    return texts
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, InputSpec):
-        raise InspectError(
-            "the model takes more than tensors of samples: it cannot be trained here",
-            'give `inputs="1x3x32x32"`, or wrap it in a model that takes one',
-        )
-    return describe(value)
+    named = [f"{key}={describe(value)}" for key, value in batched.kwargs.items()]
+    return [*map(describe, batched.args), *named]
 
 
 def _checkpoint(job: Job, output: Path) -> None:
@@ -271,7 +258,7 @@ def _checkpoint(job: Job, output: Path) -> None:
 
 @contextmanager
 def _folder(wanted: str | None, inside: bool) -> Iterator[tuple[Path, Path]]:
-    """(files of this run, where checkpoints and logs go); what nobody asked for is removed afterwards."""
+    """(files of this run, where checkpoints and logs go); temporary folders are removed afterwards."""
     if inside and wanted is None:
         run = os.environ.get("TORCHELASTIC_RUN_ID", os.getppid())
         name = f"inspector-ddp-{os.environ.get('MASTER_PORT')}-{run}"
@@ -319,9 +306,9 @@ def _concluded(job: Job, folder: Path, group: Group, outcome: Outcome) -> Report
         if group.nnodes > 1 and outcome.code == 0:
             return None  # the machine with rank 0 has the report
         where = f" at {group.endpoint}" if group.endpoint else ""
-        last = tail[-1].strip() if tail else "no word from the launcher"
+        last = tail[-1].strip() if tail else "the launcher printed nothing"
         raise InspectError(
-            f"the processes did not come together{where}: {last}",
+            f"the processes did not find each other{where}: {last}",
             "check `rdzv_endpoint=`, `nnodes=` and `node_rank=`, and that the machines reach each other",
         )
     return report(job, ranks, outcome, group)

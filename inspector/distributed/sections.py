@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import pandas as pd
 import torch
 
-from inspector.core.config import parse
+from inspector.core.config import keys
 from inspector.distributed.checks import Case, examined
 from inspector.distributed.job import Job
 from inspector.distributed.launch import Group, Outcome
@@ -21,9 +24,10 @@ WIDTH = 60
 
 def report(job: Job, ranks: list[dict[str, Any]], outcome: Outcome | None, group: Group) -> Report:
     """What the ranks saw, judged; `outcome` is how their processes ended (None: not ours to start)."""
-    node = parse(job.config)
+    node = job.settings
     findings = examined(Case(job, ranks, outcome))
-    steps, validations = _steps(ranks), _validations(ranks)
+    steps = _steps(ranks)
+    validations = pd.DataFrame(ranks[0]["after"]["validations"] if ranks and "after" in ranks[0] else [])
     failed = any(finding.status == "fail" for finding in findings)
     world = len(ranks) or group.nproc * group.nnodes
     tables = {"steps": steps, "validations": validations, "config": _config(job)}
@@ -66,22 +70,9 @@ def _steps(ranks: list[dict[str, Any]]) -> pd.DataFrame:
     )
 
 
-def _validations(ranks: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(ranks[0]["after"]["validations"] if ranks and "after" in ranks[0] else [])
-
-
 def _config(job: Job) -> pd.DataFrame:
-    from inspector.core.config import keys
-
-    node = parse(job.config)
-
-    def value(key: str) -> Any:
-        setting: Any = node
-        for name in key.split("."):
-            setting = setting[name]
-        return setting
-
-    return pd.DataFrame([{"key": key, "value": str(value(key))} for key in keys(node)])
+    rows = [(key, str(reduce(getitem, key.split("."), job.settings))) for key in keys(job.settings)]
+    return pd.DataFrame(rows, columns=["key", "value"])
 
 
 def _metrics(ranks: list[dict[str, Any]], steps: pd.DataFrame, node: Any, world: int) -> dict[str, Metric]:
@@ -153,8 +144,8 @@ def sparkline(values: list[float]) -> str:
     """The values as a row of bars, the largest full; NaN and infinity are marked with an x."""
     many = len(values)
     picked = values if many <= WIDTH else [values[round(i * (many - 1) / (WIDTH - 1))] for i in range(WIDTH)]
-    finite = [value for value in picked if value - value == 0]
+    finite = [value for value in picked if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
     span = (high - low) or 1.0
-    bars = ["x" if v - v != 0 else BARS[round((v - low) / span * (len(BARS) - 1))] for v in picked]
+    bars = ["x" if not math.isfinite(v) else BARS[round((v - low) / span * (len(BARS) - 1))] for v in picked]
     return "".join(bars)

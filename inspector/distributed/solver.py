@@ -17,21 +17,15 @@ def optimizer(model: nn.Module, node: Any) -> torch.optim.Optimizer:
     """Two groups: weights with BASE_LR and WEIGHT_DECAY; biases (parameters called "bias") with
     BASE_LR * BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS, as Caffe and Detectron train. Frozen ones are in neither.
 
-    Raises InspectError when nothing trains, or for an unknown optimizer.
+    Raises InspectError for an unknown optimizer.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if not named:
-        raise InspectError("every parameter is frozen: there is nothing to train", "freeze less")
     biases = [p for name, p in named if name.rpartition(".")[2] == "bias"]
     weights = [p for name, p in named if name.rpartition(".")[2] != "bias"]
+    rate = node.BASE_LR * node.BIAS_LR_FACTOR
     groups: list[dict[str, Any]] = [
         {"params": weights, "lr": node.BASE_LR, "weight_decay": node.WEIGHT_DECAY, "role": "weight"},
-        {
-            "params": biases,
-            "lr": node.BASE_LR * node.BIAS_LR_FACTOR,
-            "weight_decay": node.WEIGHT_DECAY_BIAS,
-            "role": "bias",
-        },
+        {"params": biases, "lr": rate, "weight_decay": node.WEIGHT_DECAY_BIAS, "role": "bias"},
     ]
     groups = [group for group in groups if group["params"]]
     if node.OPTIMIZER == "sgd":

@@ -142,17 +142,10 @@ class _Run:
 
     def _tell(self, trainer: Trainer, loss: float) -> None:
         last = trainer.record.validations[-1] if trainer.record.validations else {}
-        self.beat(
-            "train",
-            step=trainer.step,
-            of=self.steps,
-            loss=loss,
-            accuracy=last.get("accuracy"),
-            rate=trainer.images_per_second(),
-        )
-        middle = self.folder / "middle.pt"
+        progress = {"step": trainer.step, "of": self.steps, "loss": loss, "accuracy": last.get("accuracy")}
+        self.beat("train", **progress, rate=trainer.images_per_second())
         if trainer.step == self._middle() and self.place.rank == 0 and self.file.exists():
-            shutil.copyfile(self.file, middle)
+            shutil.copyfile(self.file, self.folder / "middle.pt")
 
     def _middle(self) -> int:
         """The last step before the end that has a checkpoint; 0 for none."""
@@ -175,18 +168,18 @@ class _Run:
         again = self._again(middle)
         again.run(again.step + 1)
         if self.place.rank == 0:
-            told = {"rank": self.place.world - 1, "at": again.step, "expected": again.step - 1}
-            write_whole(self.folder / "killing.json", json.dumps(told))
+            kill = {"rank": self.place.world - 1, "at": again.step, "expected": again.step - 1}
+            write_whole(self.folder / "killing.json", json.dumps(kill))
         dist.barrier()
         if self.place.rank == self.place.world - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         again.run(self.steps)  # waits for the dead rank until the agent stops it
 
-    def _after_kill(self, told: dict[str, Any]) -> None:
+    def _after_kill(self, kill: dict[str, Any]) -> None:
         self.beat("checks: resume after the kill")
         self.seen = json.loads((self.folder / f"evidence{self.place.rank}.json").read_text())
         step = self._resumed("in new processes, after one was killed")
-        self.seen["killed"] = {**told, "step": step, "attempt": self.place.attempt}
+        self.seen["killed"] = {**kill, "step": step, "attempt": self.place.attempt}
         self._leave()
 
     def _again(self, file: Path) -> Trainer:
@@ -237,7 +230,7 @@ def _watched(folder: Path, job: Job, place: Place) -> Iterator[Callable[..., Non
         raise
     except Exception as error:
         lines = traceback.format_exc().strip().splitlines()
-        told: dict[str, Any] = {
+        failure: dict[str, Any] = {
             "rank": rank,
             "time": time.time(),
             "phase": beats.last.get("phase"),
@@ -247,9 +240,9 @@ def _watched(folder: Path, job: Job, place: Place) -> Iterator[Callable[..., Non
         }
         if place.attempt == 0 and (folder / "killing.json").exists():
             raise  # the neighbour of the one that was killed
-        kind = "lost" if LOST.search(told["error"]) else "error"
-        write_whole(folder / f"{kind}{rank}.json", json.dumps(told))
-        logger.error("rank %d: %s", rank, told["error"])
+        kind = "lost" if LOST.search(failure["error"]) else "error"
+        write_whole(folder / f"{kind}{rank}.json", json.dumps(failure))
+        logger.error("rank %d: %s", rank, failure["error"])
         raise
     finally:
         faulthandler.cancel_dump_traceback_later()

@@ -6,9 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from inspector.models.values import batch_size as batch_size
-from inspector.models.values import floats as floats
-from inspector.models.values import tensors as tensors
 from inspector.tracing._torch import tree_leaves, tree_map
 
 
@@ -57,11 +54,7 @@ def distance(left: list[Tensor], right: list[Tensor]) -> float | None:
     """Largest absolute difference relative to the largest value; None when shapes differ."""
     if len(left) != len(right) or any(a.shape != b.shape for a, b in zip(left, right)):
         return None
-    worst = 0.0
-    for a, b in zip(left, right):
-        if a.numel():
-            worst = max(worst, _gap(a, b))
-    return worst
+    return max((_gap(a, b) for a, b in zip(left, right) if a.numel()), default=0.0)
 
 
 def _gap(a: Tensor, b: Tensor) -> float:

@@ -19,12 +19,13 @@ from inspector.models.inputs import first_line
 
 RANKS = 2
 DEADLINE = 180.0
-"""Seconds after which the processes are taken for deadlocked."""
+"""Seconds after which the processes count as deadlocked."""
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """What each rank reported, or why there is nothing: an `obstacle`, or a `deadlock` of so many seconds."""
+    """What each rank reported, or why there is nothing: an `obstacle`, or the seconds until it was called a
+    `deadlock`."""
 
     ranks: list[dict[str, Any]] = field(default_factory=list)
     obstacle: str = ""
@@ -32,7 +33,7 @@ class Parallel:
 
 
 class TwoProcesses:
-    """Starts at once, so that the processes import torch while this one works; `wait()` gives the outcome.
+    """Two processes, started at once: they import torch while this one works. `wait()` gives the outcome.
 
     `prepare` names a function ("module:function") that each process calls on the wrapped model
     before the first step: what a training script does after the wrap. Use as a context manager.
@@ -94,7 +95,7 @@ class TwoProcesses:
         end = time.monotonic() + DEADLINE
         if not all(process.wait(end - time.monotonic()) for process in self.processes):
             return Parallel(deadlock=DEADLINE)
-        return Parallel([_result(process) for process in self.processes])
+        return Parallel([one.answer() or {"stage": "start", "error": one.death()} for one in self.processes])
 
     def __enter__(self) -> TwoProcesses:
         return self
@@ -103,7 +104,3 @@ class TwoProcesses:
         for process in self.processes:
             process.end()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _result(process: Child) -> dict[str, Any]:
-    return process.answer() or {"stage": "start", "error": process.death()}

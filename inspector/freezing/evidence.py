@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from inspector.core.errors import InspectError
-from inspector.freezing.batch import copied, tensors
+from inspector.freezing.batch import copied
 from inspector.freezing.plan import Plan
 from inspector.freezing.probe import Probes, probe
 from inspector.models.inputs import first_line
 from inspector.models.replica import Change, change, named_state, replica, same, untouched
+from inspector.models.values import tensors
 from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.capture import differentiable
 from inspector.tracing.capture.isolate import random_state, seed_all
@@ -49,7 +50,6 @@ class Evidence:
     in eval mode before. `steps` is how many each optimizer took, `finite` that the loss was a number.
     """
 
-    original: nn.Module
     probes: Probes
     awake: list[str] = field(default_factory=list)
     asleep: list[str] = field(default_factory=list)
@@ -69,7 +69,7 @@ def gather(model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int) -> E
     with random_state(), torch.inference_mode(False), torch.enable_grad(), _explained(args, kwargs):
         twin = replica(model)
         with untouched(model):
-            evidence = Evidence(model, Probes(plan, args, kwargs, seed))
+            evidence = Evidence(Probes(plan, args, kwargs, seed))
             evidence.asleep = [path for path in plan.norms if not twin.get_submodule(path).training]
             twin.train()
             evidence.awake = [path for path in plan.norms if twin.get_submodule(path).training]
@@ -109,7 +109,7 @@ def _train(
     kwargs: Any,
     evidence: Evidence,
 ) -> None:
-    """A training loop that forgives nothing: all parameters are in the optimizer, gradients are set
+    """An unforgiving training loop: all parameters are in the optimizer, gradients are set
     to zero and not to None. Where nothing trains, there are forwards only."""
     model.train()
     optimizer = make(list(model.parameters()))
@@ -123,18 +123,14 @@ def _train(
             loss.backward()
             evidence.finite &= bool(torch.isfinite(loss))
         elif plan.trainable:
-            _refuse_without_loss()
+            raise InspectError(
+                "the model's output holds no tensor that requires grad: there is nothing to train on",
+                "return tensors that depend on the trainable parameters, or use `verify=False`",
+            )
         _note(evidence, plan, named, held)
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
     evidence.steps = STEPS
-
-
-def _refuse_without_loss() -> None:
-    raise InspectError(
-        "the model's output holds no tensor that requires grad: there is nothing to train on",
-        "return tensors that depend on the trainable parameters, or use `verify=False`",
-    )
 
 
 def _note(evidence: Evidence, plan: Plan, named: dict[str, Any], held: set[str]) -> None:
@@ -209,13 +205,15 @@ def _projected(root: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _changes(original: nn.Module, trained: nn.Module, names: Iterable[str]) -> dict[str, Change]:
-    """How named tensors moved; one that is gone moved altogether."""
+    """How named tensors moved; one that is gone counts as moved."""
     before, after = dict(named_state(original)), dict(named_state(trained))
-    gone = {
-        name: Change(before[name].numel(), before[name].numel(), None) for name in names if name not in after
+    changes = {
+        name: change(before[name], after[name])
+        if name in after
+        else Change(before[name].numel(), before[name].numel(), None)
+        for name in names
     }
-    changes = {name: change(before[name], after[name]) for name in names if name in after}
-    return gone | {name: entry for name, entry in changes.items() if entry is not None}
+    return {name: entry for name, entry in changes.items() if entry is not None}
 
 
 def _unmoved(original: nn.Module, trained: nn.Module, names: Iterable[str]) -> set[str]:

@@ -65,7 +65,7 @@ def freeze(
     stages = [texts(stage, "stages") for stage in stages] if stages else None
     if at is None and (stages or scheme != "maskrcnn"):
         option = "stages" if stages else "scheme"
-        raise InspectError(f"`{option}=` says what `at=` counts, and it is not given", "give `at=N`")
+        raise InspectError(f"`{option}=` says how `at=` counts, but there is no `at=`", "give `at=N`")
     recipe = as_recipe(model, model_args)
     chosen = as_inputs(inputs) if inputs is not None else None
     if recipe.only_on is not None:
@@ -166,16 +166,8 @@ class Frozen:
         self._check_names()
         args, kwargs = self._batch(inputs)
         logger.info("training a copy of %s on %s", self.recipe.name, describe_call(args, kwargs))
-        findings = verify(
-            self.model,
-            self.plan,
-            args,
-            kwargs,
-            seed=self.seed,
-            ddp=ddp,
-            optimizer=optimizer,
-            prepare=prepare,
-        )
+        options: dict[str, Any] = {"seed": self.seed, "ddp": ddp, "optimizer": optimizer, "prepare": prepare}
+        findings = verify(self.model, self.plan, args, kwargs, **options)
         verified = self.report(findings)
         verified.subject["inputs"] = describe_call(args, kwargs)
         verified.header.append(("verified on", ", ".join(verified.subject["inputs"])))
@@ -200,14 +192,12 @@ class Frozen:
         return args, kwargs
 
     def _check_names(self) -> None:
-        """The plan names tensors: they must still be there."""
+        """Refuse a model that has lost tensors that the plan names."""
         names = {name for name, _ in named_state(self.model)}
         gone = [name for name in (*self.plan.parameters, *self.plan.trainable) if name not in names]
         if gone:
-            message = (
-                f"the model has no {gone[0]} any more ({len(gone)} names are gone): it was changed since"
-            )
-            raise InspectError(message, "unfreeze it, change it, then freeze it again")
+            message = f"the model no longer has {gone[0]} ({len(gone)} names are gone)"
+            raise InspectError(message, "unfreeze a model before changing it, then freeze it again")
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the state_dict, and next to it a manifest (JSON) with the frozen names."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from inspector.backbones import Backbone
+from inspector.backbones.walk import inside
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest, select
 from inspector.freezing.schemes import frozen_stages
@@ -28,7 +29,7 @@ class Plan:
     `modules` are all modules of the frozen part, `norms` those among them that normalise by batch
     statistics or update a state of their own in train mode, unless kept in eval mode. `prefix` holds
     the outermost modules of the frozen stages, in the order in which they run (empty without `at`).
-    `observed`: nothing was asked for, and the claim is what the model itself shows.
+    `observed`: no options were given, and the claim is what the model itself shows.
     """
 
     parameters: tuple[str, ...]
@@ -39,7 +40,6 @@ class Plan:
     norm: str = "freeze"
     prefix: tuple[str, ...] = ()
     stages: int | None = None
-    scheme: str = "maskrcnn"
     observed: bool = False
     backbone: Backbone | None = None
 
@@ -64,7 +64,8 @@ def plan(
     pattern that matches nothing, and a model in which nothing is frozen."""
     if not isinstance(norm, str) or norm not in NORMS:
         raise InspectError(
-            f"`norm=` {norm!r} is not known", nearest(str(norm), NORMS, f"use one of: {', '.join(NORMS)}")
+            f"no norm mode is called {norm!r}",
+            nearest(str(norm), NORMS, f"use one of: {', '.join(NORMS)}"),
         )
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     buffers = [name for name, _ in model.named_buffers(remove_duplicate=False)]
@@ -79,20 +80,13 @@ def plan(
         prefix = tuple(path for stage in stages for path in stage.modules)
     observed = at is None and not patterns
     if observed:
-        _refuse_options(norm)
+        if norm != "freeze":
+            message = f'`norm="{norm}"` says how to freeze, but nothing is to be frozen'
+            raise InspectError(message, "give `at=N` or `patterns=`")
         chosen = _frozen_already(model)
     made = _complete(model, chosen, prefix, names, buffers)
-    made = replace(
-        made, norm=norm, prefix=prefix, stages=count, scheme=scheme, backbone=backbone, observed=observed
-    )
+    made = replace(made, norm=norm, prefix=prefix, stages=count, backbone=backbone, observed=observed)
     return _with_trainable_affine(model, made) if norm == "eval" else made
-
-
-def _refuse_options(norm: str) -> None:
-    if norm != "freeze":
-        raise InspectError(
-            f'`norm="{norm}"` says how to freeze, and nothing is to be frozen', "give `at=N` or `patterns=`"
-        )
 
 
 def _frozen_already(model: nn.Module) -> set[str]:
@@ -141,16 +135,6 @@ def _frozen_modules(model: nn.Module, chosen: set[str], prefix: Sequence[str]) -
         if (own and chosen.issuperset(own)) or inside(path, prefix) or inside(path, frozen):
             frozen.append(path)
     return tuple(frozen)
-
-
-def inside(path: str, places: Iterable[str]) -> bool:
-    """Whether a module is one of `places`, or lies in one of them ("" is the whole model)."""
-    return any(path == place or path.startswith(f"{place}.") or place == "" for place in places)
-
-
-def outermost(paths: Sequence[str]) -> tuple[str, ...]:
-    """The paths that lie in no other of them."""
-    return tuple(path for path in paths if not inside(path, (other for other in paths if other != path)))
 
 
 def moves_by_itself(module: nn.Module) -> bool:

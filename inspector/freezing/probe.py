@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from inspector.freezing.batch import batch_size, copied, distance, first_sample, floats, narrowed
-from inspector.freezing.plan import Plan, inside, outermost
+from inspector.backbones.walk import inside, outermost
+from inspector.freezing.batch import copied, distance, first_sample, narrowed
+from inspector.freezing.plan import Plan
+from inspector.models.values import batch_size, floats
 from inspector.tracing._torch import DropoutNd, NormBase, tree_flatten, tree_leaves, tree_unflatten
 from inspector.tracing.capture.isolate import preserved, seed_all
 from inspector.tracing.capture.modules import ModuleCall, module_calls, paths_of
@@ -100,11 +102,10 @@ class Probes:
     def repeats(self, model: nn.Module, probe: Probe) -> bool:
         """Whether the module gives what it gave in the model when it is called again by itself."""
         try:
-            gap = distance(
-                probe.seen.output, self.called(model, probe.path, probe.seen.args, probe.seen.kwargs)
-            )
+            output = self.called(model, probe.path, probe.seen.args, probe.seen.kwargs)
         except Exception:  # a cache that has grown, a mask of another size: no evidence, no fault
             return False
+        gap = distance(probe.seen.output, output)
         return gap is not None and gap < ROUNDING
 
 
@@ -143,12 +144,8 @@ def _trace_back(probes: Probes, model: nn.Module, last: str) -> None:
         calm(model, probes.plan)
         hook = model.get_submodule(last).register_forward_hook(leave)
         args, kwargs = copied((probes.args, probes.kwargs))
-        try:
+        with hook, suppress(_Reached):
             model(*args, **kwargs)
-        except _Reached:
-            pass
-        finally:
-            hook.remove()
         if held:
             probes.requires_grad = last
             roots = [leaf.sum() for leaf in held]

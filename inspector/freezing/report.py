@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from inspector.freezing.handle import Frozen
 
 _SHOWN = 20
+_UNVERIFIED = "not verified: nothing was trained"
 _NORM = {
     "freeze": "weight, bias and statistics frozen, also after model.train()",
     "eval": "statistics frozen, weight and bias train",
@@ -42,7 +43,7 @@ def report(frozen: Frozen, findings: Sequence[Finding]) -> Report:
         environment=environment(seed=frozen.seed),
         metrics=_metrics(frozen),
         tables=tables,
-        findings=list(findings) or [_unverified()],
+        findings=list(findings) or [Finding("verification", "skip", "", _UNVERIFIED)],
         verdict="fail" if failed else "pass" if findings else "none",
         header=_header(frozen),
         sections=_sections(tables),
@@ -121,7 +122,3 @@ def _sections(tables: dict[str, pd.DataFrame]) -> list[Section]:
         note = f"(the first {_SHOWN} of {len(frame)})" if len(frame) > _SHOWN else ""
         sections.append(Section("frozen parameters", frame.head(_SHOWN), note))
     return sections
-
-
-def _unverified() -> Finding:
-    return Finding("verification", "skip", "", "not verified: nothing was trained")

@@ -64,8 +64,8 @@ def scheme(name: str, swin: bool = False) -> Scheme:
 
 
 def frozen_stages(at: int, name: str, total: int, swin: bool = False) -> int:
-    """How many of `total` stages N freezes. An N outside is an InspectError that names the range:
-    detectron2 itself freezes everything there without a word."""
+    """How many of `total` stages N freezes. An N out of range raises InspectError with the range:
+    detectron2 itself silently freezes everything there."""
     counting = scheme(name, swin)
     if not isinstance(at, int) or isinstance(at, bool):
         raise InspectError(f"FREEZE.AT is {at!r}, not a whole number", "write `at=2`, or FREEZE.AT 2")
@@ -81,8 +81,5 @@ def frozen_stages(at: int, name: str, total: int, swin: bool = False) -> int:
 
 def equivalents(frozen: int, total: int, swin: bool = False) -> list[dict[str, object]]:
     """A row for each scheme: its N for the same frozen stages, and what N means there."""
-    rows = []
-    for name in SCHEMES:
-        counting = scheme(name, swin)
-        rows.append({"scheme": name, "n": counting.written(frozen, total), "meaning": counting.meaning})
-    return rows
+    countings = [scheme(name, swin) for name in SCHEMES]
+    return [{"scheme": c.name, "n": c.written(frozen, total), "meaning": c.meaning} for c in countings]

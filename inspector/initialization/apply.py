@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from inspector.core.errors import InspectError
 from inspector.initialization import parametrized
@@ -98,12 +98,8 @@ def _write(target: Target, law: Law, choice: Choice) -> Write:
     before = [tensor.detach().clone() for tensor in tensors]
     parametrized.assign(target.module, target.attribute, partial(draw, law=law, target=target, choice=choice))
     after = parametrized.written(target.module, target.attribute)
-    changed = any(not _equal(old, new) for old, new in zip(before, after))
+    changed = any(not torch.equal(old, new.detach()) for old, new in zip(before, after))
     return Write(target, law, changed, frozen=not any(tensor.requires_grad for tensor in tensors))
-
-
-def _equal(old: Tensor, new: Tensor) -> bool:
-    return old.shape == new.shape and torch.equal(old, new.detach())
 
 
 def _unchanged(writes: tuple[Write, ...]) -> list[Finding]:
@@ -111,7 +107,7 @@ def _unchanged(writes: tuple[Write, ...]) -> list[Finding]:
     same = [w.target.name for w in writes if w.law.random and not w.changed]
     if not same:
         return []
-    message = f"{len(same)} tensors had the very same bytes before: initialised with this seed already"
+    message = f"{len(same)} tensors already had the same bytes: they were initialised with this seed before"
     return [Finding("coverage", "skip", same[0], message, {"tensors": same})]
 
 
@@ -130,7 +126,7 @@ def _notes(writes: tuple[Write, ...]) -> list[Finding]:
 
 
 def _outside(everything: list[Target], selected: list[Target], writes: tuple[Write, ...]) -> list[Finding]:
-    """Weights of two or more dimensions that keep what they had: a reader may believe otherwise."""
+    """Weights of two or more dimensions that keep their values, which a reader might not expect."""
     written = {write.target.name for write in writes}
     shapes = {
         t.name: t for t in everything if t.name not in written and t.fans is not None and t.role != "bias"

@@ -16,14 +16,7 @@ from typing import Any
 
 from inspector.initialization import laws, parametrized
 from inspector.initialization.checks.law import diagnose
-from inspector.initialization.examine import (
-    ALPHA,
-    Evidence,
-    distinct,
-    gather,
-    holm,
-    rivals,
-)
+from inspector.initialization.examine import ALPHA, Evidence, distinct, gather, holm, rivals
 from inspector.initialization.known import candidates
 from inspector.initialization.laws import Law
 from inspector.initialization.schemes import Choice
@@ -77,8 +70,7 @@ class Row:
         }
 
     def _other_names(self) -> str:
-        others = [label for label in self.labels if self.law is None or label != self.law.label]
-        return ", ".join(others)
+        return ", ".join(label for label in self.labels if self.law is None or label != self.law.label)
 
     def _note(self) -> str:
         target = self.target
@@ -190,21 +182,21 @@ def auto(targets: list[Target], alpha: float = ALPHA) -> Outcome:
     no law, and that is no fault."""
     gathered = [gather(target) for target in targets]
     level = alpha / max(sum(e.sample is not None and not e.sample.is_constant for e in gathered), 1)
-    outcome = Outcome([_found(evidence, level) for evidence in gathered])
+    outcome = Outcome([_identified(evidence, level) for evidence in gathered])
     for row in outcome.rows:
         if row.status == "uninitialised":
             outcome.findings += diagnose(row.evidence, row.law, None, row.status, None)
     unknown = [row.target.name for row in outcome.rows if row.status == "differs"]
     if unknown:
         message = (
-            f"{len(unknown)} of {len(outcome.rows)} tensors fit no known initialisation: trained, or drawn "
-            f"in a way that is not known here (first: {unknown[0]})"
+            f"{len(unknown)} of {len(outcome.rows)} tensors fit no known initialisation: they were trained, "
+            f"or drawn in another way (first: {unknown[0]})"
         )
         outcome.findings.append(Finding("law", "skip", unknown[0], message, {"tensors": unknown}))
     return outcome
 
 
-def _found(evidence: Evidence, level: float) -> Row:
+def _identified(evidence: Evidence, level: float) -> Row:
     sample = evidence.sample
     if sample is None:
         status = "uninitialised" if "meta" in evidence.untested else "inconclusive"

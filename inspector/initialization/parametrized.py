@@ -33,15 +33,11 @@ def names(module: nn.Module) -> list[str]:
 
 def source(module: nn.Module, name: str) -> Tensor:
     """The parameter that holds the values: for a computed weight, the largest one it comes from."""
-    plain = parameters_of(module).get(name)
-    if plain is not None:
-        return plain
-    if f"{name}_v" in parameters_of(module) or f"{name}_orig" in parameters_of(module):
-        held = parameters_of(module).get(f"{name}_v", parameters_of(module).get(f"{name}_orig"))
-        assert held is not None
-        return held
-    originals = _originals(_parametrizations(module)[name])
-    return max(originals, key=lambda tensor: tensor.numel())
+    for key in (name, f"{name}_v", f"{name}_orig"):
+        tensor = parameters_of(module).get(key)
+        if tensor is not None:
+            return tensor
+    return max(_originals(_parametrizations(module)[name]), key=Tensor.numel)
 
 
 def values(module: nn.Module, name: str) -> Tensor:
@@ -50,12 +46,7 @@ def values(module: nn.Module, name: str) -> Tensor:
         hook = _old_norm(module, name)
         if hook is not None:
             return hook.compute_weight(module)  # the attribute is stale until the next forward
-        if f"{name}_orig" in parameters_of(module):
-            return source(module, name)
-        if name in parameters_of(module):
-            return source(module, name)
-        chain = _parametrizations(module)[name]
-        if any(isinstance(step, SpectralNorm) for step in chain):
+        if name in parameters_of(module) or _is_spectral(module, name):
             return source(module, name)
         return getattr(module, name)
 
@@ -86,12 +77,9 @@ def note(module: nn.Module | None, name: str) -> str:
         return ""
     if _old_norm(module, name) is not None:
         return "weight norm: the product g v / |v| is checked"
-    if f"{name}_orig" in parameters_of(module):
+    if _is_spectral(module, name):
         return "spectral norm: the weight before the division is checked"
-    chain = _parametrizations(module)[name]
-    if any(isinstance(step, SpectralNorm) for step in chain):
-        return "spectral norm: the weight before the division is checked"
-    steps = ", ".join(type(step).__name__ for step in chain)
+    steps = ", ".join(type(step).__name__ for step in _parametrizations(module)[name])
     return f"parametrized by {steps}: the weight that the layer uses is checked"
 
 
@@ -100,8 +88,14 @@ def written(module: nn.Module, name: str) -> list[Tensor]:
     if name in parameters_of(module):
         return [source(module, name)]
     parts = [parameters_of(module).get(f"{name}_{end}") for end in ("v", "g", "orig")]
-    held = [part for part in parts if part is not None]
-    return [*held] or _originals(_parametrizations(module)[name])
+    return [part for part in parts if part is not None] or _originals(_parametrizations(module)[name])
+
+
+def _is_spectral(module: nn.Module, name: str) -> bool:
+    """Whether a weight is divided by its largest singular value, in the old way or the new one."""
+    if f"{name}_orig" in parameters_of(module):
+        return True
+    return any(isinstance(step, SpectralNorm) for step in _parametrizations(module)[name])
 
 
 def _parametrizations(module: nn.Module) -> Any:
@@ -109,7 +103,7 @@ def _parametrizations(module: nn.Module) -> Any:
 
 
 def _originals(chain: Any) -> list[Tensor]:
-    return [tensor for name, tensor in parameters_of(chain).items() if tensor is not None]
+    return [tensor for tensor in parameters_of(chain).values() if tensor is not None]
 
 
 def _old_norm(module: nn.Module, name: str) -> Any:

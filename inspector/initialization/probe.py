@@ -89,7 +89,9 @@ class Probe:
                 return
             layer = self.seen.get(path)
             if layer is None:
-                layer = self.seen[path] = _measured(path, module, value)
+                same = value.dim() > 1 and value.shape[0] > 1 and repeats(value.detach())
+                kind, peak = type(module).__name__, float(value.detach().abs().max())
+                layer = self.seen[path] = Layer(path, kind, _is_zero(module), std_of(value), peak, same)
             if self.forward:
                 layer.calls += 1
             if value.requires_grad and not layer.arrived and (layer.calls == 1 or not self.forward):
@@ -109,12 +111,6 @@ class Probe:
         return hook
 
 
-def _measured(path: str, module: nn.Module, value: Tensor) -> Layer:
-    same = value.dim() > 1 and value.shape[0] > 1 and repeats(value.detach())
-    kind = type(module).__name__
-    return Layer(path, kind, _is_zero(module), std_of(value), _peak(value), same)
-
-
 def _take(layer: Layer, gradient: Tensor) -> None:
     layer.gradient = std_of(gradient)
     sizes = gradient.detach().abs()
@@ -125,10 +121,8 @@ def _take(layer: Layer, gradient: Tensor) -> None:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """A layer with a weight of two or more dimensions: torch's own, or a leaf of somebody else."""
-    if isinstance(module, _LAYERS):
-        return True
-    return _own_weights(module) and not any(True for _ in module.children())
+    """A layer with a weight of two or more dimensions: torch's own, or a leaf module of another library."""
+    return isinstance(module, _LAYERS) or (_own_weights(module) and not list(module.children()))
 
 
 def _own_weights(module: nn.Module) -> bool:
@@ -156,10 +150,6 @@ def is_signal(value: Any) -> bool:
 def std_of(value: Tensor) -> float | None:
     """Population std about the mean in float64; None for fewer than two elements."""
     return float(value.detach().double().std(correction=0)) if value.numel() > 1 else None
-
-
-def _peak(value: Tensor) -> float:
-    return float(value.detach().abs().max())
 
 
 def repeats(value: Tensor) -> bool:

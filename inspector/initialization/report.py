@@ -26,7 +26,7 @@ from inspector.tracing.describe import describe_call
 SHOWN = 20
 """Tensors that the text report lists; the table holds them all."""
 BATCH = 8
-"""Samples that are propagated: a batch norm over fewer values makes the gradients noise."""
+"""Samples that are propagated: with fewer values, a batch norm turns the gradients into noise."""
 PLOTTED = 60
 """Modules in the propagation plot for people."""
 FEW = 3
@@ -120,15 +120,13 @@ def _gathered(findings: list[Finding]) -> list[Finding]:
         alone = finding.status != "fail"
         kept.setdefault(f"{number}" if alone else finding.check, []).append(finding)
     gathered: list[Finding] = []
-    for group in kept.values():
-        gathered += [_together(group)] if len(group) > FEW else group
+    for first, *others in kept.values():
+        if len(others) >= FEW:
+            evidence = {finding.subject: finding.evidence for finding in (first, *others)}
+            message = f"{first.message} (and {len(others)} more tensors likewise)"
+            first, others = replace(first, message=message, evidence=evidence), []
+        gathered += [first, *others]
     return gathered
-
-
-def _together(group: list[Finding]) -> Finding:
-    first = group[0]
-    message = f"{first.message} (and {len(group) - 1} more tensors likewise)"
-    return replace(first, message=message, evidence={f.subject: f.evidence for f in group})
 
 
 def _propagate(job: Job, report: Report) -> None:
@@ -140,7 +138,7 @@ def _propagate(job: Job, report: Report) -> None:
     try:
         inputs = job.inputs if job.inputs is not None else smallest(job.recipe, job.model, BATCH)
         if inputs is None:
-            raise InspectError("no input is known: give `inputs=`")
+            raise InspectError("the model has no default input: give `inputs=`")
         args, kwargs = materialise(inputs, job.model, device_of(job.model), job.seed)
         signal = propagate(job.model, args, kwargs, job.seed)
     except InspectError as error:
@@ -163,7 +161,7 @@ def _save(job: Job, report: Report, choice: Choice | None, path: str | Path) -> 
 
     assert job.model is not None
     assert choice is not None
-    laws = {row["tensor"]: row["law"] for row in report.tables["tensors"].to_dict("records")}
+    tensors = report.tables["tensors"]
     manifest = {
         "model": job.name,
         "scheme": choice.scheme.name,
@@ -172,7 +170,7 @@ def _save(job: Job, report: Report, choice: Choice | None, path: str | Path) -> 
         "seed": job.seed,
         "environment": report.environment,
         "verdict": report.verdict,
-        "tensors": laws,
+        "tensors": dict(zip(tensors["tensor"], tensors["law"])),
     }
     files = save_state(job.model, path, manifest)
     report.header.append(("saved", ", ".join(str(file) for file in files)))
@@ -181,17 +179,12 @@ def _save(job: Job, report: Report, choice: Choice | None, path: str | Path) -> 
 def _report(job: Job, outcome: Outcome, choice: Choice | None, layers: int, of: int, applied: bool) -> Report:
     done = "applied" if applied else "expected"
     worst, note = _worst(outcome.rows)
+    counts = {status: outcome.count(status) for status in STATUSES}
     return Report(
         command="init",
         subject={"name": job.name, "source": job.source, "inputs": [], "phase": None, "device": "cpu"},
         environment=environment(),
-        metrics=metrics(
-            {
-                "layers": layers,
-                "tensors": len(outcome.rows),
-                **{status: outcome.count(status) for status in STATUSES},
-            }
-        ),
+        metrics=metrics({"layers": layers, "tensors": len(outcome.rows), **counts}),
         tables={"tensors": pd.DataFrame([row.cells() for row in outcome.rows], dtype=object)},
         findings=outcome.findings,
         header=[

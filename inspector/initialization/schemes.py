@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import init
 
 from inspector.core.errors import InspectError
+from inspector.core.naming import nearest
 from inspector.initialization import laws
 from inspector.initialization.laws import Law
 from inspector.initialization.targets import Fans, Target
@@ -54,7 +55,7 @@ def _fans(target: Target) -> Fans:
 
 def _fan(target: Target, options: Options) -> int:
     fans = _fans(target)
-    return max(fans.fan_out if options.get("mode") == "fan_out" else fans.fan_in, 1)
+    return max(fans.fan_out if options["mode"] == "fan_out" else fans.fan_in, 1)
 
 
 def _both(target: Target) -> int:
@@ -118,13 +119,10 @@ def _reset_default(target: Target) -> Law | None:
 
 
 def _linear_default(target: Target) -> Law | None:
-    if target.layer.rpartition(".")[2] == "out_proj" and target.role == "bias" and _of_attention(target):
+    of_attention = isinstance(target.module, nn.modules.linear.NonDynamicallyQuantizableLinear)
+    if of_attention and target.role == "bias" and target.layer.rpartition(".")[2] == "out_proj":
         return laws.constant(0.0)
     return _reset_default(target)
-
-
-def _of_attention(target: Target) -> bool:
-    return isinstance(target.module, nn.modules.linear.NonDynamicallyQuantizableLinear)
 
 
 def _attention_default(target: Target) -> Law | None:
@@ -135,14 +133,8 @@ def _attention_default(target: Target) -> Law | None:
     return laws.xavier_uniform(1.0, _both(target), "default (xavier_uniform)")
 
 
-def _bilinear_default(target: Target) -> Law:
-    module: Any = target.module
-    return laws.uniform(1 / math.sqrt(module.in1_features), "default")
-
-
-def _recurrent_default(target: Target) -> Law:
-    module: Any = target.module
-    return laws.uniform(1 / math.sqrt(module.hidden_size), "default")
+def _sized_default(size: str) -> Callable[[Target], Law]:
+    return lambda target: laws.uniform(1 / math.sqrt(getattr(target.module, size)), "default")
 
 
 _DEFAULTS: dict[str, Callable[[Target], Law | None]] = {
@@ -150,8 +142,8 @@ _DEFAULTS: dict[str, Callable[[Target], Law | None]] = {
     "transposed": _reset_default,
     "linear": _linear_default,
     "attention": _attention_default,
-    "bilinear": _bilinear_default,
-    "recurrent": _recurrent_default,
+    "bilinear": _sized_default("in1_features"),
+    "recurrent": _sized_default("hidden_size"),
     "embedding": lambda target: laws.normal(1.0, "default (normal std=1)"),
 }
 
@@ -262,7 +254,8 @@ def choose(name: str, bias: str | float = "auto", **options: Any) -> Choice:
     defaults = dict(scheme.options)
     for option, value in options.items():
         if value is not None and option not in defaults:
-            raise InspectError(f"{name} does not use `{option}=`", _uses(scheme))
+            uses = ", ".join(f"`{used}=`" for used in defaults) or "no options"
+            raise InspectError(f"{name} does not use `{option}=`", f"leave it out: {name} uses {uses}")
     merged = {o: d if options.get(o) is None else options[o] for o, d in defaults.items()}
     _check(name, merged)
     return Choice(scheme, merged, _bias(scheme, bias))
@@ -271,17 +264,10 @@ def choose(name: str, bias: str | float = "auto", **options: Any) -> Choice:
 def find(name: str) -> Scheme:
     """The scheme of that name. Raises InspectError with the nearest name and the list."""
     if name not in SCHEMES:
-        from inspector.core.naming import nearest
-
         listed = f"there are: {', '.join(SCHEMES)}"
         near = nearest(name, SCHEMES, "")
         raise InspectError(f"no scheme is called {name!r}", f"{near} {listed}".strip())
     return SCHEMES[name]
-
-
-def _uses(scheme: Scheme) -> str:
-    used = ", ".join(f"`{name}=`" for name, _ in scheme.options)
-    return f"leave it out: {scheme.name} uses {used or 'no options'}"
 
 
 def _check(name: str, options: Options) -> None:

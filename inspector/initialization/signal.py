@@ -1,4 +1,4 @@
-"""What one seeded training step shows of each layer: the spread of its output, and of its gradient."""
+"""What one seeded training step shows about each layer: the spread of its output and of its gradient."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from inspector.tracing.capture.isolate import preserved, random_state, seed_all,
 
 EXPLODES = 1e4
 """Forward std over the input's. Normalised and residual networks stay within 100; a product of depth
-that has reached 10^4 goes on."""
+that has reached 10^4 keeps growing."""
 VANISHES = 1e-6
 """Forward std over the input's: below float32's resolution (2^-20) beside a signal of the input's size."""
 FP16_MAX = 65504.0
@@ -29,7 +29,7 @@ FP16_MAX = 65504.0
 GRADIENT_EXPLODES = 1e4
 """Gradient std over that at the end of the model: the same reasoning, the other way."""
 GRADIENT_VANISHES = 1e-6
-"""Gradient std over that at the end of the model: such layers stand still while the last one learns."""
+"""Gradient std over that at the end of the model: such layers hardly learn while the last one does."""
 MOST = 0.5
 """Share of the non-zero gradient elements below FP16_TINY from which the layer is flagged."""
 
@@ -70,7 +70,7 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
         except Exception as error:
             raise InspectError(
                 f"the training forward raised {type(error).__name__}: {first_line(error)}",
-                "give larger or other inputs with `inputs=`",
+                "pass inputs that the model can train on: `inputs=`",
             ) from error
         probe.forward = False
         stopped, start = _backward(outputs, seed)

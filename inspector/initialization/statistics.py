@@ -22,11 +22,15 @@ from torch import Tensor
 from inspector.initialization.laws import Law
 
 CHUNK = 2**15
-"""Elements converted to float64 at a time on the CPU: they stay in the cache, and torch starts no
-threads for so few, whose meeting costs more than the work on a busy machine."""
+"""Elements converted to float64 at a time on the CPU: they stay in the cache, and torch starts no threads for
+so few; synchronising those would cost more than the work on a busy machine."""
 GPU_CHUNK = 2**24
 SAMPLE = 2**16
 """Elements for Kolmogorov-Smirnov: 0.0064 is its 1% quantile there."""
+
+
+ENOUGH = 1e-9
+"""Once a cheap test gives a smaller p-value, Kolmogorov-Smirnov is left out."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a sample agrees with a law: the combined p-value and what it rests on. `why` names the test
+    """How a sample agrees with a law: the combined p-value and what it is based on. `why` names the test
     with the smallest p-value. `distance` and `distance_p` are None where the test was not needed."""
 
     p: float
@@ -108,7 +112,8 @@ def measure(tensor: Tensor) -> Sample:
         total += float(part.sum())
         square += float(part @ part)
     count = max(flat.numel(), 1)
-    values = np.sort(_sampled(flat).double().cpu().numpy())
+    picked = flat if flat.numel() <= SAMPLE else flat[_spread(flat.numel()).to(flat.device)]
+    values = np.sort(picked.double().cpu().numpy())
     return Sample(
         numel=flat.numel(),
         dtype=tensor.dtype,
@@ -131,10 +136,6 @@ def _denormal(values: np.ndarray, dtype: torch.dtype) -> float:
     return float(np.mean(filled < torch.finfo(dtype).tiny))
 
 
-def _sampled(flat: Tensor) -> Tensor:
-    return flat if flat.numel() <= SAMPLE else flat[_spread(flat.numel()).to(flat.device)]
-
-
 @lru_cache(maxsize=64)
 def _spread(count: int) -> Tensor:
     """Indices of SAMPLE elements in the steps of a golden-ratio walk: even over the tensor, and not in
@@ -145,28 +146,18 @@ def _spread(count: int) -> Tensor:
     return torch.from_numpy(np.arange(SAMPLE, dtype=np.int64) * step % count)
 
 
-def fit(sample: Sample, law: Law, enough: float = 1e-9) -> Fit:
-    """Test a sample of two or more elements against a uniform or normal law.
-
-    When the cheap tests already give a p-value below `enough`, Kolmogorov-Smirnov is left out.
-    """
+def fit(sample: Sample, law: Law) -> Fit:
+    """Test a sample of two or more elements against a uniform or normal law."""
     if law.scale <= 0 or not sample.finite:
         return Fit(0.0, "law")
-    tests = {
-        "largest": _largest(sample, law),
-        "std": _moment(sample, law),
-        "mean": _mean(sample, law),
-    }
-    if min(tests.values()) < enough:
-        return _combined(tests)
-    distance, tests["ks"] = kolmogorov_smirnov(sample, law)
-    return _combined(tests, distance, tests["ks"])
-
-
-def _combined(tests: dict[str, float], distance: float | None = None, distance_p: float | None = None) -> Fit:
-    """Bonferroni: the smallest p-value times the number of tests."""
-    why = min(tests, key=lambda name: tests[name])
-    return Fit(min(1.0, 4 * tests[why]), why, distance, distance_p)
+    shift = max(abs(sample.mean) / law.std - grain(sample).mean, 0.0)
+    mean = _two_sided(shift * math.sqrt(sample.numel))
+    tests = {"largest": _largest(sample, law), "std": _moment(sample, law), "mean": mean}
+    distance = None
+    if min(tests.values()) >= ENOUGH:
+        distance, tests["ks"] = kolmogorov_smirnov(sample, law)
+    why = min(tests, key=tests.__getitem__)
+    return Fit(min(1.0, 4 * tests[why]), why, distance, tests.get("ks"))  # Bonferroni, four tests
 
 
 def grain(sample: Sample) -> Grain:
@@ -206,11 +197,6 @@ def _moment(sample: Sample, law: Law) -> float:
     if law.kurtosis == 3.0:
         return min(1.0, exact)
     return min(1.0, max(exact, _two_sided(excess * math.sqrt(shape))))
-
-
-def _mean(sample: Sample, law: Law) -> float:
-    shift = max(abs(sample.mean) / law.std - grain(sample).mean, 0.0)
-    return _two_sided(shift * math.sqrt(sample.numel))
 
 
 def _two_sided(z: float) -> float:

@@ -1,10 +1,10 @@
-"""Which tensors a scheme speaks of: every parameter of a model with its layer, its role and its fans."""
+"""Which tensors a scheme applies to: every parameter of a model with its layer, its role and its fans."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,11 +19,9 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-NORMS = (
-    _torch.NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm,
-)  # fmt: skip
+NORMS = (_torch.NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 DEFAULT_KINDS = ("convolution", "transposed", "linear", "bilinear", "attention", "other")
-"""Kinds of layers that are initialised when nobody names layers: what holds a weight matrix or kernel.
+"""Kinds of layers that are initialised unless `layers` names others: what holds a weight matrix or kernel.
 Embeddings, recurrent and norm layers have conventions of their own and must be named."""
 
 
@@ -114,9 +112,7 @@ def of_model(model: nn.Module) -> list[Target]:
         for target in _of_module(path, module):
             key = _key(target)
             if key in targets:
-                first = targets[key]
-                aliases = (*first.aliases, target.name)
-                targets[key] = Target(**{**vars(first), "aliases": aliases})
+                targets[key] = replace(targets[key], aliases=(*targets[key].aliases, target.name))
             else:
                 targets[key] = target
     return list(targets.values())
@@ -129,15 +125,12 @@ def _key(target: Target) -> object:
 
 
 def _of_module(path: str, module: nn.Module) -> Iterator[Target]:
-    kind = kind_of(module)
-    names = parametrized.names(module)
-    fans = None
+    kind, names, fans = kind_of(module), parametrized.names(module), None
+    _refuse_lazy(path, module)
     if "weight" in names:
-        _refuse_lazy(path, module)
         fans = fans_of(tuple(parametrized.source(module, "weight").shape), module)
     for name in names:
         tensor = parametrized.source(module, name)
-        _refuse_lazy(path, module)
         yield Target(
             name=f"{path}.{name}" if path else name,
             layer=path,
@@ -167,7 +160,7 @@ def _refuse_lazy(path: str, module: nn.Module) -> None:
     for tensor in _torch.parameters_of(module).values():
         if isinstance(tensor, nn.parameter.UninitializedParameter):
             raise InspectError(
-                f"{path or type(module).__name__} waits for its first input: its shape is not known",
+                f"{path or type(module).__name__} waits for its first input: its shape is still unknown",
                 "give `inputs=`, or run the model once before",
             )
 
@@ -230,9 +223,3 @@ def chosen(targets: list[Target], layers: list[str] | None, everything: bool = F
             'name layers with `layers=`, e.g. `layers=["norm*"]`',
         )
     return selected
-
-
-def elements(tensor: Tensor) -> Tensor:
-    """The tensor flattened, without its history."""
-    with torch.no_grad():
-        return tensor.detach().reshape(-1)

@@ -100,7 +100,7 @@ def test_machines_that_do_not_meet_are_one_line(inspect: Run) -> None:
         "--rdzv-endpoint", "127.0.0.1:9", "--device", "cpu", "--set", "DDP.STALL", "5", "--deadline", "40",
     )  # fmt: skip
     assert (code, out) == (2, "")
-    assert "did not come together at 127.0.0.1:9" in err
+    assert "did not find each other at 127.0.0.1:9" in err
     assert "hint: " in err
 
 

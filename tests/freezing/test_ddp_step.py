@@ -25,7 +25,7 @@ def result(**more: Any) -> dict[str, Any]:
 
 def judged(claim: Plan, seen: Parallel) -> Finding:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    (finding,) = checks.ddp(Case(model, claim, Evidence(model, Probes(claim, (), {}, 0)), parallel=seen))
+    (finding,) = checks.ddp(Case(model, claim, Evidence(Probes(claim, (), {}, 0)), parallel=seen))
     return finding
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from inspector.backbones.walk import inside
 from inspector.freezing.checks.case import Case
-from inspector.freezing.plan import inside
 from inspector.freezing.probe import random_modules
 from inspector.reporting.checks import listed, note, warned
 from inspector.reporting.report import Finding

@@ -1,4 +1,4 @@
-"""Why a tensor does not have its law: one check a mistake, asked in order from certain to vague. The first
+"""Why a tensor does not have its law: one check a mistake, tried in order from certain to vague. The first
 that explains the tensor is the finding."""
 
 from __future__ import annotations

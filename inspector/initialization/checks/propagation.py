@@ -29,7 +29,7 @@ def propagation(signal: Signal) -> Iterator[Finding]:
     if not signal.layers:
         yield skipped("no layer with weights ran")
         return
-    faults = [*_dead(signal), *(_told(flag, signal) for flag in _MESSAGES if signal.flagged(flag))]
+    faults = [*_dead(signal), *(_described(flag, signal) for flag in _MESSAGES if signal.flagged(flag))]
     yield from faults or [passed(_summary(signal))]
     yield from _limits(signal)
 
@@ -55,7 +55,7 @@ _MESSAGES = {
 """Status and message of each flag that is a finding, about the first layer that has it."""
 
 
-def _told(flag: str, signal: Signal) -> Finding:
+def _described(flag: str, signal: Signal) -> Finding:
     """One finding for a flag, about its first layer."""
     group, layers = signal.flagged(flag), signal.layers
     first = group[0]

@@ -41,7 +41,7 @@ def written_twice(filled: Filled) -> Iterator[Finding]:
     breadth = _breadth(fills)
     losses = [loss for key, history in fills.items() for loss in _losses(key, history)]
     kinds = grouped(losses, lambda loss: _kind(loss, breadth, filled.explicit_only))
-    pairs = grouped(kinds.get("double", []), lambda loss: f"{_told(loss.first)} | {_told(loss.second)}")
+    pairs = grouped(kinds.get("double", []), lambda loss: f"{_author(loss.first)} | {_author(loss.second)}")
     for group in pairs.values():
         yield _doubled(group, names)
     if not pairs:
@@ -123,14 +123,14 @@ def _names(model: nn.Module) -> dict[int, list[str]]:
 
 def _doubled(group: list[_Loss], names: Mapping[int, list[str]]) -> Finding:
     tensors = _tied(group, names)
-    first, second = _told(group[0].first), _told(group[0].second)
+    first, second = _author(group[0].first), _author(group[0].second)
     message = f"{count(tensors, 'was', 'were')} initialised twice: {first} is overwritten by {second}"
     return failed(message, tensors[0], first=first, second=second, tensors=tensors)
 
 
 def _excused(kind: str, group: list[_Loss], names: Mapping[int, list[str]]) -> Finding:
     tensors = _tied(group, names)
-    example = f"{_told(group[0].first)}, then {_told(group[0].second)}"
+    example = f"{_author(group[0].first)}, then {_author(group[0].second)}"
     message = f"{count(tensors, 'was', 'were')} {_WARNINGS[kind]}"
     return warned(message, tensors[0], **sample(tensors), example=example)
 
@@ -140,5 +140,5 @@ def _tied(group: list[_Loss], names: Mapping[int, list[str]]) -> list[str]:
     return [" = ".join(names[key]) for key in dict.fromkeys(loss.key for loss in group)]
 
 
-def _told(write: Write) -> str:
+def _author(write: Write) -> str:
     return f"{write.initialiser} ({write.where})" if write.where else write.initialiser
