@@ -278,7 +278,7 @@ def test_unfreezing_survives_a_change_of_dtype() -> None:
         ({"at": 1, "norm": None}, "norm"),
         ({"at": 1, "scheme": None}, "freezing scheme"),
         ({"at": 1, "stages": [[1]]}, "list of names or globs"),
-        ({"patterns": ["conv1.*"], "scheme": "mmdet"}, "`scheme=` says what `at=` counts"),
+        ({"patterns": ["conv1.*"], "scheme": "mmdet"}, "`scheme=` says how `at=` counts"),
     ],
 )
 def test_wrong_arguments_are_one_line(options: dict[str, object], message: str) -> None:
