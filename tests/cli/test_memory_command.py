@@ -59,14 +59,14 @@ def test_every_option_reaches_the_prediction(inspect: Run, net_file: Path) -> No
     [
         (["--fits", "24"], "cannot read the size '24'", "24GiB"),
         (["--optimizer", "adam"], "training only", "--phase train"),
-        (["--phase", "train", "--optimizer", "adamv"], "--optimizer 'adamv' is not known", "adam"),
+        (["--phase", "train", "--optimizer", "adamv"], "--optimizer 'adamv' is unknown", "adam"),
         (["--checkpoint-activations", "x"], "only training keeps activations", "--phase train"),
-        (["--dtype", "fp8"], "--dtype 'fp8' is not known", "bfloat16"),
+        (["--dtype", "fp8"], "--dtype 'fp8' is unknown", "bfloat16"),
         (["--batch", "0"], "no sample", "--batch 64"),
         (["--input", "3x3x64x64", "--batch", "7"], "has 3 samples", "first dimension of 1"),
         (["--max-batch", "1GiB", "--batch", "2"], "--max-batch looks", "leave out"),
         (["--gpu", "voodoo"], "no device is called 'voodoo'", "H100"),
-        (["--shard", "zero", "--world-size", "2"], "--shard 'zero' is not known", "fsdp"),
+        (["--shard", "zero", "--world-size", "2"], "--shard 'zero' is unknown", "fsdp"),
         (["--phase", "train", "--optimizer", "adamw8bit", "--measure"], "no such optimizer", "--measure"),
     ],
 )

@@ -68,13 +68,13 @@ def test_profile_with_another_counter(inspect, small: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("reconcile", "resnet18", "--counter", "thopp"), "--counter 'thopp' is not known"),
+        (("reconcile", "resnet18", "--counter", "thopp"), "--counter 'thopp' is unknown"),
         (("reconcile", "resnet18", "--timeout", "0"), "a time-out of 0 s makes no sense"),
         (("reconcile", "resnet18", "--timeout", "nan"), "a time-out of nan s makes no sense"),
         (("reconcile", "resnet18", "--table", "nowhere.csv"), "cannot read nowhere.csv"),
         (("reconcile", "resnett18"), "no torchvision model is called 'resnett18'"),
         (("reconcile", "resnet18", "--input", "1x4x224x224"), "raised on float32[1,4,224,224]"),
-        (("profile", "resnet18", "--counter", "nobody"), "--counter 'nobody' is not known"),
+        (("profile", "resnet18", "--counter", "nobody"), "--counter 'nobody' is unknown"),
         (("profile", "resnet18", "--counter", "thop", "--phase", "train"), "thop counts a forward only"),
         (("profile", "resnet18", "--counter", "thop", "--strict"), "--strict applies to our own count"),
         (
