@@ -114,8 +114,8 @@ def timing() -> str:
             f"- `inspect bench` compares a row with itself: {same['claimed']} of {same['runs']} runs claim a",
             "  difference, at intervals of 95% (`benchmarks/bench_aa.py`).",
             "- Its CPU medians and those of `torch.utils.benchmark`, in turn in one process, are at most",
-            f"  {apart:.1%} apart over {len(cpu['medians'])} cases (`benchmarks/bench_cpu.py`). Figures from",
-            "  a GPU are owed: `benchmarks/bench_gpu.py` makes them.",
+            f"  {apart:.1%} apart over {len(cpu['medians'])} cases (`benchmarks/bench_cpu.py`). Not yet",
+            "  measured on a GPU: `benchmarks/bench_gpu.py` does it.",
         ]
     )
 
@@ -125,10 +125,10 @@ def training() -> str:
     models = len({row["model"] for row in clean["rows"]})
     return "\n".join(
         [
-            f"- `inspect ddp` on {models} models that train right, at 1, 2 and 4 processes:",
+            f"- `inspect ddp` on {models} models that train correctly, at 1, 2 and 4 processes:",
             f"  {clean['runs']} runs, {clean['with_alarms']} with a false alarm (`benchmarks/ddp_clean.py`).",
             f"- A worker killed by SIGKILL: {kills['passed']} of {kills['runs']} runs go on at the",
-            "  checkpoint, and end bit by bit where an undisturbed one ends (`benchmarks/ddp_kill.py`).",
+            "  checkpoint, and end bit for bit where an undisturbed one does (`benchmarks/ddp_kill.py`).",
             f"- Its steps take {cost['ratio']:.2f} times those of a bare DistributedDataParallel loop",
             "  (`benchmarks/ddp_speed.py`).",
         ]
