@@ -103,7 +103,7 @@ def test_env_says_what_is_here_and_what_is_missing(inspect: Run) -> None:
 def test_env_names_a_missing_package(inspect: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from inspector.benchmarking import machine as env
 
-    monkeypatch.setattr(env, "_version", lambda name: "" if name == "timm" else "1.0")
+    monkeypatch.setattr(env, "installed", lambda name: "" if name == "timm" else "1.0")
     code, out, _ = inspect("env")
     assert code == 0
     assert "pip install 'inspector[timm]'" in out

@@ -64,7 +64,7 @@ def test_every_option_reaches_the_prediction(inspect: Run, net_file: Path) -> No
         (["--dtype", "fp8"], "--dtype 'fp8' is unknown", "bfloat16"),
         (["--batch", "0"], "no sample", "--batch 64"),
         (["--input", "3x3x64x64", "--batch", "7"], "has 3 samples", "first dimension of 1"),
-        (["--max-batch", "1GiB", "--batch", "2"], "--max-batch looks", "leave out"),
+        (["--max-batch", "1GiB", "--batch", "2"], "--max-batch searches", "leave out"),
         (["--gpu", "voodoo"], "no device is called 'voodoo'", "H100"),
         (["--shard", "zero", "--world-size", "2"], "--shard 'zero' is unknown", "fsdp"),
         (["--phase", "train", "--optimizer", "adamw8bit", "--measure"], "no such optimizer", "--measure"),

@@ -96,7 +96,7 @@ def test_commands_exit_0_1_and_2(inspect: Run, tmp_path: Path) -> None:
         (["--layers", "nothing"], "matches no layer"),
         (["--layers", "bn*"], "one dimension"),
         (["--scheme", "normal", "--std", "-1"], "must be positive"),
-        (["--scheme", "kaiming_normal", "--mode", "fan"], "not a fan mode"),
+        (["--scheme", "kaiming_normal", "--mode", "fan"], "--mode 'fan' is unknown"),
         (["--bias", "some"], "neither a rule nor a number"),
         (["--save", "x.txt"], "cannot save weights"),
     ],
