@@ -111,7 +111,9 @@ def test_a_counter_that_is_not_installed_says_how_to_get_it() -> None:
     absent = replace(find("torchinfo"), package="a_package_that_nobody_has")
     outcome = ask(absent, Question.of(net(), "2x3x4x4", trace(net(), "2x3x4x4"), 0, None, 60))
     assert outcome.status == "not installed"
-    assert outcome.message == "a_package_that_nobody_has is not installed: pip install a_package_that_nobody_has"
+    assert (
+        outcome.message == "a_package_that_nobody_has is not installed: pip install a_package_that_nobody_has"
+    )
 
 
 def test_a_model_whose_weights_do_not_fit_is_a_row_and_not_the_end_of_the_machine() -> None:
