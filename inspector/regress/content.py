@@ -5,6 +5,7 @@ Read from plain JSON values, so that whole numbers stay whole and nothing heavy 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -124,8 +125,19 @@ def _question(asked: dict[str, Any], notes: Iterable[str]) -> dict[str, str]:
     return {
         "inputs": " ".join(map(str, asked.get("inputs") or ())),
         "phase": str(asked.get("phase") or ""),
-        "counted": "; ".join(sorted(notes)),
+        "counted": "; ".join(sorted(map(_claim, notes))),
     }
+
+
+def _claim(note: str) -> str:
+    """What a note claims: its first words and the figures that it assumes.
+
+    Two versions may word a note differently, and an error of torch that it quotes says nothing of
+    the count.
+    """
+    head = re.split("[,:;]", note, maxsplit=1)[0]
+    assumed = note[len(head) :].partition(";")[0] if not head.startswith("counted on") else ""
+    return " ".join((head, *re.findall(r"\d+", assumed)))
 
 
 def _number(metric: Any) -> Number:

@@ -136,6 +136,24 @@ def test_another_question_is_no_answer_even_where_the_numbers_agree(asked: Any, 
     assert states["params"][0] == "ok"  # the model alone decides them
 
 
+@pytest.mark.parametrize(
+    ("base", "head", "comparable"),
+    [
+        ("worst case: 1000 boxes an image; set X", "worst case: 1000 boxes per image", True),
+        ("worst case: 1000 boxes per image", "worst case: 150 boxes per image", False),
+        ("worst case: 1000 boxes", "counted on cpu: it needs values", False),
+        ("counted on cpu, because: rank 2", "counted on cpu, because: needs 3 dimensions", True),
+        ("counted on cpu: it needs values", "counted on cuda: it needs values", False),
+    ],
+)
+def test_what_a_note_claims_is_compared_and_not_its_wording(base: str, head: str, comparable: bool) -> None:
+    old, new = (
+        single(metrics={"macs": metric(10)}, findings=[finding("provenance", "warn", note)])
+        for note in (base, head)
+    )
+    assert one(old, new).state == ("ok" if comparable else "incomparable")
+
+
 def test_counts_under_another_assumption_are_incomparable() -> None:
     notes = [finding("provenance", "warn", "counted on cpu, because meta cannot run it")]
     change = one(single(metrics={"macs": metric(10)}), single(metrics={"macs": metric(10)}, findings=notes))
