@@ -14,6 +14,8 @@ import pytest
 
 from inspector.core.processes import Child
 
+pytestmark = pytest.mark.once
+
 ROOT = str(Path(__file__).parents[2])
 WORK = """
 import os, signal, subprocess, sys, time

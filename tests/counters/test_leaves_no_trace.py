@@ -20,6 +20,8 @@ from inspector.counters.report import reconcile
 from inspector.models import Subject
 from inspector.profiling.run import trace
 
+pytestmark = pytest.mark.once
+
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_hooks")
 
 

@@ -19,6 +19,8 @@ from tests.conftest import Run
 from tests.distributed.local import launch
 from tests.distributed.local import train as forked
 
+pytestmark = pytest.mark.once
+
 
 def train(trainer: str, **settings: object) -> Report:
     return launch(f"tests.faults.ddp.processes:{trainer}", **settings)
@@ -28,8 +30,7 @@ def statuses(report: Report, check: str) -> list[tuple[str, str]]:
     return [(f.status, f.subject) for f in report.findings if f.check == check]
 
 
-@pytest.mark.parametrize("run", [1, 2])  # the third is the next test; benchmarks/ddp_kill.py makes 20
-def test_a_killed_worker_comes_back_at_its_checkpoint(run: int) -> None:
+def test_a_killed_worker_comes_back_at_its_checkpoint() -> None:  # benchmarks/ddp_kill.py makes 20
     report = launch("tests.faults.ddp.runs:Plain", kill=True)
     assert report.verdict == "pass", [f for f in report.findings if f.status == "fail"]
     assert statuses(report, "killed") == [("pass", "rank 1")]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent.parent
 NAMES = (f"insp{os.getpid()}a", f"insp{os.getpid()}b")
 ADDRESSES = ("10.77.0.1", "10.77.0.2")

@@ -19,7 +19,18 @@ CHECKS: dict[str, tuple[Check, ...]] = {command: README["checks_of"](command) fo
 EVERY = [pytest.param(c, one, id=f"{c}-{one.name}") for c, checks in CHECKS.items() for one in checks]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.command}-{case.name}")
+def _slow(case: Case) -> bool:
+    """Each starts processes; the clean runs, with both versions of torch, show that the checks run there."""
+    return case.command == "ddp" and bool(case.check)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=f"{case.command}-{case.name}", marks=[pytest.mark.once] if _slow(case) else [])
+        for case in CASES
+    ],
+)
 def test_a_fault_is_caught_by_its_check_and_a_clean_model_by_none(case: Case) -> None:
     failed = case.failed()
     assert case.detected(failed), f"{case.says}: failing are {failed}"

@@ -15,6 +15,8 @@ from torchvision.models import get_model_weights, list_models
 from inspector.profiling.run import trace
 from inspector.profiling.views.totals import totals
 
+pytestmark = pytest.mark.once
+
 BOXES: dict[str, dict[str, int]] = {
     "fasterrcnn_mobilenet_v3_large_fpn@COCO_V1": {"rpn_post_nms_top_n_test": 0},
     "fasterrcnn_mobilenet_v3_large_320_fpn@COCO_V1": {"rpn_post_nms_top_n_test": 0},

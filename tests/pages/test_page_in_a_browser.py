@@ -16,6 +16,8 @@ import inspector
 from inspector.reporting.numbers import si, size
 from inspector.reporting.report import Report
 
+pytestmark = pytest.mark.once
+
 EVIL = "<script>alert(1)<\u2044script><img src=x onerror=alert(2)>\u2028</script><b>&amp;"
 NUMBERS = """table => [...table.tBodies[0].rows].filter(row => !row.hidden)
     .map(row => row.cells[%d].dataset.v === undefined ? null : Number(row.cells[%d].dataset.v))"""

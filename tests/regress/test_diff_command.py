@@ -12,6 +12,8 @@ import pytest
 import inspector
 from tests.regress.hand import eight_states, finding, metric, row, single, table
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:

@@ -27,6 +27,8 @@ from inspector.regress.written import COMMENT_LIMIT, SUMMARY_LIMIT, add_to_summa
 from inspector.reporting.report import Report, from_json
 from tests.regress.hand import eight_states, row, side, table
 
+pytestmark = pytest.mark.once
+
 GOLDEN = Path(__file__).parent / "golden"
 FILES = {
     "table": "states.txt", "markdown": "states.md", "json": "states.json", "csv": "states.csv",

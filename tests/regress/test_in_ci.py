@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent.parent
 COUNT = "Count the models on base and head"
 NET = """

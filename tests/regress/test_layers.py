@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from inspector.regress.content import Layer
 from inspector.regress.layers import described, moved
+
+pytestmark = pytest.mark.once
 
 
 def conv(path: str, out: int, into: int, size: int = 3, pixels: int = 100, kind: str = "Conv2d") -> Layer:

@@ -16,6 +16,8 @@ import inspector.reporting.formats.table
 from inspector.regress.plugin import _ROWS, _SENT, _Gather
 from tests.regress.hand import row, table
 
+pytestmark = pytest.mark.once
+
 # pytester unloads what is first imported inside of it, and torch cannot be loaded twice.
 inspector.profile("alexnet")
 

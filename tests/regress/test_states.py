@@ -24,6 +24,8 @@ from tests.regress.hand import (
     table,
 )  # fmt: skip
 
+pytestmark = pytest.mark.once
+
 
 def one(base: dict[str, Any], head: dict[str, Any], name: str | None = None, **words: Any) -> Change:
     """The only change of two reports, or the one of a metric."""

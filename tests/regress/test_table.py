@@ -18,6 +18,8 @@ from inspector.regress.sweep.entries import entries
 from inspector.regress.sweep.row import Entry, digest
 from inspector.regress.sweep.table import table
 
+pytestmark = pytest.mark.once
+
 
 def rows(text: str) -> dict[str, dict[str, Any]]:
     return {row["model"]: row for row in json.loads(text)["tables"]["models"]}
