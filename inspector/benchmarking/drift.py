@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from inspector.benchmarking.distance import Sums, measure, peak, read
 from inspector.benchmarking.observed import ROOT, run
-from inspector.models.values import batch_size
+from inspector.tracing.values import batch_size
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 
 from inspector.benchmarking import flags, gpu
 from inspector.core import devices
+from inspector.core.errors import first_line
 from inspector.core.version import __version__, installed
 from inspector.models.device import gpu_name
-from inspector.models.inputs import first_line
 from inspector.reporting.report import Finding, Report, Section, environment, metrics
 
 PACKAGES = (

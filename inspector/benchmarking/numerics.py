@@ -11,10 +11,9 @@ from torch import nn
 from inspector.benchmarking.drift import Drift, Reference
 from inspector.benchmarking.flags import precision as flags_of
 from inspector.benchmarking.precisions import Precision
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.models.build import out_of_memory
 from inspector.models.determinate import cast, quiet, random
-from inspector.models.inputs import first_line
 from inspector.models.loss import loss_of
 from inspector.models.replica import replica
 

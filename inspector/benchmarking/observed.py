@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.models.determinate import cast
-from inspector.models.values import floats, tensors
+from inspector.tracing.values import floats, tensors
 
 ROOT = "(model)"
 Hook = Callable[[str, nn.Module, list[Tensor]], None]

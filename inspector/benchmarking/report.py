@@ -22,10 +22,10 @@ from inspector.models.device import gpu_name, real_device
 from inspector.models.inputs import Inputs, as_inputs, materialise
 from inspector.models.small import with_batch
 from inspector.models.subject import refuse_meta, trainable
-from inspector.models.values import batch_size
 from inspector.profiling.run import trace
 from inspector.profiling.views.totals import totals
 from inspector.reporting.report import Report
+from inspector.tracing.values import batch_size
 
 MODES = ("infer", "train")
 CPU_BATCH, GPU_BATCH = 4, 64
@@ -51,6 +51,7 @@ def bench(
     model_args: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     seed: int = 0,
+    call: str | None = None,
     tell: Tell = lambda what, share: None,
 ) -> Report:
     """Time `model` in several precisions, interleaved in this process, and measure their drift.
@@ -63,6 +64,7 @@ def bench(
     modes: of "infer" and "train" (one SGD step), both by default. `batches`: 64 on a GPU, 4 on a CPU.
     device: "cuda", "cuda:1" or "cpu"; None takes the GPU if there is one.
     threads: of the CPU; None leaves torch's number. `seconds`: time budget of one mode at one batch.
+    call: the method to run in place of the forward.
     strict: overflow fails the report. `require_gpu`: no GPU is an error.
 
     tell: called with what is being measured and the share of the work that is done.
@@ -75,7 +77,7 @@ def bench(
     device = real_device(device)
     rows, phases = choose(precisions, amp, device), _modes(modes)
     options = Options(device, channels_last, compile, cuda_graph, seconds, seed)
-    recipe = as_recipe(model, model_args)
+    recipe = as_recipe(model, model_args, call)
     session = Session(recipe, inputs, options, batches, weights=weights, threads=threads, strict=strict)
     session.bench.tell = tell
     try:

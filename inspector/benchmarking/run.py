@@ -19,11 +19,11 @@ from inspector.benchmarking.record import Group, Row
 from inspector.benchmarking.stats import median_interval, percentile, ratio_interval
 from inspector.benchmarking.timing import Clock, EventClock, HostClock, StepError, Visit, interleave, warm_up
 from inspector.benchmarking.watch import watch
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.core.log import logger
 from inspector.models.build import out_of_memory
 from inspector.models.determinate import cast
-from inspector.models.inputs import Inputs, first_line, materialise
+from inspector.models.inputs import Inputs, materialise
 from inspector.models.replica import replica
 from inspector.profiling.meter import metered
 from inspector.tracing.capture.isolate import random_state, seed_all

@@ -11,7 +11,7 @@ from inspector.cli.command import command
 from inspector.cli.options import numbers
 
 
-@command("benchmarking.report:bench", "model inputs model_args weights seed")
+@command("benchmarking.report:bench", "model inputs call model_args weights seed")
 def bench(
     amp: Annotated[
         bool, typer.Option("--amp", help="Float32 against autocast only (FP16 with GradScaler, BF16).")

@@ -20,7 +20,7 @@ from inspector.cli.words import as_options
 from inspector.core.errors import InspectError
 from inspector.core.log import to_console
 
-OWN = ("format", "output", "config", "settings", "verbose", "debug")
+OWN = ("args", "format", "output", "config", "settings", "verbose", "debug")
 """What the command line keeps for itself; a function gets those that it has a keyword for."""
 Declared = Callable[..., None]
 Run = Callable[..., int]
@@ -80,6 +80,7 @@ def _signature(declared: Declared, shared: list[str]) -> inspect.Signature:
     declares = inspect.signature(declared, eval_str=True).parameters
     own = {name: option.replace(kind=option.KEYWORD_ONLY) for name, option in declares.items()}
     names = [*shared, "format", "output", "verbose", "debug"]
+    names += ["args"] if "inputs" in shared else []
     if any(_setting(option) for name, option in {**FIRST, **LAST}.items() if name in shared):
         names += ["config", "settings"]
 
@@ -112,7 +113,9 @@ def _keywords(values: dict[str, Any], signature: inspect.Signature) -> dict[str,
     to the function's own default."""
     from inspector.core.config import load
 
-    passed = {name: None if value in ([], ()) else value for name, value in values.items()}
+    passed: dict[str, Any] = {name: None if value in ([], ()) else value for name, value in values.items()}
+    if passed.get("args"):
+        passed["inputs"] = [*(passed["inputs"] or ()), *passed["args"]]
     keywords = {name: value for name, value in passed.items() if name not in OWN}
     if "config" in values:
         values["settings"] = assignments(values["settings"])

@@ -10,7 +10,7 @@ from inspector.cli.choices import Attention, Dtype, Optimizer, Sharding
 from inspector.cli.command import command
 
 
-@command("footprint.report:memory", "model inputs model_args phase seed")
+@command("footprint.report:memory", "model inputs call model_args phase seed")
 def memory(
     batch: Annotated[
         Optional[int], typer.Option(help="Samples; the input's first dimension of 1 becomes this.")

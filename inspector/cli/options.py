@@ -55,6 +55,17 @@ def arguments(texts: list[str] | None, held: Any) -> dict[str, Any]:
     return values
 
 
+def plain_values(texts: list[str] | None) -> list[str]:
+    """`name=value` texts as the input grammar writes plain values, `name:=value`."""
+    written = []
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise InspectError(f"cannot read --arg {text!r}", "write name=value")
+        written.append(f"{name.strip()}:={value}")
+    return written
+
+
 def numbers(text: Optional[str]) -> list[int] | None:
     """Whole numbers, separated by commas."""
     if text is None:
@@ -110,6 +121,18 @@ FIRST = {
             help="1x3x224x224, 'float32[1,3,224,224]' or 'ids=int64[1,128]'; repeatable.",
         ),
         Setting("INPUT", lambda texts, held: texts or list(held) or None),
+    ],
+    "args": Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--arg",
+            metavar="NAME=VALUE",
+            callback=plain_values,
+            help="Call it with this plain value (YAML): causal=false; repeatable.",
+        ),
+    ],
+    "call": Annotated[
+        Optional[str], typer.Option(metavar="METHOD", help="Run this method in place of the forward.")
     ],
     "model_args": Annotated[
         Optional[list[str]],

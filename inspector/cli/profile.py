@@ -11,7 +11,7 @@ from inspector.cli.choices import Counter, Dtype, Grouping
 from inspector.cli.command import command
 
 
-@command("profiling.profile:profile", "model inputs model_args phase device seed")
+@command("profiling.profile:profile", "model inputs call model_args phase device seed")
 def profile(
     by: Annotated[
         Grouping, typer.Option(help="Show the tree by module, or a table by type or op.")

@@ -12,7 +12,7 @@ from inspector.cli.command import command
 from inspector.cli.options import Stages
 
 
-@command("pages.report:page", "model inputs model_args phase device seed", form="html")
+@command("pages.report:page", "model inputs call model_args phase device seed", form="html")
 def report(
     time: Annotated[
         Optional[str], typer.Option(help="Also measure each module's time here, on cpu or cuda.")

@@ -18,7 +18,7 @@ def _appended(values: Mapping[str, Any]) -> None:
         raise InspectError("--append needs an --output FILE.json", "say where the rounds are kept")
 
 
-@command("regress.sweep.table:table", "inputs model_args phase device seed", before=_appended)
+@command("regress.sweep.table:table", "inputs call model_args phase device seed", before=_appended)
 def table(
     models: Annotated[
         Optional[list[str]],

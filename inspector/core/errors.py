@@ -15,3 +15,9 @@ class InspectError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its class when it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.core.log import logger
 from inspector.core.processes import Child
 from inspector.core.version import installed
 from inspector.counters.record import Count, Counter
 from inspector.models import Model, Recipe, Subject, as_recipe
 from inspector.models.build import available_bytes
-from inspector.models.inputs import Inputs, as_inputs, first_line
+from inspector.models.inputs import Inputs, as_inputs
 from inspector.models.replica import replica
 from inspector.tracing.capture.isolate import random_state, seed_all
 from inspector.tracing.record import Trace
@@ -70,6 +70,7 @@ class Question:
     batch: int
     timeout: float
     state_bytes: int = 0  # of parameters and buffers
+    call: str = "forward"
 
     @staticmethod
     def of(
@@ -84,7 +85,7 @@ class Question:
         return Question(
             spec=model if isinstance(model, str) else None,
             model_args=dict(model_args or {}),
-            recipe=None if isinstance(model, str) else as_recipe(model),
+            recipe=None if isinstance(model, str) else as_recipe(model, None, trace.call),
             inputs=as_inputs(inputs) if inputs is not None else None,
             phase=trace.phase,
             device=trace.device,
@@ -92,6 +93,7 @@ class Question:
             batch=2 if any(note.startswith(DOUBLED) for note in trace.notes) else 1,
             timeout=timeout,
             state_bytes=sum(entry.nbytes for entry in trace.state),
+            call=trace.call,
         )
 
 
@@ -200,14 +202,13 @@ def _in_a_process(counter: Counter, question: Question) -> Outcome:
 def work(words: list[str]) -> dict[str, Any]:
     """What the child process does with the file of a question: the outcome as plain values."""
     from inspector.counters import find
-    from inspector.models import resolve
 
     content = torch.load(words[0], weights_only=False)
     counter = find(content.pop("counter"))
     question = Question(**content)
     assert question.spec is not None
     try:
-        recipe = resolve(question.spec, question.model_args)
+        recipe = as_recipe(question.spec, question.model_args, question.call)
         outcome = answer(counter, recipe, question)
     except InspectError as error:
         outcome = Outcome("failed", message=error.message)

@@ -34,6 +34,7 @@ def counted(
     by: str = "module",
     depth: int = 2,
     top: int | None = None,
+    call: str | None = None,
 ) -> Report:
     """What `profile` returns, counted by thop, fvcore, torch or another adapter of inspector.counters.
 
@@ -43,7 +44,7 @@ def counted(
     adapter = find(counter)
     if phase == "train" and not adapter.trains:
         raise InspectError(f"{counter} counts a forward only", 'leave out `phase="train"`, or use torch')
-    base = trace(model, inputs, phase=phase, seed=seed, model_args=model_args)
+    base = trace(model, inputs, phase=phase, seed=seed, model_args=model_args, call=call)
     outcome = ask(adapter, Question.of(model, inputs, base, seed, model_args, TIMEOUT))
     if outcome.count is None:
         raise InspectError(

@@ -34,7 +34,7 @@ def torchvision(found: Trace, model_args: Mapping[str, Any] | None = None) -> Fi
         return "torchvision publishes no figure for this model"
     if model_args:
         return f"torchvision publishes no figure with {', '.join(model_args)}"
-    if found.phase != "forward":
+    if found.phase != "forward" or found.call != "forward":
         return "torchvision publishes figures for the forward pass only"
     from torchvision.models import get_model_weights
 

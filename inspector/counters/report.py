@@ -35,19 +35,21 @@ def reconcile(
     seed: int = 0,
     model_args: Mapping[str, Any] | None = None,
     timeout: float = TIMEOUT,
+    call: str | None = None,
 ) -> Report:
     """Count `model` with every counter, and say where each differs from ours and why.
 
     A spec is counted by each counter in a process of its own, with `timeout` seconds; an nn.Module is
     copied for each counter and stays untouched. `counters` chooses among inspector.counters.NAMES
-    (`published` too); `table` is a CSV file with the columns model, input, macs, params.
+    (`published` too); `table` is a CSV file with the columns model, input, macs, params; `call`
+    is a method to run in place of the forward.
     """
     names = _chosen(counters)
     if not 0 < timeout < 1e9:
         raise InspectError(
             f"a time-out of {timeout:g} s makes no sense", "pass `timeout=` a number of seconds"
         )
-    recipe = as_recipe(model, model_args)
+    recipe = as_recipe(model, model_args, call)
     base = trace(recipe, inputs, phase=phase, seed=seed)
     figures = published.table(Path(table), base) if table is not None else []
     traces = _Circumstances(recipe, inputs, base, seed)

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from inspector.core.errors import InspectError
-from inspector.models.inputs import first_line
+from inspector.core.errors import InspectError, first_line
 
 
 def save(state: dict[str, Any], file: Path) -> None:

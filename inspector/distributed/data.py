@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 from torchvision import datasets, transforms
 
-from inspector.core.errors import InspectError
-from inspector.models.inputs import InputSpec, first_line
+from inspector.core.errors import InspectError, first_line
+from inspector.models.inputs import InputSpec
 
 VALIDATION = 5
 """One in this many samples is for validation."""

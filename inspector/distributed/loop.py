@@ -13,15 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.core.log import logger
 from inspector.distributed import checkpoint, solver
 from inspector.distributed.digest import digests
 from inspector.distributed.group import gathered
 from inspector.distributed.parts import Batch, Parts
-from inspector.models.inputs import first_line
-from inspector.models.values import floats
 from inspector.tracing.capture.isolate import seed_all
+from inspector.tracing.values import floats
 
 VALIDATION_BATCHES = 8
 """The most validation batches that a rank runs."""

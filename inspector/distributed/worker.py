@@ -27,7 +27,7 @@ from typing import IO, Any
 import torch.distributed as dist
 from torch import nn
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.core.files import write_whole
 from inspector.core.log import FORMAT, logger
 from inspector.core.processes import PARENT, end_with
@@ -35,7 +35,6 @@ from inspector.distributed import evidence, gradients
 from inspector.distributed.group import connect, gathered
 from inspector.distributed.job import Job, Place
 from inspector.distributed.loop import Trainer
-from inspector.models.inputs import first_line
 from inspector.models.subject import Recipe
 from inspector.tracing.capture.isolate import random_state
 

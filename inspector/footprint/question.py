@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,15 @@ from inspector.core.errors import InspectError
 from inspector.core.log import logger
 from inspector.core.naming import select
 from inspector.footprint.step import Plan, simulate
-from inspector.models import Model, Recipe, as_recipe
+from inspector.models import Recipe
 from inspector.models.inputs import Inputs, as_inputs, materialise
 from inspector.models.small import with_batch
-from inspector.models.values import batch_size
 from inspector.profiling.run import trace
 from inspector.tracing.capture import ForwardError
 from inspector.tracing.capture.kernels import Kernels
 from inspector.tracing.capture.setting import Setting
 from inspector.tracing.record import Trace
+from inspector.tracing.values import batch_size
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 LARGEST_BATCH = 2**20
@@ -43,10 +43,9 @@ class Question:
 
     @staticmethod
     def of(
-        model: Model,
+        recipe: Recipe,
         inputs: Any,
         phase: str,
-        model_args: Mapping[str, Any] | None,
         seed: int,
         kernels: Kernels,
         dtype: str | None,
@@ -59,7 +58,6 @@ class Question:
             raise InspectError(f"unknown dtype {dtype!r}", f"use one of: {', '.join(DTYPES)}")
         if checkpoints and phase != "train":
             raise InspectError("only training keeps activations", 'add `phase="train"`')
-        recipe = as_recipe(model, model_args)
         if recipe.only_on is not None:
             raise InspectError(
                 f"{recipe.name} is quantized: CUDA has no kernels for such a model", "name the float model"

@@ -14,7 +14,7 @@ from inspector.footprint import OPTIMIZERS, Plan, sections, simulate
 from inspector.footprint.question import Question, largest_batch, parse_size
 from inspector.footprint.shard import KINDS
 from inspector.footprint.step import CUBLAS_WORKSPACE, CUBLAS_WORKSPACE_HOPPER
-from inspector.models import Model
+from inspector.models import Model, as_recipe
 from inspector.profiling.run import BATCH_OF_TWO, needs_two
 from inspector.reporting.report import Report
 from inspector.tracing.capture import ForwardError
@@ -43,6 +43,7 @@ def memory(
     model_args: Mapping[str, Any] | None = None,
     seed: int = 0,
     depth: int = 1,
+    call: str | None = None,
 ) -> Report:
     """Predict the peak memory of `model` on a CUDA device.
 
@@ -56,6 +57,7 @@ def memory(
     attention: "fused", as a GPU runs it, or "math". gpu: a device of inspector/core/devices.py (its cuBLAS
         workspace). fits, max_batch: bytes, or "24GiB": whether the step fits, the largest batch that does.
     world_size, shard: adds an estimate for N processes under "ddp" or "fsdp".
+    call: the method to run in place of the forward.
     measure: also run it on this machine's device, and compare.
 
     Raises InspectError for what is wrong; a limit that is exceeded makes the verdict "fail".
@@ -66,15 +68,16 @@ def memory(
     _check_processes(world_size, shard)
     ask = partial(sections.Asked, depth=depth, limit=limit, world_size=world_size, shard=shard)
     if isinstance(model, Trace):
-        options = (inputs, batch, dtype, max_batch, model_args, amp, measure, checkpoint_activations)
+        options = (inputs, batch, dtype, max_batch, model_args, amp, measure, checkpoint_activations, call)
         _refuse_options(phase, attention, options)
         _check_optimizer(optimizer, model.phase)
         plan = Plan.of(model, optimizer or "sgd", master_weights=master_weights, workspace=workspace)
         return sections.report(ask(model, plan, simulate(model, plan)))
     _check_optimizer(optimizer, phase)
+    kernels = Kernels("cuda", attention, "bfloat16" if amp else None)
     question = Question.of(
-        model, inputs, phase, model_args, seed, Kernels("cuda", attention, "bfloat16" if amp else None),
-        dtype, checkpoint_activations, optimizer or "sgd", master_weights, workspace,
+        as_recipe(model, model_args, call), inputs, phase, seed, kernels, dtype, checkpoint_activations,
+        optimizer or "sgd", master_weights, workspace,
     )  # fmt: skip
     return sections.report(_asked(question, ask, batch, room, measure))
 

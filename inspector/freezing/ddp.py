@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from inspector.core.errors import first_line
 from inspector.core.processes import Child, loopback
 from inspector.freezing.plan import Plan
-from inspector.models.inputs import first_line
 
 RANKS = 2
 DEADLINE = 180.0

@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from inspector.core.errors import first_line
 from inspector.freezing.batch import copied
 from inspector.freezing.ddp import RANKS
 from inspector.freezing.evidence import LEARNING_RATE, STEPS, objective
-from inspector.models.inputs import first_line
 from inspector.models.replica import raw
 from inspector.tracing._torch import tree_map
 from inspector.tracing.capture.isolate import seed_all

@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.freezing.batch import copied
 from inspector.freezing.plan import Plan
 from inspector.freezing.probe import Probes, probe
-from inspector.models.inputs import first_line
 from inspector.models.replica import Change, change, named_state, replica, same, untouched
-from inspector.models.values import tensors
 from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.capture import differentiable
 from inspector.tracing.capture.isolate import random_state, seed_all
@@ -189,7 +187,7 @@ def _shaken(inputs: Any, seed: int) -> Any:
 def objective(outputs: Any, seed: int) -> Tensor | None:
     """A scalar that depends on every element of every output: the model's own loss, or the mean of
     the outputs under random weights (a plain sum of a softmax has no gradient). None without one."""
-    roots = differentiable(outputs) or [leaf for leaf in tensors(outputs) if leaf.requires_grad]
+    roots = differentiable(outputs)
     if not roots:
         return None
     generator = torch.Generator().manual_seed(seed)

@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 from inspector.backbones.walk import inside, outermost
 from inspector.freezing.batch import copied, distance, first_sample, narrowed
 from inspector.freezing.plan import Plan
-from inspector.models.values import batch_size, floats
 from inspector.tracing._torch import DropoutNd, NormBase, tree_flatten, tree_leaves, tree_unflatten
 from inspector.tracing.capture.isolate import preserved, seed_all
 from inspector.tracing.capture.modules import ModuleCall, module_calls, paths_of
+from inspector.tracing.values import batch_size, floats
 
 DROPPING = ("StochasticDepth", "DropPath", "DropBlock2d", "PatchDropout")
 ROUNDING = 1e-4

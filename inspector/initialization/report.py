@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.core.naming import texts
 from inspector.initialization.examine import STATUSES
 from inspector.initialization.expect import Outcome, Row
@@ -18,7 +18,7 @@ from inspector.initialization.job import Job, applied_and_verified, job_of, veri
 from inspector.initialization.schemes import Choice, choose
 from inspector.models import Recipe
 from inspector.models.device import device_of
-from inspector.models.inputs import first_line, materialise
+from inspector.models.inputs import materialise
 from inspector.models.small import smallest
 from inspector.reporting.report import Finding, Report, Section, environment, metrics
 from inspector.tracing.describe import describe_call

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.initialization.probe import Layer, Probe, is_signal, repeats, std_of
-from inspector.models.inputs import first_line
 from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.capture import differentiable
 from inspector.tracing.capture.isolate import preserved, random_state, seed_all, swap_state

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from inspector.core.errors import InspectError
-from inspector.models.inputs import first_line
+from inspector.core.errors import InspectError, first_line
 from inspector.tracing.capture.state import entries_of
 from inspector.tracing.record import StateEntry
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.models.values import tensors
 from inspector.tracing._torch import DropoutNd, tree_map
+from inspector.tracing.values import tensors
 
 DROPS_BRANCHES = {"StochasticDepth": "p", "DropPath": "drop_prob"}
 """Classes of torchvision and timm that skip a branch at random, and where they keep how often."""

@@ -4,6 +4,7 @@
     float32[1,3,224,224]        with a dtype; int64[] is a scalar
     ids=int64[1,128]            a keyword input
     [3x800x800,3x600x600]       a list of tensors as one input
+    causal:=false               a plain value by keyword, read as YAML; `:=2.0` by position
 
 Several inputs are several strings. Values are drawn from a seed: floats from a normal
 distribution, integers from a range that every embedding of the model accepts, booleans fairly.
@@ -19,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
+from inspector.models.copies import copied
 
-HINT = "write 1x3x224x224, 'float32[1,3,224,224]', 'ids=int64[1,128]' or '[3x800x800]'"
+HINT = "write 1x3x224x224, 'float32[1,3,224,224]', 'ids=int64[1,128]', '[3x800x800]' or 'causal:=false'"
+_VALUE = re.compile(r"([A-Za-z_]\w*)?\s*:=(.*)", re.DOTALL)
 _NAMED = re.compile(r"([A-Za-z_]\w*)\s*=\s*(.+)", re.DOTALL)
 _TYPED = re.compile(r"([a-z]\w*)\s*\[\s*((?:\d+(?:\s*[x,]\s*\d+)*)?)\s*,?\s*\]")
 _PLAIN = re.compile(r"\d+(?:\s*[x,]\s*\d+)*")
@@ -48,20 +51,48 @@ class Inputs:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def has_tensors(self) -> bool:
+        """Whether some argument is more than a plain value."""
+        return any(not _plain(value) for value in (*self.args, *self.kwargs.values()))
+
+    def with_values(self, values: Mapping[str, Any]) -> Inputs:
+        """The same call with `values` by keyword."""
+        return Inputs(self.args, {**self.kwargs, **values})
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_plain, value))
+    return isinstance(value, (bool, int, float, str, type(None)))
+
 
 def parse_inputs(texts: Iterable[str]) -> Inputs:
     """Read one string for each input. Raises InspectError that shows the grammar."""
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for text in texts:
-        named = _NAMED.fullmatch(text.strip())
-        if named is None:
-            args.append(_parse_value(text, text))
-        elif named[1] in kwargs:
-            raise InspectError(f"input {named[1]!r} appears twice", HINT)
+        plain, named = _VALUE.fullmatch(text.strip()), _NAMED.fullmatch(text.strip())
+        name = plain[1] if plain else named[1] if named else None
+        value = _plain_value(plain[2], text) if plain else _parse_value(named[2] if named else text, text)
+        if name is None:
+            args.append(value)
+        elif name in kwargs:
+            raise InspectError(f"input {name!r} appears twice", HINT)
         else:
-            kwargs[named[1]] = _parse_value(named[2], text)
+            kwargs[name] = value
     return Inputs(tuple(args), kwargs)
+
+
+def _plain_value(text: str, whole: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InspectError(
+            f"input {whole!r}: the value is not YAML", "quote strings with special characters"
+        ) from error
 
 
 def _parse_value(text: str, whole: str) -> Any:
@@ -102,29 +133,27 @@ def _split(text: str) -> list[str]:
 
 
 def as_inputs(value: Any) -> Inputs:
-    """What the Python API accepts: tensors, a tuple or list of them, a dict of keyword inputs,
-    or strings of the grammar."""
+    """What the Python API accepts: a tensor, a tuple or list of call arguments, a dict of keyword
+    arguments, `((...), {...})` for both; or one string of the grammar or a list of them. A string among
+    call arguments is a value."""
     if isinstance(value, Inputs):
         return value
     if isinstance(value, str):
         return parse_inputs([value])
+    if isinstance(value, list) and value and all(isinstance(entry, str) for entry in value):
+        return parse_inputs(value)
     if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise InspectError("a dict of inputs names them by keyword", "use strings as keys, or a tuple")
-        return Inputs((), {key: _as_value(entry) for key, entry in value.items()})
-    if isinstance(value, (list, tuple)):
-        if value and all(isinstance(entry, str) for entry in value):
-            return parse_inputs(value)
-        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
-            if isinstance(value[0], (list, tuple)):
-                named = {key: _as_value(entry) for key, entry in value[1].items()}
-                return Inputs(tuple(map(_as_value, value[0])), named)
-        return Inputs(tuple(_as_value(entry) for entry in value))
-    return Inputs((value,))
+        return Inputs((), _by_keyword(value))
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
+        if isinstance(value[0], (list, tuple)):
+            return Inputs(tuple(value[0]), _by_keyword(value[1]))
+    return Inputs(tuple(value) if type(value) in (list, tuple) else (value,))
 
 
-def _as_value(value: Any) -> Any:
-    return _parse_value(value, value) if isinstance(value, str) else value
+def _by_keyword(values: Mapping[Any, Any]) -> dict[str, Any]:
+    if not all(isinstance(key, str) for key in values):
+        raise InspectError("a dict of inputs names them by keyword", "use strings as keys, or a tuple")
+    return dict(values)
 
 
 def batch_of_two(inputs: Inputs) -> Inputs:
@@ -141,27 +170,20 @@ def batch_of_two(inputs: Inputs) -> Inputs:
 def materialise(
     inputs: Inputs, model: nn.Module, device: str, seed: int = 0
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The inputs as tensors on `device`: no values on meta, seeded ones elsewhere."""
+    """The inputs on `device`: tensors without values on meta, with seeded ones elsewhere. What the caller
+    gave is copied, whatever it is made of: a cache of keys and values, a list that the model appends to."""
     generator = torch.Generator().manual_seed(seed)
     legal = index_range(model)
 
     def make(value: Any) -> Any:
         if isinstance(value, InputSpec):
             return _tensor(value, device, generator, legal)
-        if isinstance(value, Tensor):
-            moved = value.detach().to(device)
-            moved = moved.clone() if moved.data_ptr() == value.data_ptr() != 0 else moved
-            return moved.requires_grad_(value.requires_grad)
-        if isinstance(value, dict):
-            return {key: make(entry) for key, entry in value.items()}
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*map(make, value))
-        if isinstance(value, (list, tuple)):
-            return type(value)(make(entry) for entry in value)
-        return value
+        if type(value) in (list, tuple):
+            return type(value)(map(make, value))
+        return {key: make(entry) for key, entry in value.items()} if type(value) is dict else value
 
     try:
-        return make(inputs.args), make(inputs.kwargs)
+        return copied(make((inputs.args, inputs.kwargs)), device)  # type: ignore[no-any-return]
     except (RuntimeError, MemoryError) as error:
         raise InspectError(
             f"cannot make the inputs on {device}: {first_line(error)}",
@@ -191,9 +213,3 @@ def index_range(model: nn.Module) -> int:
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
     ]
     return min(sizes, default=2)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its class when it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

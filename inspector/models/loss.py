@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inspector.models.values import floats
 from inspector.tracing.capture import differentiable
+from inspector.tracing.values import floats
 
 
 def loss_of(outputs: Any, labels: Tensor | None = None) -> Tensor:

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import nn
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.core.naming import nearest
-from inspector.models.inputs import Inputs, as_inputs, first_line
+from inspector.models.inputs import Inputs, as_inputs
 from inspector.models.subject import Recipe
 
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from inspector.core.errors import InspectError
-from inspector.models.inputs import first_line
+from inspector.core.errors import InspectError, first_line
 from inspector.tracing import _torch
 from inspector.tracing.capture.modules import ModuleCall, module_calls, paths_of
 from inspector.tracing.storage import storage_id

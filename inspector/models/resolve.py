@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -14,9 +15,14 @@ from inspector.tracing._torch import compiled_from
 Model = str | nn.Module | Recipe
 
 
-def as_recipe(model: Model, model_args: Mapping[str, Any] | None = None) -> Recipe:
+def as_recipe(model: Model, model_args: Mapping[str, Any] | None = None, call: str | None = None) -> Recipe:
     """What the Python API takes for a model, as a recipe: a spec, an nn.Module (a compiled one is the
-    module that was compiled), or a recipe."""
+    module that was compiled), or a recipe. `call` is the method to run, the forward without it."""
+    recipe = _recipe(model, model_args)
+    return recipe if call is None else replace(recipe, call=call)
+
+
+def _recipe(model: Model, model_args: Mapping[str, Any] | None) -> Recipe:
     if isinstance(model, nn.Module):
         from inspector.models.python import from_module
 

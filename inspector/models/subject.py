@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.models.build import build, out_of_memory
-from inspector.models.inputs import Inputs, batch_of_two, first_line, materialise
+from inspector.models.calling import accepted, calling
+from inspector.models.inputs import Inputs, batch_of_two, materialise
 from inspector.models.replica import replica
 from inspector.tracing.capture.isolate import random_state
 from inspector.tracing.capture.pricing import Rule
@@ -43,6 +44,7 @@ class Recipe:
     only_on: tuple[str, str] | None = None
     reference: Callable[[], nn.Module] | None = None
     rebuilds: bool = True  # a live model is never moved: the pass runs on stand-ins
+    call: str = "forward"  # the method that is run
 
     def build(self, device: str, seed: int = 0) -> nn.Module:
         """The model on `device`. What its constructor raises becomes an InspectError."""
@@ -64,11 +66,18 @@ class Recipe:
                 f"{self.name} returned a {type(model).__name__}, not an nn.Module",
                 "name an nn.Module, or a class or function that returns one",
             )
-        return model
+        return model if self.call == "forward" else calling(model, self.call, self.name)
 
     def inputs(self, model: nn.Module, chosen: Inputs | None = None, phase: str = "forward") -> Inputs:
-        """`chosen`, or what the source calls `model` with. Raises InspectError where there is neither."""
-        inputs = chosen if chosen is not None else self.defaults(model, phase)
+        """`chosen`, or what the source calls `model` with, joined by `chosen` where that is plain values by
+        keyword. Raises InspectError where there is neither."""
+        inputs = chosen
+        if chosen is None or not chosen.has_tensors:
+            inputs = self.defaults(model, phase)
+            if inputs is not None and self.call != "forward":
+                inputs = accepted(inputs, model, self.call)
+            if chosen is not None:
+                inputs = chosen if inputs is None or chosen.args else inputs.with_values(chosen.kwargs)
         if inputs is None:
             raise InspectError(
                 f"{self.name} has no default input",

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.core.files import write_whole
 from inspector.models import checkpoint
-from inspector.models.inputs import first_line
 from inspector.tracing import _torch
 from inspector.tracing.storage import memory_id
 

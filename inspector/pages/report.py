@@ -42,12 +42,13 @@ def page(
     stages: Sequence[Sequence[str]] | None = None,
     time: str | None = None,
     added: Sequence[Report | str | Path] = (),
+    call: str | None = None,
 ) -> Report:
     """Everything that one pass over `model` shows, as a report whose HTML form is a page to look at:
     `inspector.page("resnet50").save("report.html")`.
 
-    model, inputs, phase, device, seed, model_args: as in `inspector.trace`; a finished Trace, too (which
-        holds no model, so that the page has no stages).
+    model, inputs, phase, device, seed, model_args, call: as in `inspector.trace`; a finished Trace, too
+        (which holds no model, so that the page has no stages).
     stages: your own stages, each a list of globs (see `inspector.stages`).
     time: "cpu" or "cuda" also measures each module's time in a forward there. `model` stays untouched.
     added: reports of other commands, or their JSON files, which become parts of the page.
@@ -62,7 +63,7 @@ def page(
     if isinstance(model, Trace):
         record, recipe = model, None
     else:
-        recipe = as_recipe(model, model_args)
+        recipe = as_recipe(model, model_args, call)
         try:
             record = trace(recipe, inputs, phase=phase, device=device, seed=seed)
         except ForwardError as error:

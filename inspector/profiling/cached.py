@@ -51,6 +51,7 @@ class Entry:
         inputs: Any,
         phase: str,
         seed: int = 0,
+        call: str | None = None,
     ) -> Entry | None:
         """The entry of a registry model whose inputs are written as shapes; None for any other."""
         lines = [inputs] if isinstance(inputs, str) else list(inputs or [])
@@ -59,7 +60,7 @@ class Entry:
         source, colon, _ = spec.partition(":")
         if (colon and source not in SOURCES) or spec.endswith(".py") or not spec:
             return None
-        parts = [spec, dict(model_args or {}), lines or None, phase, seed, _versions(), _code()]
+        parts = [spec, dict(model_args or {}), lines or None, phase, seed, call, _versions(), _code()]
         text = json.dumps(parts, sort_keys=True, default=repr)
         return Entry(folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.json")
 

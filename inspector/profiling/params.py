@@ -10,10 +10,9 @@ import pandas as pd
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.models import Recipe, as_recipe
 from inspector.models.checkpoint import is_checkpoint, read
-from inspector.models.inputs import first_line
 from inspector.models.modes import mode_sensitive
 from inspector.models.subject import lazy
 from inspector.profiling.views.state import kinds_frame, ledger_frame

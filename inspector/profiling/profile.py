@@ -38,6 +38,7 @@ def profile(
     measure: bool = False,
     cache: bool = False,
     save_trace: str | Path | None = None,
+    call: str | None = None,
 ) -> Report:
     """Count parameters, MACs, FLOPs, activations and bytes of `model`.
 
@@ -52,7 +53,7 @@ def profile(
         `measure` also times each module on this machine.
     cache: keep the trace of a torchvision or timm model, and reuse it (the command line does; formulas
         that a program registers are not part of its key).
-    save_trace: also save the trace as JSON.
+    save_trace: also save the trace as JSON. call: the method to run in place of the forward.
 
     Raises ForwardError when the model raises (its `report` holds what was counted until then), InspectError
     for everything else that is wrong.
@@ -60,13 +61,15 @@ def profile(
     limits = {"tf32": tf32, "amp": amp, "dtype": dtype, "measure": measure}
     device_limits = {"roofline": roofline, "device_file": device_file, **limits}
     view: dict[str, Any] = {"by": by, "depth": depth, "top": top}
-    how: dict[str, Any] = {"phase": phase, "seed": seed, "model_args": model_args}
+    how: dict[str, Any] = {"phase": phase, "seed": seed, "model_args": model_args, "call": call}
     if counter != "ours":
         ours = {"device": device, "strict": strict, "save_trace": save_trace, **device_limits}
         return _counted(counter, model, inputs, ours, **how, **view)
     make = partial(report, strict=strict, **view)
     if cache and device in (None, "meta") and not any(device_limits.values()):
-        return _cached(Entry.of(model, model_args, inputs, phase, seed), model, inputs, make, save_trace, how)
+        return _cached(
+            Entry.of(model, model_args, inputs, phase, seed, call), model, inputs, make, save_trace, how
+        )
     from inspector.profiling.roofline import Roofline
 
     asked = Roofline.of(roofline, device_file, **limits)

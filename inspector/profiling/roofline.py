@@ -79,7 +79,7 @@ class Roofline:
         measured, place = None, ""
         if self.measure:
             timer.check(trace.phase, isinstance(model, Trace))
-            device, recipe = real_device(None), as_recipe(model, model_args)  # type: ignore[arg-type]
+            device, recipe = real_device(None), as_recipe(model, model_args, trace.call)  # type: ignore[arg-type]
             chosen = as_inputs(inputs) if inputs is not None else None
             times = timer.measure(recipe, chosen, device, seed, self.setting, MEASURE_SECONDS)
             measured = pd.DataFrame(times.inside.items(), columns=["path", "measured"])

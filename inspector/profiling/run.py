@@ -34,6 +34,7 @@ def trace(
     seed: int = 0,
     model_args: Mapping[str, Any] | None = None,
     setting: Setting | None = None,
+    call: str | None = None,
 ) -> Trace:
     """Run one pass over `model` and record every operator.
 
@@ -43,6 +44,7 @@ def trace(
     phase: "forward" (eval mode, no gradients) or "train" (train mode, forward and backward).
     device: None counts on meta, and falls back to the CPU where meta cannot run the model.
     setting: dtype, kernels and checkpointing of the pass; kernels are chosen on meta only.
+    call: the method to run in place of the forward ("generate", "encode").
 
     Raises ForwardError when the model raises, InspectError for everything else that is wrong.
     """
@@ -52,7 +54,7 @@ def trace(
     from inspector.tracing.capture import ForwardError
     from inspector.tracing.capture.setting import PORTABLE
 
-    recipe = as_recipe(model, model_args)
+    recipe = as_recipe(model, model_args, call)
     chosen = as_inputs(inputs) if inputs is not None else None
     attempt = _Attempt(recipe, chosen, phase, seed, setting or PORTABLE)
     if recipe.only_on is not None and device in (None, recipe.only_on[0]):
@@ -141,7 +143,8 @@ class _Attempt:
 
         if self.recipe.reference is not None:
             counted = _with_reference(counted, self.recipe)
-        return replace(counted, environment=environment(gpu=gpu_name(device), seed=self.seed))
+        made = environment(gpu=gpu_name(device), seed=self.seed)
+        return replace(counted, environment=made, call=self.recipe.call)
 
 
 def _with_reference(counted: Trace, recipe: Recipe) -> Trace:

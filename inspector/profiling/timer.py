@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.models import Recipe
 from inspector.models.device import gpu_name
-from inspector.models.inputs import Inputs, first_line
+from inspector.models.inputs import Inputs
 from inspector.profiling.live import Live
 from inspector.tracing.capture.isolate import random_state
 from inspector.tracing.capture.modules import ModuleCall, module_calls, paths_of

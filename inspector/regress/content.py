@@ -125,6 +125,7 @@ def _question(asked: dict[str, Any], notes: Iterable[str]) -> dict[str, str]:
     return {
         "inputs": " ".join(map(str, asked.get("inputs") or ())),
         "phase": str(asked.get("phase") or ""),
+        "call": str(asked.get("call") or "forward"),
         "counted": "; ".join(sorted(map(_claim, notes))),
     }
 

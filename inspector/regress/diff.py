@@ -182,7 +182,8 @@ def _counted_now(
         from inspector.profiling.profile import profile
 
         phase = str(base.subject.get("phase") or "forward")
-        made = profile(spec, inputs, phase=phase, model_args=model_args, seed=seed)
+        call = base.subject.get("call")
+        made = profile(spec, inputs, phase=phase, model_args=model_args, seed=seed, call=call)
     return live(made.to_dict(), spec)
 
 
@@ -206,6 +207,7 @@ def _rows_now(base: Side, spec: str | None, seed: int, jobs: int, tell: Tell) ->
             None if line["given_inputs"] is None else tuple(line["given_inputs"]),
             line["model_args"],
             line["phase"],
+            line.get("call") or "forward",
         )
         for line in chosen
     ]

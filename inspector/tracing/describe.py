@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,4 +26,11 @@ def describe(value: Any) -> str:
 
 def describe_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
     """All arguments of a call; those passed by name are written `name=...`."""
-    return [describe(value) for value in args] + [f"{key}={describe(value)}" for key, value in kwargs.items()]
+    return [_argument("", value) for value in args] + [_argument(*item) for item in kwargs.items()]
+
+
+def _argument(name: str, value: Any) -> str:
+    """A plain value is written as the input grammar reads it: `causal:=false`."""
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return f"{name}:={json.dumps(value)}"
+    return f"{name}={describe(value)}" if name else describe(value)

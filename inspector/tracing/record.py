@@ -145,7 +145,7 @@ class Trace:
 
     `device` says where it was counted, `notes` what a reader must know of how ("counted on cpu
     because ..."), `uncounted` which pointwise work is missing although the model does it, `failure`
-    that the pass stopped early: the totals then cover only what ran before.
+    that the pass stopped early: the totals then cover only what ran before. `call` is the method that ran.
     """
 
     model: str
@@ -161,6 +161,7 @@ class Trace:
     uncounted: tuple[str, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
+    call: str = "forward"
 
     @property
     def subject(self) -> dict[str, Any]:
@@ -171,6 +172,7 @@ class Trace:
             "inputs": list(self.inputs),
             "phase": self.phase,
             "device": self.device,
+            **({"call": self.call} if self.call != "forward" else {}),
         }
 
     def to_json(self) -> str:
@@ -216,7 +218,7 @@ class Trace:
             raise InspectError(f"cannot read {path}: {error}", "name a trace file") from error
 
 
-_PLAIN_FIELDS = ("model", "source", "phase", "device", "inputs", "notes", "uncounted", "environment")
+_PLAIN_FIELDS = ("model", "source", "phase", "device", "inputs", "notes", "uncounted", "environment", "call")
 _OP_FIELDS = tuple(Op.__dataclass_fields__)
 
 
@@ -246,4 +248,5 @@ def _read(content: dict[str, Any]) -> Trace:
             for e in content["state"]
         ),
         failure=failure,
+        call=content.get("call", "forward"),
     )

@@ -15,7 +15,7 @@ from inspector.models import timm, torchvision
 from inspector.regress.sweep.row import Entry
 
 SOURCES = {"torchvision": torchvision, "timm": timm}
-_KEYS = ("model", "name", "input", "model_args", "phase")
+_KEYS = ("model", "name", "input", "model_args", "phase", "call")
 
 
 def entries(
@@ -25,14 +25,19 @@ def entries(
     inputs: Sequence[str] | None = None,
     model_args: Mapping[str, Any] | None = None,
     phase: str = "forward",
+    call: str | None = None,
 ) -> list[Entry]:
     """One entry for each model, in the order asked for; a model that two globs name comes once.
 
     models: specs, globs of torchvision's names (`resnet*`) or timm's (`timm:resnet*`), and YAML files
-        with a list of specs or of mappings with `model` and any of `name`, `input`, `model_args`, `phase`.
-    all: every model of a source. `inputs`, `model_args` and `phase` hold where a list says nothing.
+        with a list of specs or of mappings with `model` and any of `name`, `input`, `model_args`, `phase`,
+        `call`.
+    all: every model of a source. `inputs`, `model_args`, `phase` and `call` (the method to run in place of
+        the forward) hold where a list says nothing.
     """
-    common = Entry("", "", tuple(inputs) if inputs else None, dict(model_args or {}), phase)
+    common = Entry(
+        "", "", tuple(inputs) if inputs else None, dict(model_args or {}), phase, call or "forward"
+    )
     wanted: list[Entry] = []
     if all is not None:
         wanted += [_entry(spec, common) for spec in _all(all)]
@@ -47,7 +52,8 @@ def entries(
 
 
 def _entry(spec: str, common: Entry, **own: Any) -> Entry:
-    values = {"inputs": common.inputs, "model_args": common.model_args, "phase": common.phase, **own}
+    shared = ("inputs", "model_args", "phase", "call")
+    values = {**{key: getattr(common, key) for key in shared}, **own}
     if values["phase"] not in ("forward", "train"):
         raise InspectError(f"no phase is called {values['phase']!r}", "use forward or train")
     name = values.pop("name", None) or _name(spec, common, values)
@@ -113,6 +119,10 @@ def _line(line: Any, file: Path, common: Entry) -> list[Entry]:
         own["model_args"] = {str(key): value for key, value in line["model_args"].items()}
     if "phase" in line:
         own["phase"] = line["phase"]
+    if "call" in line:
+        if not isinstance(line["call"], str):
+            raise InspectError(f"{file}: {line['call']!r} is no method", "write the name of one: encode")
+        own["call"] = line["call"]
     specs = _specs(line["model"])
     if "name" in line:
         if not isinstance(line["name"], str) or len(specs) > 1:

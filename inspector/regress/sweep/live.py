@@ -23,12 +23,13 @@ def row_of(
     device: str | None = None,
     seed: int = 0,
     model_args: dict[str, Any] | None = None,
+    call: str | None = None,
 ) -> tuple[Report, dict[str, Any]]:
     """The profile of `model`, and the plain content of a table whose only row is called `name`."""
-    recipe = as_recipe(model, model_args)
+    recipe = as_recipe(model, model_args, call)
     found = trace(recipe, inputs, phase=phase, device=device, seed=seed)
     spec = f"(a live {type(model).__name__})" if isinstance(model, nn.Module) else recipe.name
-    entry = Entry(name, spec, None, dict(model_args or {}), phase)
+    entry = Entry(name, spec, None, dict(model_args or {}), phase, recipe.call)
     one = row_of_trace(entry, recipe, found, seed)
     table = report([one], [dict(one.row)], [], name, None, seed)
     return profile_report(found), table.to_dict()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from inspector.benchmarking.timing import Clock, EventClock, HostClock, warm_up
-from inspector.models import Subject, resolve
+from inspector.models import Subject, as_recipe
 from inspector.models.inputs import Inputs, as_inputs
 from inspector.regress.sweep.row import Entry
 
@@ -40,7 +40,9 @@ class Live:
 def live(entry: Entry, device: str, seed: int) -> Live:
     """Build the entry's model on `device`, warm it up, and fit the calls of a visit."""
     inputs: Inputs | None = None if entry.inputs is None else as_inputs(list(entry.inputs))
-    subject = Subject.make(resolve(entry.spec, entry.model_args), device, inputs, "forward", seed)
+    subject = Subject.make(
+        as_recipe(entry.spec, entry.model_args, entry.call), device, inputs, "forward", seed
+    )
     model = subject.model.eval()
 
     def step() -> Any:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from inspector.backbones import find_stages
 from inspector.backbones.report import stage_frame
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.core.log import logger
 from inspector.models import Recipe, as_recipe
-from inspector.models.inputs import first_line
 from inspector.profiling.report import report
 from inspector.profiling.run import trace
 from inspector.profiling.views.modules import LAYERS, ancestors
@@ -32,6 +31,7 @@ class Entry:
     inputs: tuple[str, ...] | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
     phase: str = "forward"
+    call: str = "forward"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a file."""
@@ -55,7 +55,7 @@ class Counted:
 def count(entry: Entry, device: str | None = None, seed: int = 0) -> Counted:
     """Count the entry's model; one that fails becomes a row with its error."""
     try:
-        recipe = as_recipe(entry.spec, entry.model_args)
+        recipe = as_recipe(entry.spec, entry.model_args, entry.call)
         inputs = None if entry.inputs is None else list(entry.inputs)
         with warnings.catch_warnings(record=True) as heard:
             record = trace(recipe, inputs, phase=entry.phase, device=device, seed=seed)
@@ -113,6 +113,7 @@ def _asked(entry: Entry, source: str, kind: str) -> dict[str, Any]:
         "spec": entry.spec,
         "given_inputs": None if entry.inputs is None else list(entry.inputs),
         "model_args": dict(entry.model_args),
+        "call": entry.call,
         "source": source,
         "class": kind,
     }

@@ -24,8 +24,8 @@ Tell = Callable[[str, float], None]
 MEASURES = ("latency", "memory")
 ROUNDS = 30
 _ASKED = (
-    "model", "spec", "given_inputs", "model_args", "source", "class", "inputs", "phase", "device", "notes",
-    "error", "lower_bound",
+    "model", "spec", "given_inputs", "model_args", "call", "source", "class", "inputs", "phase", "device",
+    "notes", "error", "lower_bound",
 )  # fmt: skip
 
 
@@ -53,11 +53,12 @@ def table(
     output: str | Path | None = None,
     append: bool = False,
     resume: bool = False,
+    call: str | None = None,
     tell: Tell = lambda what, share: None,
 ) -> Report:
     """Count every model and list the numbers, one row each; a model that fails is a row with its error.
 
-    models, all, inputs, model_args, phase: see `entries` in inspector/regress/sweep/entries.py.
+    models, all, inputs, model_args, phase, call: see `entries` in inspector/regress/sweep/entries.py.
     device: None counts on meta, and on the CPU where meta cannot; measurements take the GPU if there is one.
     jobs: processes that count.
     output: the file that the report will be saved to (`.save(output)`, which is left to the caller). A sweep
@@ -70,7 +71,7 @@ def table(
     _check(measure, rounds, jobs, device)
     file = Path(output) if output is not None else None
     journal, earlier = _journal(file, resume), _earlier(file) if append else None
-    asked = _entries(models, all, inputs, model_args, phase)
+    asked = _entries(models, all, inputs, model_args, phase, call)
     _check_same(asked, earlier)
     counted = sweep(asked, device=device, seed=seed, jobs=jobs, journal=journal, resume=resume, tell=tell)
     rows = {one.row["model"]: dict(one.row) for one in counted}
@@ -93,11 +94,13 @@ def _earlier(output: Path | None) -> Report | None:
     return Report.read(output) if output.is_file() else None
 
 
-def _entries(models: Any, source: Any, inputs: Any, model_args: Any, phase: str) -> list[Entry]:
+def _entries(
+    models: Any, source: Any, inputs: Any, model_args: Any, phase: str, call: str | None
+) -> list[Entry]:
     if not isinstance(models, str) and models and all(isinstance(model, Entry) for model in models):
         return list(models)
     texts = [models] if isinstance(models, str) else list(models)
-    return read_entries(texts, all=source, inputs=inputs, model_args=model_args, phase=phase)
+    return read_entries(texts, all=source, inputs=inputs, model_args=model_args, phase=phase, call=call)
 
 
 def _title(models: Any, source: str | None) -> str:
@@ -125,8 +128,9 @@ def _check_same(entries: Sequence[Entry], earlier: Report | None) -> None:
     before = {row["model"]: row for row in earlier.tables["models"].to_dict("records")}
     for entry in entries:
         row = before.get(entry.name)
-        asked = (entry.spec, entry.as_dict()["inputs"], dict(entry.model_args), entry.phase)
-        if row is None or (row["spec"], row["given_inputs"], row["model_args"], row["phase"]) != asked:
+        asked = (entry.spec, entry.as_dict()["inputs"], dict(entry.model_args), entry.phase, entry.call)
+        keys = ("spec", "given_inputs", "model_args", "phase")
+        if row is None or (*(row[key] for key in keys), row.get("call", "forward")) != asked:
             raise InspectError(
                 f"the table to add to has no row {entry.name!r} of the same spec, inputs and arguments",
                 "remove the file, or ask the same again",

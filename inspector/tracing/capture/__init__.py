@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
@@ -30,6 +29,7 @@ from inspector.tracing.capture.setting import PORTABLE, Setting, checkpoint_modu
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.describe import describe_call
 from inspector.tracing.record import Failure, Module, Op, Storage, Trace
+from inspector.tracing.values import tensors
 
 PHASES = ("forward", "train")
 
@@ -166,9 +166,9 @@ def _run(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any, phase: st
     with torch.set_grad_enabled(phase == "train"):
         with recorder.recording(), on():
             outputs = model(*args, **kwargs)
+        roots = differentiable(outputs)
         if phase == "forward":
             return outputs
-        roots = differentiable(outputs)
         if not roots:
             raise RuntimeError("no output requires grad: there is no backward to count")
         seeds = [torch.ones_like(root) for root in roots]
@@ -182,11 +182,10 @@ def _run(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any, phase: st
 
 
 def differentiable(outputs: Any) -> list[Tensor]:
-    """The tensors to start the backward from: the model's own loss, else every float output."""
-    loss = outputs.get("loss") if isinstance(outputs, dict) else getattr(outputs, "loss", None)
+    """The tensors to start the backward from: the model's own loss, else every output with a gradient, in
+    whatever object it comes, once."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
     if isinstance(loss, Tensor) and loss.requires_grad:
         return [loss]
-    if dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
-        outputs = [getattr(outputs, field.name) for field in dataclasses.fields(outputs)]
-    leaves = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-    return [leaf for leaf in leaves if leaf.requires_grad and leaf.dtype.is_floating_point]
+    roots = {id(leaf): leaf for leaf in tensors(outputs)}
+    return [leaf for leaf in roots.values() if leaf.requires_grad]
