@@ -11,6 +11,7 @@ import typer
 
 from inspector.cli.choices import Format, Phase
 from inspector.core.errors import InspectError
+from inspector.core.values import yaml_value
 
 
 def either(option: Any, held: Any) -> Any:
@@ -38,20 +39,12 @@ def globs(texts: list[str] | None) -> list[list[str]] | None:
 
 def arguments(texts: list[str] | None, held: Any) -> dict[str, Any]:
     """`name=value` texts over the arguments of the settings, values read as YAML."""
-    import yaml
-
     values = dict(held)
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not name.strip().isidentifier():
             raise InspectError(f"cannot read --model-arg {text!r}", "write name=value")
-        try:
-            values[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InspectError(
-                f"--model-arg {text!r}: the value is not YAML",
-                "quote strings with special characters",
-            ) from error
+        values[name.strip()] = yaml_value(value, f"--model-arg {text!r}")
     return values
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect as introspection
 from typing import Any
 
@@ -29,8 +28,15 @@ def calling(model: nn.Module, method: str, name: str) -> nn.Module:
         raise InspectError(f"{name} has no method {method!r}", nearest(method, other, "see dir(model)"))
     if method == "forward":
         return model
-    twin = copy.copy(model)
+    twin = shallow(model)
     twin.__dict__["forward"] = _Method(twin, method)
+    return twin
+
+
+def shallow(model: nn.Module) -> nn.Module:
+    """Another object with the same attributes."""
+    twin: nn.Module = object.__new__(type(model))
+    twin.__dict__.update(model.__dict__)
     return twin
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.core.errors import InspectError, first_line
+from inspector.core.values import yaml_value
 from inspector.models.copies import copied
 
 HINT = "write 1x3x224x224, 'float32[1,3,224,224]', 'ids=int64[1,128]', '[3x800x800]' or 'causal:=false'"
@@ -74,7 +75,11 @@ def parse_inputs(texts: Iterable[str]) -> Inputs:
     for text in texts:
         plain, named = _VALUE.fullmatch(text.strip()), _NAMED.fullmatch(text.strip())
         name = plain[1] if plain else named[1] if named else None
-        value = _plain_value(plain[2], text) if plain else _parse_value(named[2] if named else text, text)
+        value = (
+            yaml_value(plain[2], f"input {text!r}")
+            if plain
+            else _parse_value(named[2] if named else text, text)
+        )
         if name is None:
             args.append(value)
         elif name in kwargs:
@@ -82,17 +87,6 @@ def parse_inputs(texts: Iterable[str]) -> Inputs:
         else:
             kwargs[name] = value
     return Inputs(tuple(args), kwargs)
-
-
-def _plain_value(text: str, whole: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InspectError(
-            f"input {whole!r}: the value is not YAML", "quote strings with special characters"
-        ) from error
 
 
 def _parse_value(text: str, whole: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from inspector.core.errors import InspectError, first_line
 from inspector.tracing import _torch
@@ -29,6 +29,9 @@ def replica(model: nn.Module) -> nn.Module:
     for tensor in () if isinstance(model, torch.jit.ScriptModule) else _held(model):
         if id(tensor) not in memo:
             memo[id(tensor)] = _twin(tensor, storages)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if is_lazy(tensor):
+            memo[id(tensor)] = _lazy_twin(tensor)
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
@@ -68,6 +71,14 @@ def _twin(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
     if tensor.is_leaf and tensor.grad is not None:
         twin.grad = tensor.grad.clone()
     return twin
+
+
+def _lazy_twin(tensor: Tensor) -> Tensor:
+    """deepcopy fails on lazy buffers."""
+    place = {"device": tensor.device, "dtype": tensor.dtype}
+    if isinstance(tensor, nn.Parameter):
+        return UninitializedParameter(requires_grad=tensor.requires_grad, **place)  # type: ignore[arg-type]
+    return UninitializedBuffer(requires_grad=tensor.requires_grad, **place)  # type: ignore[arg-type]
 
 
 @contextmanager

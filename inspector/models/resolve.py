@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -24,14 +26,20 @@ def as_recipe(model: Model, model_args: Mapping[str, Any] | None = None, call: s
 
 def _recipe(model: Model, model_args: Mapping[str, Any] | None) -> Recipe:
     if isinstance(model, nn.Module):
+        from inspector.models.exported import is_module, of_module
         from inspector.models.python import from_module
 
         compiled = compiled_from(model)
-        return from_module(compiled if isinstance(compiled, nn.Module) else model)
+        module = compiled if isinstance(compiled, nn.Module) else model
+        return of_module(module) if is_module(module) else from_module(module)
     if isinstance(model, Recipe):
         return model
     if isinstance(model, str):
         return resolve(model, model_args)
+    from inspector.models.exported import is_program, of_program
+
+    if is_program(model):
+        return of_program(model, "ExportedProgram")
     raise InspectError(
         f"a model is a spec string or an nn.Module, not a {type(model).__name__}",
         "pass e.g. 'resnet50' or torchvision.models.resnet50()",
@@ -39,8 +47,9 @@ def _recipe(model: Model, model_args: Mapping[str, Any] | None) -> Recipe:
 
 
 def resolve(spec: str, model_args: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe for `resnet50`, `torchvision:NAME[@ENTRY]`, `timm:NAME`, `hf:PATH`,
-    `path/to/file.py:ATTR` or `package.module:ATTR`. Raises InspectError with the nearest names."""
+    """The recipe for `resnet50`, `torchvision:NAME[@ENTRY]`, `timm:NAME`, `hf:PATH`, an exported
+    `FILE.pt2` or TorchScript file, `path/to/file.py:ATTR` or `package.module:ATTR`. Raises InspectError
+    with the nearest names."""
     arguments = dict(model_args or {})
     source, colon, name = spec.partition(":")
     if not spec or (colon and not name):
@@ -53,10 +62,42 @@ def resolve(spec: str, model_args: Mapping[str, Any] | None = None) -> Recipe:
         from inspector.models import huggingface
 
         return huggingface.recipe(name, arguments)
+    from inspector.models import exported
+
+    if exported.names_a_file(spec):
+        return exported.recipe(spec, arguments)
     if (colon and source != "torchvision") or spec.endswith(".py"):
         from inspector.models import python
 
         return python.recipe(spec, arguments)
     from inspector.models import torchvision
 
+    if not colon and spec.partition("@")[0] not in torchvision.names() and (places := _elsewhere(spec)):
+        raise InspectError(f"no torchvision model is called {spec!r}", f"write {' or '.join(places)}")
     return torchvision.recipe(name if colon else spec, arguments)
+
+
+def _elsewhere(name: str) -> list[str]:
+    """The specs by which a name without a source would be found: in timm, in the working folder, among the
+    families of transformers."""
+    places = []
+    if find_spec("timm"):
+        import timm
+
+        places += [f"timm:{name}"] if timm.is_model(name) else []
+    places += [f"hf:{name}"] if (Path(name) / "config.json").is_file() else []
+    places += [f"{name}.py:NAME"] if Path(f"{name}.py").is_file() else []
+    if not places and find_spec("transformers"):
+        from transformers import CONFIG_MAPPING
+
+        words = name.lower().replace("-", "_").split("/")[-1]
+        family = max(
+            (f for f in CONFIG_MAPPING if _begins(words, f.replace("-", "_"))), key=len, default=None
+        )
+        places += [f"hf:FOLDER, a folder with the config.json of this {family} model"] if family else []
+    return places
+
+
+def _begins(name: str, family: str) -> bool:
+    """Whether a name is that of a family, or goes on after it: bert_base_uncased, gpt2."""
+    return name == family or name.startswith(f"{family}_")

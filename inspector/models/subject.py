@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -45,6 +44,7 @@ class Recipe:
     reference: Callable[[], nn.Module] | None = None
     rebuilds: bool = True  # a live model is never moved: the pass runs on stand-ins
     call: str = "forward"  # the method that is run
+    remarks: tuple[str, ...] = ()  # what a reader must know of every pass
 
     def build(self, device: str, seed: int = 0) -> nn.Module:
         """The model on `device`. What its constructor raises becomes an InspectError."""
@@ -152,9 +152,14 @@ def owned(recipe: Recipe, device: str, seed: int, inputs: Inputs | None = None) 
     return (model if recipe.rebuilds else replica(model)).to(device)
 
 
+def on_meta(model: nn.Module) -> bool:
+    """Whether some parameter has no values."""
+    return any(tensor.device.type == "meta" for tensor in model.parameters())
+
+
 def refuse_meta(model: nn.Module) -> None:
     """Without values nothing can run."""
-    if any(tensor.device.type == "meta" for tensor in model.parameters()):
+    if on_meta(model):
         raise InspectError("the model is on meta: it has no values", "pass a model with real weights")
 
 
@@ -172,7 +177,7 @@ def lazy(model: nn.Module) -> bool:
 def materialised(recipe: Recipe, inputs: Inputs, seed: int) -> nn.Module:
     """The model with its lazy parameters initialised, on the CPU, by one forward that is not counted.
     A live model is copied first."""
-    model = recipe.build("cpu", seed) if recipe.rebuilds else copy.deepcopy(recipe.construct())
+    model = recipe.build("cpu", seed) if recipe.rebuilds else replica(recipe.construct())
     args, kwargs = materialise(inputs, model, "cpu", seed)
     with torch.no_grad(), random_state():
         try:

@@ -81,6 +81,7 @@ _IRREPRODUCIBLE = (
 )
 
 
+MADE_UP = "the model is on meta: its weights are made up from the seed"
 BATCH_OF_TWO = "a batch of 2, because BatchNorm cannot train on one value per channel"
 
 
@@ -111,13 +112,16 @@ class _Attempt:
 
     def _run(self, device: str, notes: tuple[str, ...], batch: int) -> Trace:
         from inspector.models import Subject
+        from inspector.models.subject import on_meta
         from inspector.tracing.capture import ForwardError, capture
 
         recipe = self.recipe
         logger.info("running %s (%s) on %s", recipe.name, self.phase, device)
         setting = self.setting if device == "meta" else self.setting.on_a_device(recipe.name, notes)
         subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch)
-        notes += recipe.assumed(subject.model) if device == "meta" else ()
+        notes += recipe.remarks + (recipe.assumed(subject.model) if device == "meta" else ())
+        if device != "meta" and on_meta(subject.model):
+            notes += (MADE_UP,)
         try:
             counted = capture(
                 subject.model,
@@ -165,7 +169,7 @@ def _why_not_meta(error: ForwardError) -> str | None:
     failure = error.trace.failure
     assert failure is not None
     text = failure.message.strip()
-    shape = _SHAPE_ERROR.search(text) and not _META_ERROR.search(text)
+    shape = (failure.expects or _SHAPE_ERROR.search(text)) and not _META_ERROR.search(text)
     if shape and failure.error in ("RuntimeError", "AssertionError", "ValueError", "IndexError"):
         return None
     first = text.splitlines()[0] if text else failure.error

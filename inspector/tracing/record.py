@@ -130,13 +130,16 @@ class StateEntry:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Where a pass ended early: the innermost module that raised, its inputs, and its message."""
+    """Where a pass ended early: the innermost module that raised, its inputs, and its message. Where it is
+    known, `expects` says what that module wanted and got, `better` which inputs of the call would fit."""
 
     module: str
     type: str
     inputs: tuple[str, ...]
     error: str
     message: str
+    expects: str = ""
+    better: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,8 @@ def _read(content: dict[str, Any]) -> Trace:
     fields = content["storages"]["fields"]
     failure = content["failure"]
     if failure:
-        failure = Failure(**{**failure, "inputs": tuple(failure["inputs"])})
+        lists = {name: tuple(failure.get(name, ())) for name in ("inputs", "better")}
+        failure = Failure(**{**failure, **lists})
     return Trace(
         **{name: content[name] for name in ("model", "source", "phase", "device", "environment")},
         inputs=tuple(content["inputs"]),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from inspector.tracing.capture.isolate import (
     swap_state,
 )
 from inspector.tracing.capture.kernels import On, choosing
+from inspector.tracing.capture.mismatch import OnlyOnMeta, fitting, mismatch, only_on_meta
 from inspector.tracing.capture.modules import paths_of
 from inspector.tracing.capture.pricing import Rule
 from inspector.tracing.capture.recorder import Recorder
@@ -47,11 +50,23 @@ class ForwardError(InspectError):
         inputs = f" on {', '.join(failure.inputs)}" if failure.inputs else ""
         lines = failure.message.strip().splitlines()
         message = f"{failure.error}: {lines[0]}" if lines else failure.error
-        super().__init__(
-            f"{where} raised{inputs}: {message}",
-            "check `inputs=` against what the model expects; `error.__cause__` shows the whole error",
-        )
+        wrong = f"expects {failure.expects}: it " if failure.expects else ""
+        super().__init__(f"{where} {wrong}raised{inputs}: {message}", _hint(trace.inputs, failure.better))
         self.trace = trace
+
+
+def _hint(inputs: tuple[str, ...], better: tuple[str, ...]) -> str:
+    """What to pass instead of the inputs."""
+    if better and better != inputs:
+        fit = better[0] if len(better) == 1 else list(better)
+        return f"pass `inputs={fit!r}`"
+    if any(_looks_like_a_shape(text) for text in inputs):
+        return 'a string among call arguments is a value: pass `inputs=["x=1x3x8x8"]`, a list of strings'
+    return "check `inputs=` against what the model expects; `error.__cause__` shows the whole error"
+
+
+def _looks_like_a_shape(text: str) -> bool:
+    return re.fullmatch(r'(\w+)?:="(\w+\[)?\d+([x,]\d+)*\]?"', text) is not None
 
 
 def capture(
@@ -94,12 +109,13 @@ def capture(
         model.train(phase == "train")
         checkpoint_modules(model, setting.checkpoints, on)
         ops, storages, error = _record(recorder, model, args, kwargs, phase, on)
+    inputs = tuple(describe_call(args, kwargs))
     trace = Trace(
         model=name or type(model).__name__,
         source=source,
         phase=phase,
         device=device,
-        inputs=tuple(describe_call(args, kwargs)),
+        inputs=inputs,
         ops=ops,
         storages=storages,
         modules=tuple(
@@ -109,7 +125,7 @@ def capture(
         state=state,
         notes=notes,
         uncounted=uncounted,
-        failure=_failure(recorder, model, error),
+        failure=_failure(recorder, model, error, inputs),
     )
     if error is not None:
         raise ForwardError(trace) from error
@@ -128,16 +144,32 @@ def _record(
         outputs = _run(recorder, model, args, kwargs, phase, on)
     except (Exception, SystemExit) as raised:
         error = raised
+    if error is None and recorder.device == "meta":
+        error = only_on_meta(recorder.raw)
     _hold_gradients(recorder, tree)
     storages = recorder.lifetimes()  # while outputs and gradients live
     del outputs
     return recorder.ops(), storages, error
 
 
-def _failure(recorder: Recorder, model: nn.Module, error: BaseException | None) -> Failure | None:
+def _failure(
+    recorder: Recorder, model: nn.Module, error: BaseException | None, inputs: tuple[str, ...]
+) -> Failure | None:
     if error is None:
         return None
-    return recorder.failure or Failure("", type(model).__name__, (), type(error).__name__, str(error))
+    if isinstance(error, OnlyOnMeta):
+        module = model.get_submodule(error.path)
+        failure = Failure(error.path, type(module).__name__, (), "RuntimeError", str(error))
+        return replace(failure, expects=str(error.wrong), better=fitting(inputs, error.shape, error.wrong))
+    failure = recorder.failure or Failure("", type(model).__name__, (), type(error).__name__, str(error))
+    if recorder.failed is None:
+        return failure
+    module, values = recorder.failed
+    wrong = mismatch(module, values, failure.message)
+    if wrong is None:
+        return failure
+    shape = next((value.shape for value in values if isinstance(value, Tensor)), ())
+    return replace(failure, expects=str(wrong), better=fitting(inputs, shape, wrong))
 
 
 def _hold_state(recorder: Recorder, tree: list[tuple[str, nn.Module]], inputs: Any) -> None:

@@ -28,7 +28,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     for module in model.modules():
         attributes = dict(module.__dict__)
         contents = [
-            (value, value.copy() if value else None)  # most hook registries are empty
+            (value, _content(value) if value else None)  # most hook registries are empty
             for value in attributes.values()
             if isinstance(value, _CONTAINERS)
         ]
@@ -44,12 +44,31 @@ def preserved(model: nn.Module) -> Iterator[None]:
                     _refill(container, content or ())
 
 
+def _content(container: Any) -> Any:
+    """A plain copy, whatever the container's own class makes of `copy`."""
+    kind = next(kind for kind in _CONTAINERS if isinstance(container, kind))
+    return kind(container)
+
+
 def _refill(container: Any, content: Any) -> None:
+    if _unchanged(container, content):
+        return  # it may refuse to be written to
     container.clear()
     if isinstance(container, list):
         container.extend(content)
     else:
         container.update(content)
+
+
+def _unchanged(container: Any, content: Any) -> bool:
+    """Whether it holds the same objects in the same order (of a set: the same)."""
+    if len(container) != len(content):
+        return False
+    if isinstance(container, set):
+        return container == set(content)
+    if isinstance(container, dict) and list(map(id, container.values())) != list(map(id, content.values())):
+        return False
+    return list(map(id, container)) == list(map(id, content))
 
 
 def swap_state(model: nn.Module, device: str, dtype: torch.dtype | None = None) -> None:
@@ -77,12 +96,20 @@ def copied(tensor: torch.Tensor, device: str, dtype: torch.dtype | None = None) 
     data = tensor.detach()
     if dtype is not None and data.is_floating_point():
         data = data.to(dtype)
+    if data.device.type == "meta" != device:
+        data = _made_up(data, device)
     data = data.to("meta") if device == "meta" else data.clone().to(device)
     if data is tensor or data.data_ptr() == tensor.data_ptr() != 0:
         data = data.clone()
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(data, requires_grad=tensor.requires_grad)
     return data.requires_grad_(tensor.requires_grad) if data.is_floating_point() else data
+
+
+def _made_up(data: torch.Tensor, device: str) -> torch.Tensor:
+    """Values for a tensor that has none: small and random, of whole numbers 0."""
+    values = torch.zeros(data.shape, dtype=data.dtype, device=device)
+    return values.normal_(std=0.02) if data.is_floating_point() or data.is_complex() else values
 
 
 @contextmanager

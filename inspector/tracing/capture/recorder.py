@@ -70,6 +70,7 @@ class Recorder(TorchDispatchMode):
         self.storages: list[list[Any]] = []
         self.calls: dict[str, int] = {}
         self.failure: Failure | None = None
+        self.failed: tuple[Any, tuple[Any, ...]] | None = None
         self.phase = "forward"
         self.path = ""
         self.group = ""
@@ -111,6 +112,7 @@ class Recorder(TorchDispatchMode):
             inputs = tuple(map(describe, (*call.args, *call.kwargs.values())))
             kind, error = type(call.module).__name__, call.error
             self.failure = Failure(call.path, kind, inputs, type(error).__name__, str(error))
+            self.failed = call.module, (*call.args, *call.kwargs.values())
         self._mark()
         self.path = self._callers.pop()
 

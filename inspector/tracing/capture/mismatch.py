@@ -1,0 +1,150 @@
+"""What a module wanted and what it got, in words, and the inputs that would fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from inspector.tracing._torch import ConvNd, NormBase
+from inspector.tracing.capture.pricing import Call
+from inspector.tracing.describe import DTYPES
+from inspector.tracing.record import TensorSpec
+
+
+class Mismatch(NamedTuple):
+    """`wanted` and `got` in words; `dtype` is the one that fits, `axis` and `size` say which size of the
+    input's shape must be what."""
+
+    wanted: str
+    got: str
+    dtype: str = ""
+    axis: int | None = None
+    size: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.wanted}, got {self.got}"
+
+
+def mismatch(module: nn.Module, values: Iterable[Any], message: str) -> Mismatch | None:
+    """What is wrong with the first tensor among `values` for `module`; of a module of the user's own class,
+    what torch's `message` says. None where neither tells."""
+    tensor = next((value for value in values if isinstance(value, Tensor)), None)
+    of_module = None if tensor is None else _dtype(module, tensor) or _shape(module, tensor)
+    return of_module or _features(message)
+
+
+def _dtype(module: nn.Module, tensor: Tensor) -> Mismatch | None:
+    got = DTYPES[tensor.dtype]
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return Mismatch("whole numbers (int64)", got, "int64") if tensor.is_floating_point() else None
+    own = [weight for weight in module.parameters(recurse=False) if weight.is_floating_point()]
+    if not own or own[0].dtype is tensor.dtype:
+        return None
+    wanted = DTYPES[own[0].dtype]
+    return Mismatch(wanted, got, wanted)
+
+
+def _shape(module: nn.Module, tensor: Tensor) -> Mismatch | None:
+    if isinstance(module, ConvNd):
+        spatial = len(module.kernel_size)
+        if tensor.dim() not in (spatial + 1, spatial + 2):
+            return Mismatch(f"{spatial + 2} dimensions", str(tensor.dim()))
+        return _size(tensor, tensor.dim() - spatial - 1, module.in_channels, "channels")
+    if isinstance(module, NormBase):
+        named = re.search(r"([23])d$", type(module).__name__)
+        if named and tensor.dim() != int(named[1]) + 2:
+            return Mismatch(f"{int(named[1]) + 2} dimensions", str(tensor.dim()))
+        return _size(tensor, 1, module.num_features, "channels")
+    if isinstance(module, nn.GroupNorm):
+        return _size(tensor, 1, module.num_channels, "channels")
+    if isinstance(module, nn.Linear):
+        return _size(tensor, tensor.dim() - 1, module.in_features, "features")
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return _size(tensor, tensor.dim() - 1, module.normalized_shape[-1], "features")
+    if isinstance(module, nn.RNNBase):
+        return _size(tensor, tensor.dim() - 1, module.input_size, "features")
+    if isinstance(module, nn.MultiheadAttention):
+        return _size(tensor, tensor.dim() - 1, module.embed_dim, "features")
+    return None
+
+
+def _size(tensor: Tensor, axis: int, wanted: int, what: str) -> Mismatch | None:
+    if not 0 <= axis < tensor.dim():
+        return Mismatch(f"{axis + 1} dimensions or more", str(tensor.dim()))
+    got = tensor.shape[axis]
+    return Mismatch(f"{wanted} {what}", str(got), axis=axis, size=wanted) if got != wanted else None
+
+
+def _features(message: str) -> Mismatch | None:
+    found = re.search(r"shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", message)
+    return Mismatch(f"{found[2]} features", found[1]) if found else None
+
+
+def fitting(inputs: Sequence[str], shape: Sequence[int], wrong: Mismatch) -> tuple[str, ...]:
+    """The inputs of a call, as texts, as they would fit: the dtype of those with floats, or the size of
+    those with the `shape` that the module got."""
+
+    def fit(text: str) -> str:
+        found = re.fullmatch(r"((?:\w+=)?)(\w+)\[([\d,]*)\]", text)
+        if found is None:
+            return text
+        name, dtype, sizes = found[1], found[2], found[3].split(",")
+        same = found[3] == ",".join(map(str, shape))
+        if wrong.dtype and (same or "float" in dtype):
+            dtype = wrong.dtype
+        if wrong.axis is not None and same:
+            sizes[wrong.axis] = str(wrong.size)
+        return f"{name}{dtype}[{','.join(sizes)}]"
+
+    return tuple(map(fit, inputs))
+
+
+_ONE_DTYPE = {
+    "aten.mm": (0, 1), "aten.bmm": (0, 1), "aten.mv": (0, 1), "aten.dot": (0, 1), "aten.addmm": (1, 2, 0),
+    "aten.baddbmm": (1, 2, 0), "aten.addmv": (1, 2, 0), "aten.convolution": (0, 1, 2),
+}  # fmt: skip
+"""Operators that take tensors of one dtype only, and which (the input, the weight, the bias): on meta they
+take any."""
+_NOT_NARROWER = {"aten.native_layer_norm": 2, "aten.native_group_norm": 1, "aten.native_batch_norm": 1}
+"""Operators whose weight, at this position, may be wider than the input and not narrower."""
+
+
+class OnlyOnMeta(RuntimeError):
+    """The module at `path` was called with what meta takes and no other device does."""
+
+    def __init__(self, path: str, wrong: Mismatch, shape: tuple[int, ...]) -> None:
+        super().__init__(f"it expects {wrong}, which no device but meta takes")
+        self.path = path
+        self.wrong = wrong
+        self.shape = shape
+
+
+def only_on_meta(calls: Iterable[Call]) -> OnlyOnMeta | None:
+    """The error of the first call that no device can run although meta did."""
+    seen: set[Any] = set()
+    for call in calls:
+        name = call.operator.name
+        positions = _ONE_DTYPE.get(name) or ((0, _NOT_NARROWER[name]) if name in _NOT_NARROWER else None)
+        if positions is None or call.signature in seen:
+            continue
+        seen.add(call.signature)
+        specs = [call.args[i] for i in positions if i < len(call.args)]
+        tensors = [spec for spec in specs if isinstance(spec, TensorSpec)]
+        if name in _NOT_NARROWER and tensors[0].dtype != "float32":
+            continue
+        if len({spec.dtype for spec in tensors}) > 1:
+            wanted = tensors[1].dtype
+            return OnlyOnMeta(call.path, Mismatch(wanted, tensors[0].dtype, wanted), tensors[0].shape)
+        if name == "aten.convolution" and _transposed(call.args):
+            channels, got = tensors[1].shape[0], tensors[0].shape[1]
+            if channels != got:
+                wrong = Mismatch(f"{channels} channels", str(got), axis=1, size=channels)
+                return OnlyOnMeta(call.path, wrong, tensors[0].shape)
+    return None
+
+
+def _transposed(args: Sequence[Any]) -> bool:
+    return len(args) > 6 and args[6] is True
