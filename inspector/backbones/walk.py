@@ -152,7 +152,7 @@ class Walk:
                 if tensor is not None:
                     indices.setdefault(id(tensor), len(indices))
         roles = self.roles[: len(indices)]
-        if len(roles) < len(indices) or not set(roles) <= {"parameter", "buffer"}:
+        if len(roles) < len(indices) or not set(roles) <= {"parameter", "packing", "buffer"}:
             return  # sparse or overlapping tensors: the count does not hold
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             yield name, indices[id(parameter)]

@@ -20,6 +20,7 @@ CATEGORIES = (
 
 _ROLES = {
     "parameter": "parameters",
+    "packing": "parameters",
     "buffer": "buffers",
     "input": "inputs",
     "constant": "inputs",

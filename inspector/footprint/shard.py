@@ -32,7 +32,7 @@ def _unit(trace: Trace) -> int:
     """Bytes of the parameters of the largest unit."""
     inside: Counter[str] = Counter()
     for storage in trace.storages:
-        if storage.role == "parameter":
+        if storage.role in ("parameter", "packing"):
             parts = storage.module.split(".")
             for depth in range(1, len(parts) + 1):
                 inside[".".join(parts[:depth])] += storage.nbytes

@@ -20,6 +20,7 @@ from inspector.initialization.schemes import Choice, choose, draw
 from inspector.initialization.targets import Target, chosen, of_model
 from inspector.reporting.report import Finding
 from inspector.tracing.capture.isolate import random_state, seed_all
+from inspector.tracing.subclass import largest, parts, wraps
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,10 @@ def _check(jobs: list[tuple[Target, Law]]) -> None:
         tensor = parametrized.source(target.module, target.attribute)
         if tensor.is_meta:
             raise InspectError(f"{target.name} is on meta: there is nothing to write", "build it on the cpu")
-        if not tensor.is_floating_point() or "float8" in str(tensor.dtype):
+        dtype = largest(parts(tensor)).dtype if wraps(tensor) else tensor.dtype
+        if not dtype.is_floating_point or "float8" in str(dtype):
             raise InspectError(
-                f"{target.name} is {str(tensor.dtype).removeprefix('torch.')}: torch.nn.init cannot draw it",
+                f"{target.name} is {str(dtype).removeprefix('torch.')}: torch.nn.init cannot draw it",
                 "initialise the model before it is quantized, or leave the layer out with `layers=`",
             )
 

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from inspector.tracing import _torch
-from inspector.tracing.capture.isolate import no_collection, random_state, seed_all
+from inspector.tracing.capture.isolate import copied, no_collection, random_state, seed_all
 
 _ALLOCATING = {
     torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.empty_strided,
@@ -39,7 +39,7 @@ def build(construct: Callable[[], nn.Module], device: str, seed: int = 0) -> nn.
     tensor moves when it is registered; plain CPU. The random state of the caller is kept.
     """
     if device != "meta":
-        return _seeded(construct, seed).to(device)
+        return _placed(_seeded(construct, seed), device)
     for context in (_Meta, nullcontext):
         try:
             with context(), _moving():
@@ -48,6 +48,15 @@ def build(construct: Callable[[], nn.Module], device: str, seed: int = 0) -> nn.
             continue
         return _swept(model) if isinstance(model, nn.Module) else model
     return _seeded(construct, seed)
+
+
+def _placed(model: Any, device: str) -> Any:
+    """On `device`. One that is there already stays as it is: bitsandbytes quantises what is moved."""
+    if isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule):
+        state = (*model.parameters(), *model.buffers())
+        if device == "cpu" and all(tensor.device.type == "cpu" for tensor in state):
+            return model
+    return model.to(device)
 
 
 def _seeded(construct: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -97,13 +106,8 @@ def to_meta(tensor: Any, moved: dict[int, tuple[Tensor, Tensor]]) -> Any:
     if not isinstance(tensor, Tensor) or tensor.device.type == "meta" or is_lazy(tensor):
         return tensor
     if id(tensor) not in moved:
-        data = tensor.detach().to("meta")
-        if isinstance(tensor, nn.Parameter):
-            twin: Tensor = nn.Parameter(data, requires_grad=tensor.requires_grad)
-            twin.__dict__.update(tensor.__dict__)
-        else:
-            twin = data
-        moved[id(tensor)] = (tensor, twin)
+        parameter = isinstance(tensor, nn.Parameter)
+        moved[id(tensor)] = (tensor, copied(tensor, "meta") if parameter else copied(tensor.detach(), "meta"))
     return moved[id(tensor)][1]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from inspector.core.errors import InspectError, first_line
-from inspector.tracing.capture.state import entries_of
+from inspector.tracing.capture.state import Named, entries_of
 from inspector.tracing.record import StateEntry
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".pth.tar")
@@ -108,7 +108,7 @@ def _brief(error: Exception) -> str:
 
 
 def _entries(content: Any) -> tuple[StateEntry, ...]:
-    entries = entries_of((name, "tensor", tensor, True) for name, tensor in named_tensors(content))
+    entries = entries_of(Named(name, "tensor", value, True) for name, value in named_tensors(content))
     if not entries:
         raise InspectError("the checkpoint holds no tensors", "save model.state_dict()")
     return tuple(replace(entry, device="meta") for entry in entries)

@@ -53,7 +53,7 @@ def of_program(program: Any, name: str) -> Recipe:
     made = cache(lambda: running(program.module()))
     examples = program.example_inputs
     inputs = Inputs(tuple(examples[0]), dict(examples[1])) if examples is not None else None
-    return Recipe(name, "export", made, lambda *_: inputs, remarks=(AS_EXPORTED,), rebuilds=False)
+    return Recipe(name, "export", made, lambda *_: inputs, notes=(AS_EXPORTED,), rebuilds=False)
 
 
 def is_program(model: Any) -> bool:
@@ -64,7 +64,7 @@ def is_program(model: Any) -> bool:
 def of_module(model: nn.Module) -> Recipe:
     """The recipe of what `program.module()` returned."""
     return Recipe(
-        type(model).__name__, "export", lambda: running(model), remarks=(AS_EXPORTED,), rebuilds=False
+        type(model).__name__, "export", lambda: running(model), notes=(AS_EXPORTED,), rebuilds=False
     )
 
 

@@ -92,6 +92,21 @@ def from_config(config: Any, name: str, chosen: Mapping[str, Any] = {}) -> Recip
         defaults=default_inputs,
         rules=RULES,
         context=lambda model: _one_sequence_a_row(),
+        notes=_left_out(config),
+    )
+
+
+def _left_out(config: Any) -> tuple[str, ...]:
+    """Quantisation needs the weights, or a library and a device of its own: what is built instead."""
+    asked = getattr(config, "quantization_config", None)
+    if not asked:
+        return ()
+    fields: dict[str, Any] = asked if isinstance(asked, dict) else vars(asked)
+    method = fields.get("quant_method", "unknown")
+    bits = fields.get("bits") or next((n for n in (4, 8) if fields.get(f"load_in_{n}bit")), None)
+    kind = f"{getattr(method, 'value', method)}" + (f", {bits} bits" if bits else "")
+    return (
+        f"the configuration's quantization_config ({kind}) is left out: its weights are built unquantised",
     )
 
 

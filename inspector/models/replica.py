@@ -16,6 +16,7 @@ from inspector.core.errors import InspectError, first_line
 from inspector.tracing import _torch
 from inspector.tracing.capture.modules import ModuleCall, module_calls, paths_of
 from inspector.tracing.storage import storage_id
+from inspector.tracing.subclass import PLAIN, parts, wraps
 
 
 def replica(model: nn.Module) -> nn.Module:
@@ -52,7 +53,11 @@ def _held(model: nn.Module) -> Iterator[Tensor]:
 
 def _plain(tensor: Tensor) -> bool:
     """Not a subclass with its own behaviour (quantized, distributed): deepcopy handles those."""
-    return type(tensor) is Tensor or isinstance(tensor, (nn.Parameter, nn.Buffer))
+    if type(tensor) in PLAIN:
+        return True
+    copies = getattr(type(tensor), "__deepcopy__", None)
+    own = copies not in (Tensor.__deepcopy__, nn.Parameter.__deepcopy__)
+    return isinstance(tensor, (nn.Parameter, nn.Buffer)) and not own and not wraps(tensor)
 
 
 def _twin(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
@@ -136,6 +141,8 @@ def change(before: Tensor, after: Tensor) -> Change | None:
         return None
     if before.shape != after.shape or before.dtype != after.dtype:
         return Change(after.numel(), after.numel(), None)
+    if wraps(before) or before.layout is not torch.strided:
+        return Change(int((raw(before) != raw(after)).sum()), after.numel(), None)
     wide = torch.complex128 if before.is_complex() else torch.float64
     distance = (after.detach().to(wide) - before.detach().to(wide)).abs()
     finite = distance[distance.isfinite()]
@@ -151,5 +158,12 @@ def same(before: Tensor, after: Tensor) -> bool:
 
 
 def raw(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor, in the order of its elements: uint8 of shape (numel x item size,)."""
+    """The bytes of a tensor, in the order of its elements: uint8 of shape (numel x item size,).
+
+    Of one that is kept as others, the bytes of those in turn.
+    """
+    if wraps(tensor) or tensor.layout is not torch.strided:
+        inner = parts(tensor)
+        if inner[0] is not tensor:
+            return torch.cat([raw(part) for part in inner])
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)

@@ -29,7 +29,8 @@ class Recipe:
     `construct` returns the nn.Module; `defaults(model, phase)` its inputs, or None when only the
     user can supply them. `rules` and `context` make data-dependent work countable on meta, `assumed`
     says under which assumptions. `only_on` names the one device where it can run, with the reason.
-    `reference` builds the float model whose parameters a quantized model's count means.
+    `reference` builds the float model whose parameters a quantized model's count means. `notes` say what was
+    left out of what the source asks for.
     """
 
     name: str
@@ -42,9 +43,9 @@ class Recipe:
     uncounted: Callable[[nn.Module], tuple[str, ...]] = lambda model: ()
     only_on: tuple[str, str] | None = None
     reference: Callable[[], nn.Module] | None = None
+    notes: tuple[str, ...] = ()
     rebuilds: bool = True  # a live model is never moved: the pass runs on stand-ins
     call: str = "forward"  # the method that is run
-    remarks: tuple[str, ...] = ()  # what a reader must know of every pass
 
     def build(self, device: str, seed: int = 0) -> nn.Module:
         """The model on `device`. What its constructor raises becomes an InspectError."""

@@ -9,6 +9,8 @@ import pandas as pd
 from inspector.tracing.record import Storage, Trace
 
 ROLES = ("parameter", "buffer", "input", "constant", "gradient", "intermediate")
+_WITH = {"packing": "parameter"}
+"""Roles that are shown as part of another."""
 
 
 def timeline_frame(trace: Trace) -> pd.DataFrame:
@@ -20,8 +22,9 @@ def timeline_frame(trace: Trace) -> pd.DataFrame:
     for storage in trace.storages:
         first, last = _span(storage, count)
         if first <= last:
-            steps[storage.role][first] += storage.nbytes
-            steps[storage.role][last + 1] -= storage.nbytes
+            changes = steps[_WITH.get(storage.role, storage.role)]
+            changes[first] += storage.nbytes
+            changes[last + 1] -= storage.nbytes
     live = {role: list(accumulate(changes))[:count] for role, changes in steps.items()}
     totals = [sum(row) for row in zip(*live.values())]
     return pd.DataFrame({"index": range(count), **live, "total": totals})

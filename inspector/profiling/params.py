@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from inspector.models import Recipe, as_recipe
 from inspector.models.checkpoint import is_checkpoint, read
 from inspector.models.modes import mode_sensitive
 from inspector.models.subject import lazy
-from inspector.profiling.views.state import kinds_frame, ledger_frame
+from inspector.profiling.views.state import kinds_frame, ledger_frame, real_numbers, stored_otherwise
 from inspector.reporting.report import Finding, Metric, Report, Section, environment, metrics
 from inspector.tracing import _torch
+from inspector.tracing.beside import quantised as is_quantised
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.record import StateEntry
 
@@ -52,6 +53,9 @@ def params(
     if any(entry.kind == "packed" for entry in entries):
         note = "quantized modules pack their weights, which no optimizer updates: they are not parameters"
         result.findings.append(Finding("packed", "warn", "", note))
+    result.findings += [Finding("provenance", "warn", "", note) for note in recipe.notes]
+    if stored := stored_otherwise(entries):
+        result.findings.append(Finding("stored", "warn", "", stored))
     if any(f.status == "fail" for f in result.findings):
         result.verdict = "fail"
     result.header.insert(1, ("class", type(built).__name__))
@@ -102,6 +106,9 @@ def _metrics(entries: tuple[StateEntry, ...]) -> dict[str, Metric]:
         "param_bytes": total("parameter", "nbytes"),
         "buffer_bytes": total("buffer", "nbytes"),
     }
+    reals = real_numbers(entries)
+    if reals is not None:
+        values["real_params"] = reals
     if any(entry.kind == "packed" for entry in entries):
         values["packed_params"] = total("packed")
     return metrics(values)
@@ -136,7 +143,8 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
     hidden = {name for name, (_, persistent) in held.items() if not persistent}
     missing = sorted(name for name in counted if name not in tensors and name not in hidden)
     packed = {e.name for e in entries if e.kind == "packed"}
-    added = sorted(name for name in tensors if name not in counted and name not in packed)
+    scales = set(_beside(model, tensors))
+    added = sorted(name for name in tensors if name not in counted and name not in packed | scales)
     unequal = sorted(
         name
         for name in tensors
@@ -148,6 +156,8 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
         parts.append(f"{ties} tied names repeat a storage")
     if hidden:
         parts.append(f"{len(hidden)} buffers are not persistent")
+    if scales:
+        parts.append(f"{len(scales)} hold how a quantised parameter is read")
     if extra:
         parts.append(f"{len(extra)} entries are not tensors ({', '.join(extra[:3])})")
     wrong = [
@@ -163,6 +173,20 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
     if faults:
         return faults
     return [Finding("state_dict", "pass", "", f"agrees with state_dict(): {'; '.join(parts)}")]
+
+
+def _beside(model: nn.Module, names: Iterable[str]) -> Iterator[str]:
+    """The keys that a module adds for its quantised parameters: "fc.weight.absmax", "fc.SCB"."""
+    quantised = {
+        path
+        for path, module in model.named_modules(remove_duplicate=False)
+        for parameter in _torch.parameters_of(module).values()
+        if parameter is not None and is_quantised(module, parameter)
+    }
+    own = {name for name, _ in _held(model)}
+    for name in names:
+        if name not in own and any(name.startswith(f"{path}." if path else "") for path in quantised):
+            yield name
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:

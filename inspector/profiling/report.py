@@ -5,6 +5,7 @@ from __future__ import annotations
 from inspector.core.errors import InspectError
 from inspector.profiling.views.modules import layers_frame, modules_frame, tree, types_frame
 from inspector.profiling.views.ops import ops_frame, unknown_frame
+from inspector.profiling.views.state import stored_otherwise
 from inspector.profiling.views.totals import totals
 from inspector.reporting.registry import QUANTITIES, Unit
 from inspector.reporting.report import Finding, Metric, Report, Section, metrics
@@ -85,6 +86,8 @@ def _sections(trace: Trace, by: str, depth: int, top: int | None) -> list[Sectio
 
 def _findings(trace: Trace, sums: dict[str, int], strict: bool) -> list[Finding]:
     findings = [Finding("provenance", "warn", "", note) for note in trace.notes]
+    if stored := stored_otherwise(trace.state):
+        findings.append(Finding("stored", "warn", "", stored))
     findings += [
         Finding("coverage", "warn", "", f"not counted on {trace.device}: {work} (pointwise work)")
         for work in trace.uncounted

@@ -123,6 +123,7 @@ NUMBER = Quantity(Unit.NUMBER, direction="none")
 QUANTITIES: dict[str, Quantity] = {
     # What a model holds.
     "params": Quantity(Unit.COUNT, label="parameters", depends_on=MODEL),
+    "real_params": Quantity(Unit.COUNT, label="parameters as real numbers", depends_on=MODEL),
     "trainable_params": Quantity(Unit.COUNT, label="trainable parameters", depends_on=MODEL),
     "packed_params": Quantity(Unit.COUNT, label="packed parameters", depends_on=MODEL),
     "buffers": Quantity(Unit.COUNT, depends_on=MODEL),

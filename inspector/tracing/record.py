@@ -44,6 +44,8 @@ class TensorSpec(NamedTuple):
     storage: int = -1
     offset: int = 0
 
+    parts = ()  # of a `WrappedSpec`
+
     @property
     def numel(self) -> int:
         return prod(self.shape)
@@ -53,13 +55,32 @@ class TensorSpec(NamedTuple):
         return self.numel * ITEM_BYTES[self.dtype]
 
 
+class WrappedSpec(TensorSpec):
+    """A tensor kept as others (quantised, sharded, sparse): shape and dtype are those that it shows, the
+    storage is that of its largest part. Formulas see it; an `Op` has its `parts` in its place."""
+
+    parts: tuple[TensorSpec, ...]  # type: ignore[assignment]
+
+    @staticmethod
+    def of(shape: tuple[int, ...], dtype: str, parts: tuple[TensorSpec, ...]) -> WrappedSpec:
+        main = max(parts, key=lambda part: part.nbytes)
+        spec = WrappedSpec(shape, dtype, main.storage, main.offset)
+        spec.parts = parts
+        return spec
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+
 class Storage(NamedTuple):
     """A block of memory: its size, and when it lived, in indices into `Trace.ops`.
 
     `birth` is the operator that made it, None if it existed before the pass. `death` is the last
     operator that had run when its last alias was released, None if it outlived the pass.
-    `role` is parameter, buffer, input, constant, intermediate, or gradient (a parameter's, at the end of
-    the pass). `module` is the path of the module that holds a parameter, its gradient or a buffer.
+    `role` is parameter, packing (scales and tables of a parameter that is kept as several tensors), buffer,
+    input, constant, intermediate, or gradient (a parameter's, at the end of the pass). `module` is the path
+    of the module that holds a parameter, its gradient or a buffer.
     """
 
     nbytes: int
@@ -114,7 +135,12 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class StateEntry:
-    """A parameter or buffer: its first name, and every other name of the same storage."""
+    """A parameter or buffer: its first name, and every other name of the same storage.
+
+    Of a tensor kept as others (quantised, sharded, sparse), `shape` and `numel` are those of the tensor that
+    it stands for, `dtype` (that of the largest part) and `nbytes` those of what this process holds. `stored`
+    says how where that differs: "float32 as int8[128,64] + float32[128,1]".
+    """
 
     name: str
     kind: str  # parameter, buffer, packed (inside a quantized module)
@@ -126,6 +152,7 @@ class StateEntry:
     persistent: bool
     aliases: tuple[str, ...] = ()
     device: str = "cpu"
+    stored: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,8 +118,13 @@ def members() -> dict[str, Any]:
     with torch.device("meta"):
         proposals = detector(weights=None, weights_backbone=None).rpn
     module, parameter = nn.Linear(1, 1), nn.Parameter(torch.ones(1))
-    modules = ("parameters_of", "buffers_of", "children_of", "non_persistent_of", "pre_hooks_of")
-    tensors = ("gradient_hooks_of", "accumulation_hooks_of", "version_of", "is_view")
+    modules = (
+        "parameters_of", "buffers_of", "children_of", "non_persistent_of", "pre_hooks_of", "forward_hooks_of",
+    )  # fmt: skip
+    tensors = (
+        "gradient_hooks_of", "accumulation_hooks_of", "version_of", "is_view", "sparse_indices_of",
+        "sparse_values_of",
+    )  # fmt: skip
     return {
         **dict.fromkeys(modules, module),
         **dict.fromkeys(tensors, parameter),

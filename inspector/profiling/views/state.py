@@ -12,15 +12,38 @@ COLUMNS = ("name", "kind", "shape", "dtype", "numel", "bytes", "trainable", "per
 
 
 def ledger_frame(entries: Iterable[StateEntry]) -> pd.DataFrame:
-    """A row for each storage: name, kind, shape, dtype, numel, bytes, trainable, persistent, tied
-    (its other names)."""
-    return pd.DataFrame([_row(entry) for entry in entries], columns=list(COLUMNS))
+    """A row for each storage: name, kind, shape, dtype, numel, bytes, trainable, persistent, tied (its other
+    names), and where some are kept as other tensors: stored."""
+    entries = list(entries)
+    frame = pd.DataFrame([_row(entry) for entry in entries], columns=list(COLUMNS))
+    if any(entry.stored for entry in entries):
+        frame["stored"] = [entry.stored for entry in entries]
+    return frame
 
 
 def _row(entry: StateEntry) -> tuple[object, ...]:
     shape, tied = "x".join(map(str, entry.shape)) or "scalar", ", ".join(entry.aliases)
     numbers = entry.numel, entry.nbytes, entry.trainable, entry.persistent
     return entry.name, entry.kind, shape, entry.dtype, *numbers, tied
+
+
+def real_numbers(entries: Iterable[StateEntry]) -> int | None:
+    """The real numbers in all parameters, two for each complex one; None where none is complex."""
+    counts = [(entry.numel, "complex" in entry.dtype) for entry in entries if entry.kind == "parameter"]
+    if not any(is_complex for _, is_complex in counts):
+        return None
+    return sum(numel * (1 + is_complex) for numel, is_complex in counts)
+
+
+def stored_otherwise(entries: Iterable[StateEntry]) -> str:
+    """One line on the parameters that are kept as other tensors, "" where there are none."""
+    kept = [entry for entry in entries if entry.stored]
+    if not kept:
+        return ""
+    first, more = kept[0], f" and {len(kept) - 1} more" if len(kept) > 1 else ""
+    numel, nbytes = sum(entry.numel for entry in kept), sum(entry.nbytes for entry in kept)
+    takes = f"their {numel:,} elements take {nbytes:,} bytes in this process"
+    return f"{first.name} is {first.stored}{more}: {takes}"
 
 
 def kinds_frame(entries: Iterable[StateEntry]) -> pd.DataFrame:

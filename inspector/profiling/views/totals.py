@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from inspector.profiling.views.state import real_numbers
 from inspector.tracing.record import Op, Trace
 
 
 def totals(trace: Trace) -> dict[str, int]:
     """params, buffers, MACs, FLOPs, activations, bytes and operator counts, all integers.
 
-    `causal_macs` is there where a mask is known to be causal: the MACs that it leaves.
+    `causal_macs` is there where a mask is known to be causal: the MACs that it leaves; `real_params` where a
+    parameter is complex: each such element is two real numbers.
 
     Operators without a formula add nothing here: `unknown_ops` says how many there are, and with
     any the MACs, FLOPs and activations are lower bounds.
@@ -32,6 +34,9 @@ def totals(trace: Trace) -> dict[str, int]:
         "ops": len(trace.ops),
         "unknown_ops": sum(1 for op in trace.ops if not op.known),
     }
+    reals = real_numbers(trace.state)
+    if reals is not None:
+        sums["real_params"] = reals
     if packed:
         sums["packed_params"] = sum(entry.numel for entry in packed)
     effective = sum(round((op.macs or 0) * op.density) for op in trace.ops)

@@ -19,7 +19,9 @@ from inspector.profiling.report import report
 from inspector.profiling.run import trace
 from inspector.profiling.views.modules import LAYERS, ancestors
 from inspector.regress.content import stage_line
+from inspector.tracing.describe import describe
 from inspector.tracing.record import Trace
+from inspector.tracing.subclass import parts, wraps
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,11 @@ def digest(lines: Iterable[str]) -> str:
 
 
 def _saved(model: nn.Module) -> Iterable[str]:
-    """A line for each key of the state dict: name, shape, dtype."""
+    """A line for each key of the state dict: name, shape, dtype, and what a wrapper holds inside."""
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor):
-            yield f"{name} {tuple(value.shape)} {value.dtype}"
+            inside = f" as {[describe(part) for part in parts(value)]}" if wraps(value) else ""
+            yield f"{name} {tuple(value.shape)} {value.dtype}{inside}"
         else:
             yield f"{name} {type(value).__name__}"
 

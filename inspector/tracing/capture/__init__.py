@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from inspector.core.errors import InspectError
 from inspector.tracing import _torch
 from inspector.tracing._torch import tree_leaves, tree_map
+from inspector.tracing.beside import beside
+from inspector.tracing.capture import sharded
 from inspector.tracing.capture.isolate import (
     countable_kernels,
     no_collection,
@@ -32,6 +34,7 @@ from inspector.tracing.capture.setting import PORTABLE, Setting, checkpoint_modu
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.describe import describe_call
 from inspector.tracing.record import Failure, Module, Op, Storage, Trace
+from inspector.tracing.subclass import PLAIN
 from inspector.tracing.values import tensors
 
 PHASES = ("forward", "train")
@@ -103,7 +106,8 @@ def capture(
             stack.enter_context(guard)
         on = stack.enter_context(choosing(setting.kernels, recorder.named))
         seed_all(seed)
-        swap_state(model, device, setting.torch_dtype)
+        gathered = sharded.without_hooks(model)
+        swap_state(model, device, setting.torch_dtype, gathered)
         if setting.dtype is not None:
             args, kwargs = tree_map(setting.cast, (args, kwargs))
         model.train(phase == "train")
@@ -123,7 +127,7 @@ def capture(
             for path, module in model.named_modules()
         ),
         state=state,
-        notes=notes,
+        notes=(*notes, *sharded.notes(model, gathered)),
         uncounted=uncounted,
         failure=_failure(recorder, model, error, inputs),
     )
@@ -178,6 +182,9 @@ def _hold_state(recorder: Recorder, tree: list[tuple[str, nn.Module]], inputs: A
             if parameter is not None:
                 recorder.hold(parameter, "parameter", path)
                 recorder.own(parameter, path)
+                if type(parameter) not in PLAIN:
+                    for tensor in beside(module, parameter):
+                        recorder.hold(tensor, "packing", path)
         for buffer in _torch.buffers_of(module).values():
             if buffer is not None:
                 recorder.hold(buffer, "buffer", path)

@@ -15,8 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
 
 from inspector.tracing import _torch
+from inspector.tracing.beside import swap_beside
+from inspector.tracing.capture.sharded import whole
+from inspector.tracing.subclass import PLAIN, rebuilt, wraps
 
 _CONTAINERS = (list, dict, set)
 
@@ -71,38 +75,51 @@ def _unchanged(container: Any, content: Any) -> bool:
     return list(map(id, container)) == list(map(id, content))
 
 
-def swap_state(model: nn.Module, device: str, dtype: torch.dtype | None = None) -> None:
+def swap_state(
+    model: nn.Module, device: str, dtype: torch.dtype | None = None, gathered: bool = False
+) -> None:
     """Put stand-ins on `device` in place of all parameters and buffers; ties stay ties.
 
     On the meta device they hold no memory; elsewhere they are copies. With `dtype` the floating-point
-    ones have that, as after `model.to(dtype)`. Call inside `preserved`.
+    ones have that, as after `model.to(dtype)`. With `gathered` they are whole, not this process's part.
+    Call inside `preserved`.
     """
     stand_ins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the original keeps its id taken
 
     def stand_in(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in stand_ins:
-            stand_ins[id(tensor)] = (tensor, copied(tensor, device, dtype))
+            source = whole(tensor, device) if gathered else tensor
+            stand_ins[id(tensor)] = (tensor, copied(source, device, dtype))
         return stand_ins[id(tensor)][1]
 
     for module in model.modules():
+        odd: dict[str, torch.Tensor] = {}
         for registry in (_torch.parameters_of(module), _torch.buffers_of(module)):
             for name, tensor in registry.items():
                 if tensor is not None:
                     registry[name] = stand_in(tensor)  # type: ignore[assignment]
+                    if type(tensor) not in PLAIN:
+                        odd[name] = tensor
+        if odd:
+            swap_beside(module, odd, lambda tensor: copied(tensor, device))
 
 
 def copied(tensor: torch.Tensor, device: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """A leaf on `device` with the same class, values (unless meta) and requires_grad."""
+    """A leaf on `device` with the same class, attributes, values (unless meta) and requires_grad."""
     data = tensor.detach()
     if dtype is not None and data.is_floating_point():
         data = data.to(dtype)
-    if data.device.type == "meta" != device:
-        data = _made_up(data, device)
-    data = data.to("meta") if device == "meta" else data.clone().to(device)
-    if data is tensor or data.data_ptr() == tensor.data_ptr() != 0:
-        data = data.clone()
+    if wraps(data):
+        data = rebuilt(data, lambda inner: copied(inner, device))
+    else:
+        if data.device.type == "meta" != device:
+            data = _made_up(data, device)
+        strided = data.layout is torch.strided
+        data = data.to("meta") if device == "meta" else data.clone().to(device)
+        if data is tensor or (strided and data.data_ptr() == tensor.data_ptr() != 0):
+            data = data.clone()
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(data, requires_grad=tensor.requires_grad)
+        return _parameter(tensor, data)
     return data.requires_grad_(tensor.requires_grad) if data.is_floating_point() else data
 
 
@@ -110,6 +127,16 @@ def _made_up(data: torch.Tensor, device: str) -> torch.Tensor:
     """Values for a tensor that has none: small and random, of whole numbers 0."""
     values = torch.zeros(data.shape, dtype=data.dtype, device=device)
     return values.normal_(std=0.02) if data.is_floating_point() or data.is_complex() else values
+
+
+def _parameter(tensor: nn.Parameter, data: torch.Tensor) -> torch.Tensor:
+    if type(tensor) is nn.Parameter or is_lazy(tensor) or wraps(data):
+        twin: torch.Tensor = nn.Parameter(data, requires_grad=tensor.requires_grad)
+    else:
+        twin = _torch.make_subclass(type(tensor), data, tensor.requires_grad)
+    for name, value in tensor.__dict__.items():  # a wrapper's content is its own already
+        twin.__dict__.setdefault(name, value)
+    return twin
 
 
 @contextmanager

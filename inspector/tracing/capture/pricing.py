@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from inspector.tracing import _torch
 from inspector.tracing.formulas import cost, find
-from inspector.tracing.formulas.traffic import tensors, traffic
+from inspector.tracing.formulas.traffic import held, tensors, traffic
 from inspector.tracing.record import Op, TensorSpec
 
 Rule = Callable[..., Any]
@@ -64,7 +64,8 @@ def price(calls: Sequence[Call], sizes: Sequence[int]) -> tuple[Op, ...]:
 
     def size(spec: TensorSpec) -> int:
         """An expanded tensor holds no more than its storage."""
-        return spec.nbytes if spec.storage < 0 else min(spec.nbytes, sizes[spec.storage])
+        own = spec.storage < 0 or spec.parts
+        return spec.nbytes if own else min(spec.nbytes, sizes[spec.storage])
 
     return tuple(_priced(call, prices, size) for call in calls)
 
@@ -85,8 +86,8 @@ def _priced(call: Call, prices: dict[Any, _Price], size: Callable[[TensorSpec], 
         group=call.group,
         module=call.path,
         phase=call.phase,
-        inputs=tuple(inputs),
-        outputs=tuple(outputs),
+        inputs=held(inputs),
+        outputs=held(outputs),
         macs=macs,
         pointwise_flops=pointwise,
         activations=activations if call.phase == "forward" else 0,

@@ -31,9 +31,11 @@ from inspector.tracing.capture.isolate import stepwise
 from inspector.tracing.capture.memo import MetaMemo
 from inspector.tracing.capture.modules import ModuleCall, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
+from inspector.tracing.capture.rules import ON_META
 from inspector.tracing.describe import DTYPES, describe
 from inspector.tracing.formulas.traffic import tensors
-from inspector.tracing.record import ACCUMULATION, Failure, Op, Storage, TensorSpec
+from inspector.tracing.record import ACCUMULATION, Failure, Op, Storage, TensorSpec, WrappedSpec
+from inspector.tracing.subclass import PLAIN, parts, wraps
 
 ATTENTION = "scaled_dot_product_attention"
 _QK = ("query", "key")
@@ -65,7 +67,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.paths = paths
         self.device = device
-        self.rules = rules or {}
+        self.rules = {**(ON_META if device == "meta" else {}), **(rules or {})}
         self.raw: list[Call] = []
         self.storages: list[list[Any]] = []
         self.calls: dict[str, int] = {}
@@ -154,20 +156,25 @@ class Recorder(TorchDispatchMode):
     def hold(self, tensor: Tensor, role: str, module: str = "") -> None:
         """Note a tensor that exists already, its role, and the module that holds it."""
         spec = self._spec(tensor, role, len(self.raw) or None)
-        if spec.storage >= 0:
-            entry = self.storages[spec.storage]
-            entry[2] = role if entry[2] == "intermediate" else entry[2]
-            entry[5] = entry[5] or module
+        for part in spec.parts or (spec,):
+            if part.storage >= 0:
+                entry = self.storages[part.storage]
+                entry[2] = role if entry[2] == "intermediate" else entry[2]
+                entry[5] = entry[5] or module
+                if role == "parameter" and part.storage != spec.storage:
+                    entry[2] = "packing"
 
     def own(self, parameter: Tensor, path: str) -> None:
         """Attribute the accumulation of this parameter's gradient to the module at `path`."""
         self._owners.setdefault(id(parameter), path)
 
     def _spec(self, tensor: Tensor, role: str, birth: int | None) -> TensorSpec:
+        if type(tensor) not in PLAIN and wraps(tensor):
+            return self._wrapped(tensor, role, birth)
         try:
             storage = tensor.untyped_storage()
         except (NotImplementedError, RuntimeError):  # sparse and opaque tensors have none
-            return TensorSpec(tuple(tensor.shape), DTYPES[tensor.dtype])
+            return self._wrapped(tensor, role, birth)
         key = id(storage)
         index = self._live.get(key)
         if index is None:
@@ -178,6 +185,14 @@ class Recorder(TorchDispatchMode):
             self._live[key] = index
             self._references.append(reference)
         return TensorSpec(tuple(tensor.shape), DTYPES[tensor.dtype], index, int(tensor.storage_offset()))
+
+    def _wrapped(self, tensor: Tensor, role: str, birth: int | None) -> TensorSpec:
+        """A tensor that is kept as others: the memory is theirs."""
+        inner = parts(tensor)
+        if any(part is tensor for part in inner):  # opaque
+            return TensorSpec(tuple(tensor.shape), DTYPES[tensor.dtype])
+        specs = tuple(self._spec(part, role, birth) for part in inner)
+        return WrappedSpec.of(tuple(tensor.shape), DTYPES[tensor.dtype], specs)
 
     def _died(self, reference: Any) -> None:
         self._live.pop(reference.key, None)
@@ -244,7 +259,9 @@ class Recorder(TorchDispatchMode):
             spec = self._spec(value, "constant", None)
             key.append(spec.shape)
             key.append(spec.dtype)
-            if spec.storage >= 0:
+            if spec.parts:
+                key.append(object())  # what is inside decides: no two calls look alike
+            elif spec.storage >= 0:
                 key.append(value.stride())
                 key.append(self.storages[spec.storage][1])
             return spec

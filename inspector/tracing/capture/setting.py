@@ -49,7 +49,11 @@ class Setting:
         """A parameter or buffer as it is in this setting."""
         if self.dtype is None or not entry.dtype.startswith(("float", "bfloat")):
             return entry
-        return replace(entry, dtype=self.dtype, nbytes=entry.numel * ITEM_BYTES[self.dtype])
+        if entry.stored and not entry.stored.startswith(f"{entry.dtype} as"):
+            return entry  # quantised: a cast changes what it stands for, not its codes
+        held = entry.nbytes // ITEM_BYTES[entry.dtype]
+        stored = entry.stored.replace(entry.dtype, self.dtype)
+        return replace(entry, dtype=self.dtype, nbytes=held * ITEM_BYTES[self.dtype], stored=stored)
 
 
 PORTABLE = Setting()

@@ -28,7 +28,12 @@ def quantized_conv_transpose(out: Any, x: TensorSpec, weight: TensorSpec, *_: An
     return contraction(conv_macs(x, weight, first(out), True), out, first(out).numel)
 
 
-@formula(*_variants("linear"), "quantized.linear_relu_dynamic")
+@formula(
+    *_variants("linear"),
+    "quantized.linear_relu_dynamic",
+    "quantized.linear_dynamic_fp16",
+    "quantized.linear_relu_dynamic_fp16",
+)
 def quantized_linear(out: Any, x: TensorSpec, weight: TensorSpec, *_: Any) -> Cost:
     return contraction(first(out).numel * x.shape[-1], out, first(out).numel)
 

@@ -75,6 +75,13 @@ def _place(spec: TensorSpec) -> object:
     return (spec.storage, spec.offset, spec.numel) if spec.storage >= 0 else id(spec)
 
 
+def held(specs: list[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """The tensors in memory: the parts of a wrapper in its place."""
+    if not any(spec.parts for spec in specs):
+        return tuple(specs)
+    return tuple(part for spec in specs for part in (held(list(spec.parts)) if spec.parts else (spec,)))
+
+
 def tensors(value: Any) -> list[TensorSpec]:
     """Every `TensorSpec` in a nested argument, in order."""
     if isinstance(value, TensorSpec):
