@@ -60,7 +60,7 @@ class Bound:
 def bound(op: Op, roof: Roof) -> Bound:
     """The lower bounds of one operator."""
     memory = (op.bytes_read + op.bytes_written) / roof.bandwidth
-    if op.macs is None or op.pointwise_flops is None:
+    if op.macs is None or op.pointwise_flops is None or op.density is None:
         return Bound(None, memory)
     dtype = _dtype(op)
     parts = []

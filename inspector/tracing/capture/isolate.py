@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -140,6 +141,23 @@ def countable_kernels() -> Iterator[None]:
             yield
     finally:
         mha.set_fastpath_enabled(fastpath)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """`torch.compile` changes nothing meanwhile: a graph that is compiled whole has no operators to see."""
+    original = torch.compile
+
+    def compile(model: Any = None, **options: Any) -> Any:
+        return model if model is not None else lambda function: function
+
+    ready = "torch._dynamo" in sys.modules  # else nothing is compiled yet, and the import takes seconds
+    with torch.compiler.set_stance("force_eager") if ready else nullcontext():
+        torch.compile = compile
+        try:
+            yield
+        finally:
+            torch.compile = original
 
 
 @contextmanager
