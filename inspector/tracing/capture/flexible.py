@@ -2,7 +2,7 @@
 
 torch runs it as one kernel on a GPU; without a compiler it writes the scores out, and on the CPU it has no
 backward. Recorded is the kernel, on every device. MACs are those of dense attention; the share of the scores
-that the block mask leaves stands beside them, as for a causal mask. It is taken from the mask function itself,
+that the block mask leaves stands beside them, as for a causal mask. It is taken from the mask function,
 score by score, not from the blocks that a kernel computes in whole.
 
 Source: Dong et al. 2024, "Flex Attention: A Programming Model for Generating Optimized Attention Kernels".
@@ -29,9 +29,7 @@ MODULE = "torch.nn.attention.flex_attention"
 _LIMIT = 2**30
 """Scores of a mask beyond which its share is not worked out: some seconds."""
 _CHUNK = 2**24
-_UNKNOWN = (
-    "the share of the scores that a block mask leaves is not known ({}): no MACs under masks are given"
-)
+_UNKNOWN = "{}: how many of its scores it leaves is not known, and no MACs under masks are given"
 
 
 @contextmanager
@@ -76,7 +74,7 @@ def flex_attention(
 @dataclass
 class _Call:
     """One call, and what its functions cost: `work` and `backward_work` are MACs and pointwise FLOPs, None
-    where an operator in them has no formula. `captured` are the tensors inside them that want a gradient."""
+    where an operator in them has no formula. `captured` are the tensors that they hold."""
 
     recorder: Recorder
     func: Any
@@ -109,15 +107,19 @@ class _Call:
 
     def _gradients(self, saved: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
         """In the layout of what they belong to, as the kernel gives them."""
-        results: list[Any] = [torch.empty_like(tensor) for tensor in saved]
+        wanted = [place for place, tensor in enumerate(saved) if place < 3 or tensor.requires_grad]
+        results: list[Any] = [None] * len(saved)
+        for place in wanted:
+            results[place] = torch.empty_like(saved[place])
         if saved[0].device.type != "meta":
             with torch.enable_grad():
-                leaves = [tensor.detach().requires_grad_() for tensor in saved[:3]]
-                outputs = _torch.attention_in_parts(*leaves, *self.rest)
+                leaves = [*(tensor.detach().requires_grad_() for tensor in saved[:3]), *saved[3:]]
+                outputs = _torch.attention_in_parts(*leaves[:3], *self.rest)
                 outs, seeds = zip(*((o, grad) for o, grad in zip(outputs, grads) if grad is not None))
-                values = torch.autograd.grad(outs, [*leaves, *saved[3:]], seeds, allow_unused=True)
-            for result, value in zip(results, values):
-                result.zero_() if value is None else result.copy_(value)
+                into = [leaves[place] for place in wanted]
+                values = torch.autograd.grad(outs, into, seeds, allow_unused=True)
+            for place, value in zip(wanted, values):
+                results[place].zero_() if value is None else results[place].copy_(value)
         return results
 
     def weigh(self, query: Tensor, key: Tensor) -> None:
@@ -135,13 +137,13 @@ class _Call:
                 _every_score(block_mask[-1], (), mask_buffers)(*places, *mask_buffers)
             result = _every_score(score_mod, (0,), score_buffers)(scores, *places, *score_buffers)
             end = len(probe.raw)
-            self.captured = list(seen.captured.values()) if train else []
+            self.captured = list(seen.captured.values())
+            wanted = [tensor for tensor in (scores, *self.captured) if tensor.requires_grad]
             if train and result.requires_grad:
                 seed = torch.empty_like(result)
-                end_of_forward, end = end, len(probe.raw)
-                torch.autograd.grad(result, [scores, *self.captured], seed, allow_unused=True)
-                self.backward_work = probe.work(end)
-                end = end_of_forward
+                start_of_backward = len(probe.raw)
+                torch.autograd.grad(result, wanted, seed, allow_unused=True)
+                self.backward_work = probe.work(start_of_backward)
         self.work = probe.work(start, end)
 
     def share(self, query: Tensor, key: Tensor) -> float | None:
@@ -179,7 +181,7 @@ class _Attention(torch.autograd.Function):
 
 
 class _Seen(TorchDispatchMode):
-    """Collects the tensors with gradients that operators read and that no operator inside made."""
+    """Collects the tensors that operators read and that no operator inside made."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,7 +191,7 @@ class _Seen(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in _torch.tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor) and leaf.requires_grad and id(leaf) not in self.made:
+            if isinstance(leaf, Tensor) and id(leaf) not in self.made:
                 self.captured[id(leaf)] = leaf
         result = func(*args, **(kwargs or {}))
         self._kept.append(result)  # an id is taken as long as its object lives
@@ -211,7 +213,7 @@ def _share(mask: Any, sizes: Sequence[int], buffers: Sequence[Any], device: torc
     if not total:
         return 1.0
     if total > _LIMIT:
-        return f"a mask of {total} scores is too large to evaluate"
+        return f"a block mask of {total} scores is too large to evaluate"
     where = "cpu" if device.type == "meta" else device
     left, rows = 0, max(1, _CHUNK // (batch * heads * source))
     try:
@@ -221,7 +223,7 @@ def _share(mask: Any, sizes: Sequence[int], buffers: Sequence[Any], device: torc
                 kept = _every_score(mask, (), buffers)(*places[:2], chunk, places[3], *buffers)
                 left += int(kept.count_nonzero())
     except (RuntimeError, NotImplementedError):
-        return "the mask depends on values that meta does not have"
+        return "a block mask depends on values that meta does not have (count on the CPU to read them)"
     return left / total
 
 

@@ -94,7 +94,9 @@ def packed_subgraph(recorder: Recorder, func: Any, graph: Any, args: Any, *_: An
     return graph(*args)
 
 
-def hints_wrapper(recorder: Recorder, func: Any, body: Any, args: Any, kwargs: Any, *_: Any, **__: Any) -> Any:
+def hints_wrapper(
+    recorder: Recorder, func: Any, body: Any, args: Any, kwargs: Any, *_: Any, **__: Any
+) -> Any:
     return body(*args, **kwargs)
 
 
@@ -149,7 +151,7 @@ BODIES: dict[str, Body] = {
         "local_map_hop": subgraph,
     }.items()
 }
-"""By the operator's name. An operator that is not here is recorded whole, and is unknown without a formula."""
+"""By the operator's name. One that is not here is recorded whole, and is unknown without a formula."""
 
 WHOLE = {flex_attention, out_dtype}
 """Those that record one operator, and call themselves for its result."""

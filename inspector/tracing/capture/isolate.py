@@ -10,7 +10,7 @@ import gc
 import random
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -145,15 +145,24 @@ def countable_kernels() -> Iterator[None]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """`torch.compile` changes nothing meanwhile: a graph that is compiled whole has no operators to see."""
-    original = torch.compile
+    """What `torch.compile` made, or makes meanwhile, runs as it was written: a graph that is compiled whole
+    has no operators to see, and torch refuses to compile where operators are recorded."""
+    original, compiler = torch.compile, ExitStack()
 
-    def compile(model: Any = None, **options: Any) -> Any:
-        return model if model is not None else lambda function: function
+    def stand_aside() -> None:
+        compiler.enter_context(torch.compiler.set_stance("force_eager"))
 
-    ready = "torch._dynamo" in sys.modules  # else nothing is compiled yet, and the import takes seconds
-    with torch.compiler.set_stance("force_eager") if ready else nullcontext():
-        torch.compile = compile
+    def compile(*args: Any, **kwargs: Any) -> Any:
+        made = original(*args, **kwargs)
+        torch.compile = original
+        stand_aside()
+        return made
+
+    with compiler:
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled yet, and the import takes seconds
+            stand_aside()
+        else:
+            torch.compile = compile
         try:
             yield
         finally:

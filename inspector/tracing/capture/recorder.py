@@ -104,9 +104,9 @@ class Recorder(TorchDispatchMode):
         attention = functional.scaled_dot_product_attention
         functional.scaled_dot_product_attention = self._grouped(attention)
         try:
-            with uncompiled(), on_any_device(), module_calls(self.paths, self._enter, self._leave):
-                with self, _Functions(self):
-                    yield
+            modules = module_calls(self.paths, self._enter, self._leave)
+            with uncompiled(), on_any_device(), modules, self, _Functions(self):
+                yield
         finally:
             functional.scaled_dot_product_attention = attention
 
