@@ -13,38 +13,30 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from inspector.tracing._torch import (
     TorchDispatchMode,
-    functorch_level,
     next_sequence_number,
     running_node,
     sequence_number_of,
     unseen,
 )
 from inspector.tracing.capture.flexible import on_any_device
-from inspector.tracing.capture.higher_order import BODIES, WHOLE
-from inspector.tracing.capture.isolate import stepwise, uncompiled
+from inspector.tracing.capture.functions import Functions, attention_seen
+from inspector.tracing.capture.higher_order import BODIES
+from inspector.tracing.capture.isolate import uncompiled
 from inspector.tracing.capture.memo import MetaMemo
 from inspector.tracing.capture.modules import ModuleCall, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
 from inspector.tracing.describe import DTYPES, describe
 from inspector.tracing.formulas.traffic import tensors
 from inspector.tracing.record import ACCUMULATION, Failure, Op, Storage, TensorSpec
-
-ATTENTION = "scaled_dot_product_attention"
-_QK = ("query", "key")
-_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
-"""One fused kernel on CPU (oneDNN) and CUDA (cuDNN); stepwise without them, and then countable."""
-_SPECIAL = _RECURRENT | {name.removeprefix("higher_order.") for name in BODIES}
 
 
 class _StorageRef(weakref.ref):
@@ -101,14 +93,9 @@ class Recorder(TorchDispatchMode):
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record everything that this thread runs inside."""
-        attention = functional.scaled_dot_product_attention
-        functional.scaled_dot_product_attention = self._grouped(attention)
-        try:
-            modules = module_calls(self.paths, self._enter, self._leave)
-            with uncompiled(), on_any_device(), modules, self, _Functions(self):
-                yield
-        finally:
-            functional.scaled_dot_product_attention = attention
+        modules = module_calls(self.paths, self._enter, self._leave)
+        with attention_seen(self), uncompiled(), on_any_device(), modules, self, Functions(self):
+            yield
 
     def _enter(self, call: ModuleCall) -> None:
         self._callers.append(self.path)
@@ -123,16 +110,6 @@ class Recorder(TorchDispatchMode):
         self._mark()
         self.path = self._callers.pop()
 
-    def _grouped(self, function: Any) -> Any:
-        """Attention as `F.multi_head_attention_forward` calls it: the function mode, which sees
-        that outer call, is off inside it."""
-
-        def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Any:
-            with self.named(ATTENTION), self._causal(args, kwargs):
-                return function(*args, **kwargs)
-
-        return scaled_dot_product_attention
-
     @contextmanager
     def named(self, group: str) -> Iterator[None]:
         """Call what runs inside `group`."""
@@ -141,18 +118,6 @@ class Recorder(TorchDispatchMode):
             yield
         finally:
             self.group = outer
-
-    @contextmanager
-    def _causal(self, args: Any, kwargs: Any) -> Iterator[None]:
-        """Note what share of the scores the causal mask of an attention leaves: row i sees i + 1 keys."""
-        share: float | None = self.density
-        if kwargs.get("is_causal", args[5] if len(args) > 5 else False):
-            query, key = (kwargs.get(n, args[i] if i < len(args) else None) for i, n in enumerate(_QK))
-            length, source = query.shape[-2], key.shape[-2]
-            seen = sum(min(row, source) for row in range(1, length + 1))
-            share = seen / (length * source) if length * source else 1.0
-        with self.leaving(share):
-            yield
 
     @contextmanager
     def leaving(self, share: float | None) -> Iterator[None]:
@@ -374,48 +339,6 @@ class Recorder(TorchDispatchMode):
     def lifetimes(self) -> tuple[Storage, ...]:
         """The storages seen, with birth and death."""
         return tuple(Storage(*entry) for entry in self.storages)
-
-
-class _Functions(TorchFunctionMode):
-    """Names the torch function that the model called, for the operators that it runs.
-
-    Above autograd: a higher-order operator runs in its parts here, so that autograd sees them.
-    """
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-        self.names: dict[Any, str] = {}
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        name = self.names.get(func)
-        if name is None:
-            name = self.names[func] = getattr(func, "__name__", str(func))
-        if name == "__get__":
-            return func(*args, **(kwargs or {}))
-        recorder = self.recorder
-        outer = recorder.group
-        recorder.group = name
-        try:
-            if name == ATTENTION:
-                with recorder._causal(args, kwargs or {}):
-                    return func(*args, **(kwargs or {}))
-            if name in _SPECIAL:
-                return self._special(name, func, args, kwargs or {})
-            return func(*args, **(kwargs or {}))
-        finally:
-            recorder.group = outer
-
-    def _special(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
-        if name in _RECURRENT:
-            with stepwise():
-                return func(*args, **kwargs)
-        body = BODIES.get(f"higher_order.{func}")
-        if body is None or functorch_level() is not None:
-            return func(*args, **kwargs)
-        with nullcontext() if body in WHOLE else self:
-            return body(self.recorder, func, *args, **kwargs)
 
 
 def _on_cpu(value: Any) -> bool:
