@@ -23,6 +23,7 @@ from inspector.tracing.capture.isolate import (
     swap_state,
 )
 from inspector.tracing.capture.kernels import On, choosing
+from inspector.tracing.capture.masks import unread
 from inspector.tracing.capture.modules import paths_of
 from inspector.tracing.capture.pricing import Rule
 from inspector.tracing.capture.recorder import Recorder
@@ -107,7 +108,7 @@ def capture(
             for path, module in model.named_modules()
         ),
         state=state,
-        notes=(*notes, *recorder.notes),
+        notes=(*notes, *recorder.notes, *unread(ops)),
         uncounted=uncounted,
         failure=_failure(recorder, model, error),
     )

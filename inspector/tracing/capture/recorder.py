@@ -70,6 +70,7 @@ class Recorder(TorchDispatchMode):
         self.failure: Failure | None = None
         self.notes: dict[str, None] = {}
         self.shares: dict[Any, float | str] = {}
+        self.mask_shares: dict[Any, tuple[float | None, int]] = {}
         self.phase = "forward"
         self.path = ""
         self.group = ""
@@ -141,6 +142,10 @@ class Recorder(TorchDispatchMode):
     def own(self, parameter: Tensor, path: str) -> None:
         """Attribute the accumulation of this parameter's gradient to the module at `path`."""
         self._owners.setdefault(id(parameter), path)
+
+    def spec(self, tensor: Tensor) -> TensorSpec:
+        """Where a tensor stands in the record."""
+        return self._spec(tensor, "constant", None)
 
     def _spec(self, tensor: Tensor, role: str, birth: int | None) -> TensorSpec:
         try:
