@@ -7,6 +7,7 @@ place; a name without a fallback raises InspectError with the name and torch's v
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,12 @@ NAMES = {
     "tree_leaves": "torch.utils._pytree.tree_leaves",
     "tree_map": "torch.utils._pytree.tree_map",
     "tree_unflatten": "torch.utils._pytree.tree_unflatten",
+    "unseen": "torch.utils._python_dispatch._disable_current_modes",
+    "functorch_level": "torch._C._functorch.maybe_current_level",
+    "over_all_scores": "torch.nn.attention.flex_attention._vmap_for_bhqkv",
+    "attention_in_parts": "torch._higher_order_ops.flex_attention.math_attention",
+    "index_by_tensors": "torch._dynamo._trace_wrapped_higher_order_op.TransformGetItemToIndex",
+    "scanned_by_pairs": "torch._higher_order_ops.associative_scan.generic_associative_scan",
     "next_sequence_number": "torch._C._autograd._get_sequence_nr",
     "running_node": "torch._C._current_autograd_node",
     "DispatchKey": "torch._C.DispatchKey",
@@ -122,6 +129,11 @@ FALLBACKS: dict[str, Any] = {
 COMPILED = "_orig_mod"
 """The part that torch.compile adds to the names of a module's state."""
 
+FLEX_DEVICES = "_validate_device"
+"""The function by which torch.nn.attention.flex_attention refuses a device."""
+FLEX_UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
+"""The flag there (torch 2.9) by which it runs as it is, without advice to compile."""
+
 _GONE = object()
 
 
@@ -158,8 +170,10 @@ def _look_up(path: str) -> Any:
         except AttributeError:
             try:
                 value = import_module(".".join(parts[:position]))
-            except ImportError:
-                return _GONE
+            except ImportError:  # a function may hide the module of the same name
+                value = getattr(sys.modules.get(".".join(parts[: position - 1])), part, _GONE)
+                if value is _GONE:
+                    return _GONE
     return value
 
 

@@ -103,7 +103,8 @@ class Op:
     model called ("scaled_dot_product_attention"), `module` the path of the module that ran it,
     `phase` "forward" or "backward". `macs` and `pointwise_flops` are None when no formula is known.
     `bytes_read` and `bytes_written` count each input and each output once; views move none. `density` is
-    the share of the MACs that a causal mask leaves (1 where none is known): MACs themselves are dense.
+    the share of the MACs that a causal or block mask leaves, 1 where there is none, None where there is one
+    whose values nobody knows: MACs themselves are dense.
     """
 
     name: str
@@ -117,7 +118,7 @@ class Op:
     activations: int
     bytes_read: int
     bytes_written: int
-    density: float = 1.0
+    density: float | None = 1.0
 
     @property
     def known(self) -> bool:

@@ -64,7 +64,8 @@ def bound(op: Op, roof: Roof) -> Bound:
         return Bound(None, memory)
     dtype = _dtype(op)
     parts = []
-    for work, products in ((2 * op.macs * op.density, True), (op.pointwise_flops, False)):
+    share = 1.0 if op.density is None else op.density  # a mask that nobody knows may leave all
+    for work, products in ((2 * op.macs * share, True), (op.pointwise_flops, False)):
         peak = roof.peak(dtype, products)
         if work and peak is None:
             return Bound(None, memory)

@@ -9,8 +9,8 @@ from inspector.tracing.record import Op, Trace
 def totals(trace: Trace) -> dict[str, int]:
     """params, buffers, MACs, FLOPs, activations, bytes and operator counts, all integers.
 
-    `causal_macs` is there where a mask is known to be causal: the MACs that it leaves; `real_params` where a
-    parameter is complex: each such element is two real numbers.
+    `causal_macs` is there where a mask is known to be causal, or a block mask: the MACs that it leaves;
+    `real_params` where a parameter is complex: each such element is two real numbers.
 
     Operators without a formula add nothing here: `unknown_ops` says how many there are, and with
     any the MACs, FLOPs and activations are lower bounds.
@@ -39,13 +39,23 @@ def totals(trace: Trace) -> dict[str, int]:
         sums["real_params"] = reals
     if packed:
         sums["packed_params"] = sum(entry.numel for entry in packed)
-    effective = sum(round((op.macs or 0) * op.density) for op in trace.ops)
-    if effective != macs:
+    effective = _under_masks(trace)
+    if effective not in (None, macs):
         sums["causal_macs"] = effective
     if trace.phase == "train":
         sums["forward_macs"] = sum(op.macs or 0 for op in trace.ops if op.phase == "forward")
         sums["backward_macs"] = sum(op.macs or 0 for op in trace.ops if op.phase == "backward")
     return sums
+
+
+def _under_masks(trace: Trace) -> int | None:
+    """The MACs that masks leave; None where the values of one are not known."""
+    effective = 0
+    for op in trace.ops:
+        if op.density is None:
+            return None
+        effective += round((op.macs or 0) * op.density)
+    return effective
 
 
 def flops(op: Op) -> int:

@@ -26,6 +26,7 @@ from inspector.tracing.capture.isolate import (
     swap_state,
 )
 from inspector.tracing.capture.kernels import On, choosing
+from inspector.tracing.capture.masks import unread
 from inspector.tracing.capture.mismatch import OnlyOnMeta, fitting, mismatch, only_on_meta
 from inspector.tracing.capture.modules import paths_of
 from inspector.tracing.capture.pricing import Rule
@@ -127,7 +128,7 @@ def capture(
             for path, module in model.named_modules()
         ),
         state=state,
-        notes=(*notes, *sharded.notes(model, gathered)),
+        notes=(*notes, *recorder.notes, *unread(ops), *sharded.notes(model, gathered)),
         uncounted=uncounted,
         failure=_failure(recorder, model, error, inputs),
     )

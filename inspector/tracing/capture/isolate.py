@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -194,6 +195,32 @@ def countable_kernels() -> Iterator[None]:
             yield
     finally:
         mha.set_fastpath_enabled(fastpath)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """What `torch.compile` made, or makes meanwhile, runs as it was written: a graph that is compiled whole
+    has no operators to see, and torch refuses to compile where operators are recorded."""
+    original, compiler = torch.compile, ExitStack()
+
+    def stand_aside() -> None:
+        compiler.enter_context(torch.compiler.set_stance("force_eager"))
+
+    def compile(*args: Any, **kwargs: Any) -> Any:
+        made = original(*args, **kwargs)
+        torch.compile = original
+        stand_aside()
+        return made
+
+    with compiler:
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled yet, and the import takes seconds
+            stand_aside()
+        else:
+            torch.compile = compile
+        try:
+            yield
+        finally:
+            torch.compile = original
 
 
 @contextmanager

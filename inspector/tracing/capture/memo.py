@@ -60,7 +60,7 @@ class MetaMemo:
             return
         try:
             if operator.in_place:
-                if result is args[0] and result.device.type == "meta":
+                if result is args[0] and result.device.type == "meta" and _kept_its_form(result, signature):
                     self._results[signature] = True
             elif made and all(spec.storage >= storages_before for spec in made):
                 single = isinstance(result, Tensor)
@@ -70,6 +70,12 @@ class MetaMemo:
                     self._results[signature] = single, layouts
         except TypeError:
             return
+
+
+def _kept_its_form(result: Tensor, signature: Any) -> bool:
+    """Whether an in-place operator left shape and strides alone: `unsqueeze_` must run each time.
+    (A signature begins with the operator, then shape, dtype and strides of the first argument.)"""
+    return bool(signature[1] == result.shape and signature[3] == result.stride())
 
 
 def _plain(result: Any) -> bool:

@@ -15,14 +15,16 @@ _Price = tuple[int | None, int | None, int]
 
 
 class Operator:
-    """What is fixed for one operator: its name, what it writes in place, whether it is composite."""
+    """What is fixed for one operator: its name, what it writes in place, whether it is composite, and the
+    function that then runs it in its parts."""
 
-    __slots__ = ("composite", "in_place", "name", "rule", "written", "written_names")
+    __slots__ = ("composite", "in_place", "name", "parts", "rule", "written", "written_names")
 
     def __init__(self, func: Any, rules: Mapping[str, Rule]) -> None:
         self.written: tuple[int, ...] = ()
         self.written_names: tuple[str, ...] = ()
         self.composite = False
+        self.parts: Callable[..., Any] | None = None
         if not hasattr(func, "overloadpacket"):  # a higher-order operator
             self.name = f"higher_order.{func}"
             self.in_place: bool | None = None
@@ -35,6 +37,7 @@ class Operator:
             self.written_names = tuple(a.name for a, yes in zip(arguments, changed) if yes)
             has_kernel = func.has_kernel_for_dispatch_key
             self.composite = has_kernel("CompositeImplicitAutograd") and not has_kernel("Autograd")
+            self.parts = func.decompose
             self.in_place = self.written == (0,) and len(schema.returns) == 1
             if not self.in_place and (self.written or any(r.alias_info for r in schema.returns)):
                 self.in_place = None  # a view, or several results: always run
@@ -55,7 +58,7 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
     result: Any
     signature: Any
-    density: float = 1.0
+    density: float | None = 1.0
 
 
 def price(calls: Sequence[Call], sizes: Sequence[int]) -> tuple[Op, ...]:

@@ -12,22 +12,25 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from inspector.tracing._torch import (
     TorchDispatchMode,
     next_sequence_number,
     running_node,
     sequence_number_of,
+    unseen,
 )
-from inspector.tracing.capture.isolate import stepwise
+from inspector.tracing.capture.flexible import on_any_device
+from inspector.tracing.capture.functions import Functions, attention_seen
+from inspector.tracing.capture.higher_order import BODIES
+from inspector.tracing.capture.isolate import uncompiled
 from inspector.tracing.capture.memo import MetaMemo
 from inspector.tracing.capture.modules import ModuleCall, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
@@ -36,11 +39,6 @@ from inspector.tracing.describe import DTYPES, describe
 from inspector.tracing.formulas.traffic import tensors
 from inspector.tracing.record import ACCUMULATION, Failure, Op, Storage, TensorSpec, WrappedSpec
 from inspector.tracing.subclass import PLAIN, parts, wraps
-
-ATTENTION = "scaled_dot_product_attention"
-_QK = ("query", "key")
-_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
-"""One fused kernel on CPU (oneDNN) and CUDA (cuDNN); stepwise without them, and then countable."""
 
 
 class _StorageRef(weakref.ref):
@@ -73,10 +71,13 @@ class Recorder(TorchDispatchMode):
         self.calls: dict[str, int] = {}
         self.failure: Failure | None = None
         self.failed: tuple[Any, tuple[Any, ...]] | None = None
+        self.notes: dict[str, None] = {}
+        self.shares: dict[Any, float | str] = {}
+        self.mask_shares: dict[Any, tuple[float | None, int]] = {}
         self.phase = "forward"
         self.path = ""
         self.group = ""
-        self.density = 1.0
+        self.density: float | None = 1.0
         self._callers: list[str] = []
         self._live: dict[int, int] = {}
         self._references: list[_StorageRef] = []
@@ -84,7 +85,7 @@ class Recorder(TorchDispatchMode):
         self._operators: dict[Any, Operator] = {}
         self._owners: dict[int, str] = {}
         self._boundaries: list[int] = []
-        self._origins: list[tuple[str, str, float]] = []
+        self._origins: list[tuple[str, str, float | None]] = []
         self._backward_start = 0
         self._node: int | None = None
         self._node_start = 0
@@ -96,13 +97,9 @@ class Recorder(TorchDispatchMode):
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record everything that this thread runs inside."""
-        attention = functional.scaled_dot_product_attention
-        functional.scaled_dot_product_attention = self._grouped(attention)
-        try:
-            with module_calls(self.paths, self._enter, self._leave), self, _Functions(self):
-                yield
-        finally:
-            functional.scaled_dot_product_attention = attention
+        modules = module_calls(self.paths, self._enter, self._leave)
+        with attention_seen(self), uncompiled(), on_any_device(), modules, self, Functions(self):
+            yield
 
     def _enter(self, call: ModuleCall) -> None:
         self._callers.append(self.path)
@@ -118,16 +115,6 @@ class Recorder(TorchDispatchMode):
         self._mark()
         self.path = self._callers.pop()
 
-    def _grouped(self, function: Any) -> Any:
-        """Attention as `F.multi_head_attention_forward` calls it: the function mode, which sees
-        that outer call, is off inside it."""
-
-        def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Any:
-            with self.named(ATTENTION), self._causal(args, kwargs):
-                return function(*args, **kwargs)
-
-        return scaled_dot_product_attention
-
     @contextmanager
     def named(self, group: str) -> Iterator[None]:
         """Call what runs inside `group`."""
@@ -138,14 +125,9 @@ class Recorder(TorchDispatchMode):
             self.group = outer
 
     @contextmanager
-    def _causal(self, args: Any, kwargs: Any) -> Iterator[None]:
-        """Note what share of the scores the causal mask of an attention leaves: row i sees i + 1 keys."""
-        outer = self.density
-        if kwargs.get("is_causal", args[5] if len(args) > 5 else False):
-            query, key = (kwargs.get(n, args[i] if i < len(args) else None) for i, n in enumerate(_QK))
-            length, source = query.shape[-2], key.shape[-2]
-            seen = sum(min(row, source) for row in range(1, length + 1))
-            self.density = seen / (length * source) if length * source else 1.0
+    def leaving(self, share: float | None) -> Iterator[None]:
+        """A mask leaves this share of the scores of what runs inside; None where nobody can know."""
+        outer, self.density = self.density, share
         try:
             yield
         finally:
@@ -167,6 +149,10 @@ class Recorder(TorchDispatchMode):
     def own(self, parameter: Tensor, path: str) -> None:
         """Attribute the accumulation of this parameter's gradient to the module at `path`."""
         self._owners.setdefault(id(parameter), path)
+
+    def spec(self, tensor: Tensor) -> TensorSpec:
+        """Where a tensor stands in the record."""
+        return self._spec(tensor, "constant", None)
 
     def _spec(self, tensor: Tensor, role: str, birth: int | None) -> TensorSpec:
         if type(tensor) not in PLAIN and wraps(tensor):
@@ -204,12 +190,10 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        operator = self._operators.get(func)
-        if operator is None:
-            operator = self._operators[func] = Operator(func, self.rules)
+        operator = self._operators.get(func) or self._operator(func)
         if operator.composite:
             with self:
-                result = func.decompose(*args, **kwargs)
+                result = operator.parts(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         key: list[Any] = [func]
@@ -239,6 +223,52 @@ class Recorder(TorchDispatchMode):
         if self._callers:
             self._mark()
         return result
+
+    def _operator(self, func: Any) -> Operator:
+        operator = Operator(func, self.rules)
+        if operator.name in BODIES:
+            operator.composite, operator.parts = True, partial(BODIES[operator.name], self, func)
+        self._operators[func] = operator
+        return operator
+
+    def note(self, func: Any, args: Sequence[Any], run: Callable[[], Any]) -> Any:
+        """Record `func` on `args` as one operator. `run` makes its result; nothing is recorded of that."""
+        operator, key = Operator(func, self.rules), [object()]
+        shadow, index = [self._shadow(value, key) for value in args], len(self.raw)
+        with unseen():
+            result = run()
+        made = self._made(result, index)
+        path, group, density = self.path, self.group, self.density
+        if self.phase == "backward" and not self._callers:
+            path, group, density = self._origin()
+        self.raw.append(Call(operator, path, group, self.phase, shadow, {}, made, tuple(key), density))
+        if self._callers:
+            self._mark()
+        return result
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[Recorder]:
+        """A recorder of its own for what runs inside, of which this one notes nothing."""
+        calls, probe = dict(self.calls), Recorder({}, self.device, self.rules)
+        try:
+            with unseen(), probe:
+                yield probe
+        finally:
+            self.calls = calls
+
+    def rehearse(self, function: Any, operands: Any) -> tuple[int, int]:
+        """MACs and FLOPs of the forward of a function that then may or may not run."""
+        with torch.no_grad(), self.rehearsal() as probe:
+            function(*operands)
+        macs, pointwise = probe.work() or (0, 0)
+        return macs, 2 * macs + pointwise
+
+    def work(self, start: int = 0, end: int | None = None) -> tuple[int, int] | None:
+        """MACs and pointwise FLOPs of the operators from `start` to `end`; None where one is unknown."""
+        ops = self.ops()[start:end]
+        if not all(op.known for op in ops):
+            return None
+        return sum(op.macs or 0 for op in ops), sum(op.pointwise_flops or 0 for op in ops)
 
     def _run(self, func: Any, operator: Operator, args: Any, kwargs: Any) -> Any:
         """Run the operator; on meta, tensors that stayed on the CPU join the others there."""
@@ -302,7 +332,7 @@ class Recorder(TorchDispatchMode):
             self._boundaries.append(number)
             self._origins.append((self.path, self.group, self.density))
 
-    def _origin(self) -> tuple[str, str, float]:
+    def _origin(self) -> tuple[str, str, float | None]:
         node = running_node()
         if node is None:
             return "", "", 1.0
@@ -333,36 +363,6 @@ class Recorder(TorchDispatchMode):
     def lifetimes(self) -> tuple[Storage, ...]:
         """The storages seen, with birth and death."""
         return tuple(Storage(*entry) for entry in self.storages)
-
-
-class _Functions(TorchFunctionMode):
-    """Names the torch function that the model called, for the operators that it runs."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-        self.names: dict[Any, str] = {}
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        name = self.names.get(func)
-        if name is None:
-            name = self.names[func] = getattr(func, "__name__", str(func))
-        if name == "__get__":
-            return func(*args, **(kwargs or {}))
-        recorder = self.recorder
-        outer = recorder.group
-        recorder.group = name
-        try:
-            if name == ATTENTION:
-                with recorder._causal(args, kwargs or {}):
-                    return func(*args, **(kwargs or {}))
-            if name in _RECURRENT:
-                with stepwise():
-                    return func(*args, **(kwargs or {}))
-            return func(*args, **(kwargs or {}))
-        finally:
-            recorder.group = outer
 
 
 def _on_cpu(value: Any) -> bool:

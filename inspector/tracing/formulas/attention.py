@@ -6,6 +6,7 @@ Scores take L * S * E a head, the weighted sum L * S * Ev; masks do not shrink t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -115,6 +116,35 @@ def _heads_second(t: TensorSpec) -> TensorSpec:
 
 
 @formula("higher_order.flex_attention")
-def flex_attention(out: Any, q: TensorSpec, k: TensorSpec, v: TensorSpec, *_: Any, **__: Any) -> Cost:
-    """Dense, and without the user's score function, whose operators are its own."""
-    return attention(q, k, v)
+def flex_attention(
+    out: Any,
+    q: TensorSpec,
+    k: TensorSpec,
+    v: TensorSpec,
+    functions: Sequence[int] | None = (0, 0),
+    masked: bool = False,
+    *_: Any,
+) -> Cost | None:
+    """Dense attention, and the MACs and pointwise FLOPs of the user's score and mask functions, as often as
+    they run on all scores; a mask function that looks at no head runs once for all. To apply the mask takes
+    one operation a score."""
+    return _with(attention(q, k, v, masked), functions)
+
+
+@formula("higher_order.flex_attention_backward")
+def flex_attention_backward(
+    out: Any,
+    grad: TensorSpec,
+    q: TensorSpec,
+    k: TensorSpec,
+    v: TensorSpec,
+    functions: Sequence[int] | None = (0, 0),
+    *_: Any,
+) -> Cost | None:
+    return _with(attention_backward(out, grad, q, k, v), functions)
+
+
+def _with(cost: Cost, functions: Sequence[int] | None) -> Cost | None:
+    if functions is None:
+        return None
+    return cost._replace(macs=cost.macs + functions[0], pointwise=cost.pointwise + functions[1])

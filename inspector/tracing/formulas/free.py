@@ -13,7 +13,7 @@ from inspector.tracing.formulas.registry import FREE, Cost, formula
 NAMES = """
     _assert_async _assert_scalar _assert_tensor_metadata _chunk_cat _conj_copy _copy_from
     _copy_from_and_resize _cudnn_init_dropout_state _cudnn_rnn_flatten_weight _efficientzerotensor
-    _foreach_copy _foreach_zero _functional_sym_constrain_range _linalg_check_errors
+    _foreach_copy _foreach_zero _has_same_storage_numel _functional_sym_constrain_range _linalg_check_errors
     _local_scalar_dense _make_dual _make_per_channel_quantized_tensor
     _make_per_tensor_quantized_tensor _nested_tensor_from_mask _pack_padded_sequence
     _pad_packed_sequence _pin_memory _print _reshape_alias_copy _reshape_copy _resize_output
@@ -49,8 +49,8 @@ def free(out: Any, *_: Any, **__: Any) -> Cost:
 for _name in NAMES.split():
     formula(f"aten.{_name}")(free)
 for _name in """
-    prim.device prims.device_put profiler._record_function_enter_new profiler._record_function_exit
-    quantized.cat quantized.conv2d_prepack quantized.linear_prepack
+    prim.device prims.convert_element_type prims.device_put profiler._record_function_enter_new
+    profiler._record_function_exit quantized.cat quantized.conv2d_prepack quantized.linear_prepack
 """.split():
     formula(_name)(free)
 

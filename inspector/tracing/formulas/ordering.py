@@ -24,6 +24,12 @@ def scatter_add(out: Any, x: TensorSpec, dim: int, index: TensorSpec, *_: Any, *
     return Cost(0, index.numel)
 
 
+@formula("flex_lib.zeros_and_scatter")
+def zeros_and_scatter(out: Any, shape: Any, indices: Any, values: TensorSpec) -> Cost:
+    """The gradient of a tensor that a score function indexes: each value is added at its place."""
+    return Cost(0, values.numel)
+
+
 @formula("aten.index_put", "aten._index_put_impl", "aten._unsafe_index_put")
 def index_put(
     out: Any, x: TensorSpec, indices: Any, values: TensorSpec, accumulate: bool = False, *_: Any

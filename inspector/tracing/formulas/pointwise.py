@@ -81,6 +81,13 @@ g * a * exp(x): 4; celu divides before: 4; softshrink x - a: 2; the backward of 
 1, of hardsigmoid g / 6: 2, of hardswish g * (x / 3 + 1 / 2): 4, of smooth L1 and Huber
 g * (x - t): 3, of the squared error 2."""
 
+PRIMITIVES = """
+    abs acos acosh add asin asinh atan atan2 atanh ceil cos cosh div eq erf erfc exp exp2 expm1 floor fmax
+    fmin fmod ge gt hypot le lgamma log log10 log1p log2 lt maximum minimum mul ne neg pow reciprocal
+    remainder round rsqrt sign signbit sin sinh sqrt sub tan tanh trunc where
+"""
+"""Into which torch.func splits some operators: one FLOP an output element."""
+
 PER_INPUT = {
     1: """
         sum mean amax amin prod any all argmax argmin nansum count_nonzero aminmax mode
@@ -117,6 +124,8 @@ def _reduction(flops: int, out: Any, x: Any, *_: Any, **__: Any) -> Cost:
 for _table, _function in ((PER_OUTPUT, _elementwise), (PER_INPUT, _reduction)):
     for _flops, _names in _table.items():
         formula(*(f"aten.{name}" for name in _names.split()))(partial(_function, _flops))
+for _name in PRIMITIVES.split():
+    formula(f"prims.{_name}")(partial(_elementwise, 1))
 
 
 @formula("aten.max", "aten.min")

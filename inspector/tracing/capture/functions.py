@@ -1,0 +1,85 @@
+"""The torch functions that a model calls, seen above autograd: their names, and what some of them need.
+
+Attention, recurrent layers and higher-order operators are met here, before torch takes them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from inspector.tracing._torch import functorch_level
+from inspector.tracing.capture.higher_order import BODIES, WHOLE
+from inspector.tracing.capture.isolate import stepwise
+from inspector.tracing.capture.masks import share_left
+
+if TYPE_CHECKING:
+    from inspector.tracing.capture.recorder import Recorder
+
+ATTENTION = "scaled_dot_product_attention"
+_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+"""One fused kernel on CPU (oneDNN) and CUDA (cuDNN); stepwise without them, and then countable."""
+_SPECIAL = _RECURRENT | {name.removeprefix("higher_order.") for name in BODIES}
+
+
+@contextmanager
+def attention_seen(recorder: Recorder) -> Iterator[None]:
+    """Name attention also as `F.multi_head_attention_forward` calls it: the function mode, which sees that
+    outer call, is off inside it."""
+    original = functional.scaled_dot_product_attention
+
+    def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Any:
+        with recorder.named(ATTENTION), recorder.leaving(share_left(recorder, args, kwargs)):
+            return original(*args, **kwargs)
+
+    functional.scaled_dot_product_attention = scaled_dot_product_attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = original
+
+
+class Functions(TorchFunctionMode):
+    """Names the torch function that the model called, for the operators that it runs.
+
+    Above autograd: a higher-order operator runs in its parts here, so that autograd sees them.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.names: dict[Any, str] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = self.names.get(func)
+        if name is None:
+            name = self.names[func] = getattr(func, "__name__", str(func))
+        if name == "__get__":
+            return func(*args, **(kwargs or {}))
+        recorder = self.recorder
+        outer = recorder.group
+        recorder.group = name
+        try:
+            if name == ATTENTION:
+                with recorder.leaving(share_left(recorder, args, kwargs or {})):
+                    return func(*args, **(kwargs or {}))
+            if name in _SPECIAL:
+                return self._special(name, func, args, kwargs or {})
+            return func(*args, **(kwargs or {}))
+        finally:
+            recorder.group = outer
+
+    def _special(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        if name in _RECURRENT:
+            with stepwise():
+                return func(*args, **kwargs)
+        body = BODIES.get(f"higher_order.{func}")
+        if body is None or functorch_level() is not None:
+            return func(*args, **kwargs)
+        with nullcontext() if body in WHOLE else self:
+            return body(self.recorder, func, *args, **kwargs)

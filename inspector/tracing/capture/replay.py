@@ -1,0 +1,154 @@
+"""The values of a tensor on meta, where they follow from sizes alone.
+
+The record holds every operator with its arguments. Those that a tensor comes from run again on the CPU,
+unless one draws random numbers or reads what the record has no values for: inputs, state, constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inspector.tracing._torch import tree_leaves, unseen
+from inspector.tracing.capture.pricing import Call
+from inspector.tracing.formulas.traffic import tensors
+from inspector.tracing.record import TensorSpec
+
+_LIMIT = 2**31
+"""Bytes that may be made again, all results together."""
+
+
+LENDERS = {
+    f"aten.{name}"
+    for name in """
+        empty_like full_like ones_like zeros_like new_empty new_empty_strided new_full new_ones new_zeros
+    """.split()
+}
+"""Operators that ask their first argument for its form, not for its values."""
+_Tensor = Callable[[TensorSpec, Sequence[int]], Tensor]
+
+
+class _Unknown(Exception):
+    """The values do not follow from what is recorded."""
+
+
+def replayed(
+    calls: Sequence[Call], storages: Sequence[Sequence[Any]], spec: TensorSpec, strides: Sequence[int]
+) -> Tensor | None:
+    """The tensor `spec` as it is after `calls`, on the CPU; None where its values are not known.
+
+    storages: of each its entry in the record, with the index of the call that made it at place 3.
+    """
+    memory = _Memory()
+    try:
+        chosen = _sources(calls, storages, spec.storage)
+        with unseen(), torch.no_grad():
+            for call in chosen:
+                _run(call, memory)
+            return memory.tensor(spec, strides)
+    except (_Unknown, RuntimeError, NotImplementedError, TypeError, ValueError, LookupError):
+        return None
+
+
+def _sources(calls: Sequence[Call], storages: Sequence[Sequence[Any]], storage: int) -> list[Call]:
+    """The calls that the values of a storage come from, in their order."""
+    needed, made, chosen, nbytes = {storage}, set(), [], 0
+    first = _first(needed, storages)
+    for index in range(len(calls) - 1, -1, -1):
+        if index < first:
+            break
+        call = calls[index]
+        results = {spec.storage for spec in tensors(call.result)}
+        written = {spec.storage for i in call.operator.written for spec in tensors(call.args[i : i + 1])}
+        if call.operator.written_names and call.kwargs:
+            written |= {spec.storage for spec in tensors(call.kwargs)}
+        if not needed & (results | written):
+            continue
+        _check(call)
+        chosen.append(call)
+        made |= {place for place in results if storages[place][3] == index}
+        if call.operator.name not in LENDERS:
+            needed |= {spec.storage for spec in (*tensors(call.args), *tensors(call.kwargs))}
+        first = _first(needed, storages)
+        nbytes += sum(spec.nbytes for spec in tensors(call.result))
+    if needed - made or nbytes > _LIMIT:
+        raise _Unknown
+    return chosen[::-1]
+
+
+def _first(needed: set[int], storages: Sequence[Sequence[Any]]) -> int:
+    """The first call that made one of the storages."""
+    births = [storages[place][3] if place >= 0 else None for place in needed]
+    if None in births:
+        raise _Unknown
+    return int(min(births))
+
+
+def _check(call: Call) -> None:
+    """Whether a call gives the same again."""
+    func = call.signature[0]
+    tags = getattr(func, "tags", None)
+    if tags is None or torch.Tag.nondeterministic_seeded in tags or call.operator.rule is not None:
+        raise _Unknown
+
+
+class _Memory:
+    """The storages that were made so far, on the CPU in place of meta."""
+
+    def __init__(self) -> None:
+        self.made: dict[int, torch.UntypedStorage] = {}
+
+    def tensor(self, spec: TensorSpec, strides: Sequence[int]) -> Tensor:
+        empty = torch.empty(0, dtype=getattr(torch, spec.dtype))
+        return empty.set_(self.made[spec.storage], spec.offset, spec.shape, strides)
+
+    def like(self, spec: TensorSpec, strides: Sequence[int]) -> Tensor:
+        """As `tensor`; where only the form is asked for, there need be no values."""
+        if spec.storage in self.made:
+            return self.tensor(spec, strides)
+        return torch.empty_strided(spec.shape, strides, dtype=getattr(torch, spec.dtype))
+
+
+def _on_meta(spec: TensorSpec, strides: Sequence[int]) -> Tensor:
+    return torch.empty_strided(spec.shape, strides, dtype=getattr(torch, spec.dtype), device="meta")
+
+
+def _run(call: Call, memory: _Memory) -> None:
+    """One call on the CPU; its results must have the layout that they had on meta."""
+    specs = tensors(call.result)
+    results = _results(call, memory.like if call.operator.name in LENDERS else memory.tensor, "cpu")
+    if len(results) != len(specs):
+        raise _Unknown
+    if any(spec.storage not in memory.made for spec in specs):
+        if [value.stride() for value in _results(call, _on_meta, "meta")] != [r.stride() for r in results]:
+            raise _Unknown
+    for spec, value in zip(specs, results):
+        storage = value.untyped_storage()
+        if memory.made.setdefault(spec.storage, storage).data_ptr() != storage.data_ptr():
+            raise _Unknown
+
+
+def _results(call: Call, tensor: _Tensor, device: str) -> list[Tensor]:
+    """The signature of a call holds what its arguments in the record leave out: strides."""
+    key = iter(call.signature)
+    func = next(key)
+    args = [_argument(value, key, tensor, device) for value in call.args]
+    kwargs = {next(key): _argument(value, key, tensor, device) for value in call.kwargs.values()}
+    return [leaf for leaf in tree_leaves(func(*args, **kwargs)) if isinstance(leaf, Tensor)]
+
+
+def _argument(value: Any, key: Iterator[Any], tensor: _Tensor, device: str) -> Any:
+    """Follows the order in which the recorder writes a signature."""
+    first = next(key)
+    if isinstance(value, TensorSpec):
+        if first != value.shape or next(key) != value.dtype or value.storage < 0:
+            raise _Unknown
+        strides, _ = next(key), next(key)
+        return tensor(value, strides)
+    if isinstance(value, list):
+        return [_argument(entry, key, tensor, device) for entry in value]
+    next(key)
+    return torch.device(device) if isinstance(value, torch.device) else value
