@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from inspector.tracing import _torch
 from inspector.tracing.formulas import cost, find
 from inspector.tracing.formulas.traffic import tensors, traffic
@@ -36,7 +38,10 @@ class Operator:
             has_kernel = func.has_kernel_for_dispatch_key
             self.composite = has_kernel("CompositeImplicitAutograd") and not has_kernel("Autograd")
             self.in_place = self.written == (0,) and len(schema.returns) == 1
-            if not self.in_place and (self.written or any(r.alias_info for r in schema.returns)):
+            reshapes = torch.Tag.inplace_view in func.tags  # transpose_, squeeze_: shapes change in place
+            if reshapes or (
+                not self.in_place and (self.written or any(r.alias_info for r in schema.returns))
+            ):
                 self.in_place = None  # a view, or several results: always run
         self.rule = rules.get(self.name)
 

@@ -27,7 +27,7 @@ from inspector.tracing._torch import (
     running_node,
     sequence_number_of,
 )
-from inspector.tracing.capture.isolate import stepwise
+from inspector.tracing.capture import recurrent
 from inspector.tracing.capture.memo import MetaMemo
 from inspector.tracing.capture.modules import ModuleCall, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
@@ -37,8 +37,6 @@ from inspector.tracing.record import ACCUMULATION, Failure, Op, Storage, TensorS
 
 ATTENTION = "scaled_dot_product_attention"
 _QK = ("query", "key")
-_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
-"""One fused kernel on CPU (oneDNN) and CUDA (cuDNN); stepwise without them, and then countable."""
 
 
 class _StorageRef(weakref.ref):
@@ -96,7 +94,8 @@ class Recorder(TorchDispatchMode):
         attention = functional.scaled_dot_product_attention
         functional.scaled_dot_product_attention = self._grouped(attention)
         try:
-            with module_calls(self.paths, self._enter, self._leave), self, _Functions(self):
+            modules = module_calls(self.paths, self._enter, self._leave)
+            with modules, recurrent.repeatable(self.named), self, _Functions(self):
                 yield
         finally:
             functional.scaled_dot_product_attention = attention
@@ -338,9 +337,8 @@ class _Functions(TorchFunctionMode):
             if name == ATTENTION:
                 with recorder._causal(args, kwargs or {}):
                     return func(*args, **(kwargs or {}))
-            if name in _RECURRENT:
-                with stepwise():
-                    return func(*args, **(kwargs or {}))
+            if name in recurrent.CELLS:
+                return recurrent.run(name, func, args, kwargs or {})
             return func(*args, **(kwargs or {}))
         finally:
             recorder.group = outer
