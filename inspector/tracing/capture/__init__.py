@@ -111,7 +111,7 @@ def capture(
             for path, module in model.named_modules()
         ),
         state=state,
-        notes=notes,
+        notes=(*notes, *recorder.notes),
         uncounted=uncounted,
         failure=_failure(recorder, model, error),
     )

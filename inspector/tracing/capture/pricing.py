@@ -25,8 +25,8 @@ class Operator:
         self.written: tuple[int, ...] = ()
         self.written_names: tuple[str, ...] = ()
         self.composite = False
-        if not hasattr(func, "overloadpacket"):  # a higher-order operator
-            self.name = f"higher_order.{func}"
+        if not hasattr(func, "overloadpacket"):  # a higher-order operator, or the name of what is none
+            self.name = func if isinstance(func, str) else f"higher_order.{func}"
             self.in_place: bool | None = None
         else:
             schema = _torch.schema_of(func)

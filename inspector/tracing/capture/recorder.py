@@ -28,6 +28,7 @@ from inspector.tracing._torch import (
     sequence_number_of,
 )
 from inspector.tracing.capture import recurrent
+from inspector.tracing.capture.foreign import NOTE, NUMPY, leaving
 from inspector.tracing.capture.memo import MetaMemo
 from inspector.tracing.capture.modules import ModuleCall, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
@@ -68,6 +69,7 @@ class Recorder(TorchDispatchMode):
         self.storages: list[list[Any]] = []
         self.calls: dict[str, int] = {}
         self.failure: Failure | None = None
+        self.notes: tuple[str, ...] = ()
         self.phase = "forward"
         self.path = ""
         self.group = ""
@@ -95,7 +97,7 @@ class Recorder(TorchDispatchMode):
         functional.scaled_dot_product_attention = self._grouped(attention)
         try:
             modules = module_calls(self.paths, self._enter, self._leave)
-            with modules, recurrent.repeatable(self.named), self, _Functions(self):
+            with modules, recurrent.repeatable(self.named), leaving(self._left), self, _Functions(self):
                 yield
         finally:
             functional.scaled_dot_product_attention = attention
@@ -221,6 +223,13 @@ class Recorder(TorchDispatchMode):
         if self._callers:
             self._mark()
         return result
+
+    def _left(self, tensor: Tensor) -> None:
+        """A tensor went to numpy: what happens to it there is one unknown operator."""
+        self.notes = (NOTE,)
+        path, group, _ = (self.path, self.group, 1.0) if self._callers else self._origin()
+        args = [self._shadow(tensor, [])]
+        self.raw.append(Call(Operator(NUMPY, {}), path, group, self.phase, args, {}, None, NUMPY))
 
     def _run(self, func: Any, operator: Operator, args: Any, kwargs: Any) -> Any:
         """Run the operator; on meta, tensors that stayed on the CPU join the others there."""
