@@ -54,6 +54,8 @@ NAMES = {
     "scanned_by_pairs": "torch._higher_order_ops.associative_scan.generic_associative_scan",
     "next_sequence_number": "torch._C._autograd._get_sequence_nr",
     "running_node": "torch._C._current_autograd_node",
+    "function_mode_is_on": "torch._C._is_torch_function_mode_enabled",
+    "VF": "torch._VF",
     "DispatchKey": "torch._C.DispatchKey",
     "DispatchKeySet": "torch._C.DispatchKeySet",
     "include_key": "torch._C._IncludeDispatchKeyGuard",

@@ -23,6 +23,7 @@ from inspector.tracing.capture.isolate import (
     preserved,
     random_state,
     seed_all,
+    stepwise,
     swap_state,
 )
 from inspector.tracing.capture.kernels import On, choosing
@@ -99,12 +100,15 @@ def capture(
         raise InspectError(f"unknown phase {phase!r}", f"use one of: {', '.join(PHASES)}")
     kwargs = dict(kwargs or {})
     state = tuple(setting.described(entry) for entry in state_entries(model))
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    if scripted:
         model = copy.deepcopy(model)  # TorchScript keeps its state where nothing can be swapped
     recorder = Recorder(paths_of(model), device, rules)
     with ExitStack() as stack:
         for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context(model)):
             stack.enter_context(guard)
+        if scripted:
+            stack.enter_context(stepwise())  # no function mode sees the calls of TorchScript
         on = stack.enter_context(choosing(setting.kernels, recorder.named))
         seed_all(seed)
         gathered = sharded.without_hooks(model)

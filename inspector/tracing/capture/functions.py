@@ -13,17 +13,15 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from inspector.tracing._torch import functorch_level
+from inspector.tracing.capture import recurrent
 from inspector.tracing.capture.higher_order import BODIES, WHOLE
-from inspector.tracing.capture.isolate import stepwise
 from inspector.tracing.capture.masks import share_left
 
 if TYPE_CHECKING:
     from inspector.tracing.capture.recorder import Recorder
 
 ATTENTION = "scaled_dot_product_attention"
-_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
-"""One fused kernel on CPU (oneDNN) and CUDA (cuDNN); stepwise without them, and then countable."""
-_SPECIAL = _RECURRENT | {name.removeprefix("higher_order.") for name in BODIES}
+_SPECIAL = set(recurrent.CELLS) | {name.removeprefix("higher_order.") for name in BODIES}
 
 
 @contextmanager
@@ -75,9 +73,8 @@ class Functions(TorchFunctionMode):
             recorder.group = outer
 
     def _special(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
-        if name in _RECURRENT:
-            with stepwise():
-                return func(*args, **kwargs)
+        if name in recurrent.CELLS:
+            return recurrent.run(name, func, args, kwargs)
         body = BODIES.get(f"higher_order.{func}")
         if body is None or functorch_level() is not None:
             return func(*args, **kwargs)

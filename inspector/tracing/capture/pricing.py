@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from inspector.tracing import _torch
 from inspector.tracing.formulas import cost, find
 from inspector.tracing.formulas.traffic import held, tensors, traffic
@@ -25,8 +27,8 @@ class Operator:
         self.written_names: tuple[str, ...] = ()
         self.composite = False
         self.parts: Callable[..., Any] | None = None
-        if not hasattr(func, "overloadpacket"):  # a higher-order operator
-            self.name = f"higher_order.{func}"
+        if not hasattr(func, "overloadpacket"):  # a higher-order operator, or the name of what is none
+            self.name = func if isinstance(func, str) else f"higher_order.{func}"
             self.in_place: bool | None = None
         else:
             schema = _torch.schema_of(func)
@@ -39,7 +41,10 @@ class Operator:
             self.composite = has_kernel("CompositeImplicitAutograd") and not has_kernel("Autograd")
             self.parts = func.decompose
             self.in_place = self.written == (0,) and len(schema.returns) == 1
-            if not self.in_place and (self.written or any(r.alias_info for r in schema.returns)):
+            reshapes = torch.Tag.inplace_view in func.tags  # transpose_, squeeze_: shapes change in place
+            if reshapes or (
+                not self.in_place and (self.written or any(r.alias_info for r in schema.returns))
+            ):
                 self.in_place = None  # a view, or several results: always run
         self.rule = rules.get(self.name)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,9 @@ from inspector.tracing._torch import (
     sequence_number_of,
     unseen,
 )
+from inspector.tracing.capture import recurrent
 from inspector.tracing.capture.flexible import on_any_device
+from inspector.tracing.capture.foreign import NOTE, NUMPY, leaving
 from inspector.tracing.capture.functions import Functions, attention_seen
 from inspector.tracing.capture.higher_order import BODIES
 from inspector.tracing.capture.isolate import uncompiled
@@ -98,7 +100,10 @@ class Recorder(TorchDispatchMode):
     def recording(self) -> Iterator[None]:
         """Record everything that this thread runs inside."""
         modules = module_calls(self.paths, self._enter, self._leave)
-        with attention_seen(self), uncompiled(), on_any_device(), modules, self, Functions(self):
+        functions = attention_seen(self), uncompiled(), on_any_device(), recurrent.repeatable(self.named)
+        with ExitStack() as stack:
+            for context in (*functions, modules, leaving(self._left), self, Functions(self)):
+                stack.enter_context(context)
             yield
 
     def _enter(self, call: ModuleCall) -> None:
@@ -269,6 +274,13 @@ class Recorder(TorchDispatchMode):
         if not all(op.known for op in ops):
             return None
         return sum(op.macs or 0 for op in ops), sum(op.pointwise_flops or 0 for op in ops)
+
+    def _left(self, tensor: Tensor) -> None:
+        """A tensor went to numpy: what happens to it there is one unknown operator."""
+        self.notes[NOTE] = None
+        path, group, _ = (self.path, self.group, 1.0) if self._callers else self._origin()
+        args = [self._shadow(tensor, [])]
+        self.raw.append(Call(Operator(NUMPY, {}), path, group, self.phase, args, {}, None, NUMPY))
 
     def _run(self, func: Any, operator: Operator, args: Any, kwargs: Any) -> Any:
         """Run the operator; on meta, tensors that stayed on the CPU join the others there."""

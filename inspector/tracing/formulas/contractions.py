@@ -31,12 +31,26 @@ def mm(out: Any, a: TensorSpec, b: TensorSpec, *_: Any, **__: Any) -> Cost:
     return contraction(first(out).numel * a.shape[-1], out)
 
 
+def scaled_sum(out: Any, added: TensorSpec, beta: Any, alpha: Any) -> int:
+    """FLOPs of beta * added + alpha * product, beside the product: a sum for each output element, unless beta
+    is 0 (what is added is then not read); a multiplication of what is added by beta, of the product by alpha,
+    each unless it is 1."""
+    sums = first(out).numel + (added.numel if beta != 1 else 0) if beta != 0 else 0
+    return sums + (first(out).numel if alpha != 1 else 0)
+
+
 @formula("aten.addmm", "aten.baddbmm", "aten.addmv")
 def addmm(
-    out: Any, bias: TensorSpec, a: TensorSpec, b: TensorSpec, *_: Any, beta: Any = 1, **__: Any
+    out: Any,
+    bias: TensorSpec,
+    a: TensorSpec,
+    b: TensorSpec,
+    *_: Any,
+    beta: Any = 1,
+    alpha: Any = 1,
+    **__: Any,
 ) -> Cost:
-    added = first(out).numel if beta != 0 else 0
-    return contraction(first(out).numel * a.shape[-1], out, added)
+    return contraction(first(out).numel * a.shape[-1], out, scaled_sum(out, bias, beta, alpha))
 
 
 @formula("aten._addmm_activation")
@@ -49,10 +63,19 @@ def addmm_activation(
 
 
 @formula("aten.addbmm")
-def addbmm(out: Any, bias: TensorSpec, a: TensorSpec, b: TensorSpec, *, beta: Any = 1, **_: Any) -> Cost:
+def addbmm(
+    out: Any, bias: TensorSpec, a: TensorSpec, b: TensorSpec, *, beta: Any = 1, alpha: Any = 1, **_: Any
+) -> Cost:
     """Sums the batch: a (n, r, k), b (n, k, c), out (r, c)."""
-    added = first(out).numel if beta != 0 else 0
-    return contraction(a.numel * b.shape[-1], out, added)
+    return contraction(a.numel * b.shape[-1], out, scaled_sum(out, bias, beta, alpha))
+
+
+@formula("aten.addr")
+def addr(
+    out: Any, added: TensorSpec, a: TensorSpec, b: TensorSpec, *, beta: Any = 1, alpha: Any = 1, **_: Any
+) -> Cost:
+    """An outer product sums nothing: one multiplication for each element, as in torch.outer, no MACs."""
+    return Cost(0, first(out).numel + scaled_sum(out, added, beta, alpha))
 
 
 @formula("aten._scaled_mm", "aten._scaled_mm_v2")

@@ -5,7 +5,10 @@ one library function (exp, log, sqrt, tanh, erf, sin ...). XLA's HloCostAnalysis
 operators the same way (openxla/xla, hlo_cost_analysis.cc). A compound function costs the sum over
 its definition, spelled out in the tables here. Normalisation follows fvcore 0.1.5
 (fvcore/nn/jit_handles.py): 5 per element with a learned scale and shift, 4 without; evaluated with
-stored statistics, 2 and 1. The FFT follows FFTW's convention, 5 N log2 N (fftw.org/speed).
+stored statistics, 2 and 1. A product that is added to something, beta * a + alpha * product, costs one
+for each output element, one more for each element of a where beta is not 1, and one for each of the
+product where alpha is not 1; nothing for a where beta is 0. Linear algebra has a file of its own. The
+FFT follows FFTW's convention, 5 N log2 N (fftw.org/speed).
 """
 
 from __future__ import annotations
@@ -45,7 +48,12 @@ PER_OUTPUT = {
         special_i1 special_i1e special_ndtri sqrt square sub tan tanh threshold trunc where xlogy
         __and__ __or__ __xor__ __iand__ __ior__ __ixor__ __lshift__ __rshift__ __ilshift__
         __irshift__ cumsum cumprod cummax cummin threshold_backward hardtanh_backward rsub
-        hardshrink hardshrink_backward softshrink_backward float_power
+        hardshrink hardshrink_backward softshrink_backward float_power polygamma gcd lcm frexp
+        special_zeta special_xlog1py special_airy_ai special_bessel_j0 special_bessel_j1
+        special_bessel_y0 special_bessel_y1 special_modified_bessel_i0 special_modified_bessel_i1
+        special_modified_bessel_k0 special_modified_bessel_k1 special_scaled_modified_bessel_k0
+        special_scaled_modified_bessel_k1 special_spherical_bessel_j0 _standard_gamma_grad
+        _dirichlet_grad
     """,
     2: """
         hardtanh relu6 softshrink leaky_relu leaky_relu_backward prelu _prelu_kernel
@@ -75,6 +83,8 @@ sigmoid_backward g * (1 - y) * y: 3; tanh_backward g * (1 - y * y): 3;
 softplus_backward g * z / (1 + z), z = exp(x): 4;
 silu_backward g * s * (1 + x * (1 - s)), s = sigmoid(x) again: 9;
 mish_backward g * (t + x * s * (1 - t * t)), t = tanh(softplus(x)) and s = sigmoid(x) again: 14.
+_standard_gamma_grad and _dirichlet_grad, the derivative of a draw by its parameter, are one library
+function as digamma is: 1.
 A select, with the comparisons that decide it, is 1, and its costliest branch counts: leaky_relu
 and prelu w * x: 2, backward 2, with a gradient of w 4; elu a * expm1(x): 3, backward
 g * a * exp(x): 4; celu divides before: 4; softshrink x - a: 2; the backward of shrinks and hardtanh
@@ -91,7 +101,7 @@ PRIMITIVES = """
 PER_INPUT = {
     1: """
         sum mean amax amin prod any all argmax argmin nansum count_nonzero aminmax mode
-        median kthvalue equal isin bincount histc
+        median nanmedian kthvalue equal isin bincount histc _is_all_true _is_any_true
         max_pool2d_with_indices_backward max_pool3d_with_indices_backward
         adaptive_max_pool2d_backward adaptive_max_pool3d_backward
         upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward
@@ -132,6 +142,24 @@ for _name in PRIMITIVES.split():
 def extremum(out: Any, x: TensorSpec, *args: Any, **_: Any) -> Cost:
     """Of all elements, along a dimension, or of two tensors."""
     return Cost(0, first(out).numel if args and isinstance(args[0], TensorSpec) else x.numel)
+
+
+@formula("aten.mvlgamma")
+def mvlgamma(out: Any, x: TensorSpec, p: int) -> Cost:
+    """The sum of lgamma(x - j / 2) over p values of j: subtract, lgamma, add."""
+    return Cost(0, 3 * p * x.numel)
+
+
+@formula("aten.allclose")
+def allclose(out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
+    """|x - y| <= a + r * |y| for each element, and whether all are: 7."""
+    return Cost(0, 7 * x.numel)
+
+
+@formula("aten.renorm")
+def renorm(out: Any, x: TensorSpec, *_: Any) -> Cost:
+    """The norm of each slice (2), and its scaling (1)."""
+    return Cost(0, 3 * x.numel)
 
 
 @formula("aten.trace")

@@ -63,6 +63,13 @@ def cdist(out: Any, a: TensorSpec, b: TensorSpec, *_: Any) -> Cost:
     return Cost(0, pairs * (3 * a.shape[-1] + 1))
 
 
+@formula("aten._cdist_backward")
+def cdist_backward(out: Any, grad: TensorSpec, a: TensorSpec, *_: Any) -> Cost:
+    """Of the first rows alone: for each pair and coordinate the difference again, times the gradient over the
+    distance (2), and its sum."""
+    return Cost(0, 4 * grad.numel * a.shape[-1])
+
+
 def _fused_cell(
     kind: str, out: Any, gates: TensorSpec, hidden_gates: TensorSpec, state: TensorSpec, *biases: Any
 ) -> Cost:
