@@ -18,7 +18,7 @@ ELSEWHERE = {
 }
 """Operators that torch 2.8 does not have, and one that transformers registers when it runs there."""
 
-OPTIONAL = {"torchao", "bitsandbytes"}
+OPTIONAL = {"torchao", "bitsandbytes", "quantized_decomposed"}
 """Packages that register their operators where they are installed and imported."""
 
 SCHEMAS = [
