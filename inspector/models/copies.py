@@ -49,16 +49,21 @@ class _Moving(TorchFunctionMode):
 def moved(tensor: Tensor, device: str) -> Tensor:
     """A copy on `device` that requires a gradient where the original does, a leaf where that is one."""
     values = tensor.detach().to(device)
-    if (
-        values.device.type != "meta"
-        and values.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
-    ):
+    if values.device.type != "meta" and _shared(values, tensor):
         values = values.clone()
     values.requires_grad_(tensor.requires_grad)
     if tensor.is_leaf:
         return values
     with torch.enable_grad():
         return values.clone()
+
+
+def _shared(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have one memory; of tensors without a storage of their own, supposed."""
+    try:
+        return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return True
 
 
 def _generators(values: Any) -> Iterator[torch.Generator]:

@@ -57,6 +57,12 @@ class Inputs:
         """Whether some argument is more than a plain value."""
         return any(not _plain(value) for value in (*self.args, *self.kwargs.values()))
 
+    @property
+    def has_nested(self) -> bool:
+        """Whether some argument is a nested tensor, whose shapes are values."""
+        values = (*self.args, *self.kwargs.values())
+        return any(isinstance(value, Tensor) and value.is_nested for value in values)
+
     def with_values(self, values: Mapping[str, Any]) -> Inputs:
         """The same call with `values` by keyword."""
         return Inputs(self.args, {**self.kwargs, **values})

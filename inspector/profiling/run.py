@@ -60,6 +60,8 @@ def trace(
     if recipe.only_on is not None and device in (None, recipe.only_on[0]):
         place, reason = recipe.only_on
         return attempt.run(place, f"counted on {place}: {reason}")
+    if device is None and chosen is not None and chosen.has_nested:
+        return attempt.run("cpu", "counted on cpu: the shapes of nested tensors are values")
     if device is not None:
         check_device(device)
         return attempt.run(device)

@@ -66,6 +66,7 @@ NAMES = {
     "flash_attention": "torch.ops.aten._scaled_dot_product_flash_attention.default",
     "flash_attention_on_cpu": "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default",
     "efficient_attention": "torch.ops.aten._scaled_dot_product_efficient_attention.default",
+    "NestedTensor": "torch.nested._internal.nested_tensor.NestedTensor",
     "EventType": "torch._C._profiler._EventType",
     "make_subclass": "torch.Tensor._make_subclass",
     "EXTRA_STATE": "torch.nn.modules.module._EXTRA_STATE_KEY_SUFFIX",

@@ -15,6 +15,9 @@ DTYPES = {dtype: str(dtype)[6:] for dtype in vars(torch).values() if isinstance(
 def describe(value: Any) -> str:
     """One argument: a tensor (or what stands for one, with `shape` and `dtype`), a number, a nested list."""
     dtype = getattr(value, "dtype", None)
+    if getattr(value, "is_nested", False):
+        shapes = ",".join("x".join(map(str, part.shape)) for part in value.unbind())
+        return f"nested {DTYPES[value.dtype]}[{shapes}]"
     if isinstance(dtype, torch.dtype) and hasattr(value, "shape"):
         return f"{DTYPES[dtype]}[{','.join(map(str, value.shape))}]"
     if isinstance(value, (list, tuple)):

@@ -73,6 +73,24 @@ class WrappedSpec(TensorSpec):
         return sum(part.nbytes for part in self.parts)
 
 
+class NestedSpec(WrappedSpec):
+    """A nested tensor: `components` are the tensors in it, of different shapes, in one storage."""
+
+    components: tuple[TensorSpec, ...]
+
+    @staticmethod
+    def holding(components: tuple[TensorSpec, ...], dtype: str, storage: int) -> NestedSpec:
+        numel = sum(component.numel for component in components)
+        spec = NestedSpec((len(components),), dtype, storage, 0)
+        spec.parts = (TensorSpec((numel,), dtype, storage, 0),)
+        spec.components = components
+        return spec
+
+    @property
+    def numel(self) -> int:
+        return self.parts[0].numel
+
+
 class Storage(NamedTuple):
     """A block of memory: its size, and when it lived, in indices into `Trace.ops`.
 

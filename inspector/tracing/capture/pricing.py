@@ -10,7 +10,7 @@ import torch
 from inspector.tracing import _torch
 from inspector.tracing.formulas import cost, find
 from inspector.tracing.formulas.traffic import held, tensors, traffic
-from inspector.tracing.record import Op, TensorSpec
+from inspector.tracing.record import NestedSpec, Op, TensorSpec
 
 Rule = Callable[..., Any]
 _Price = tuple[int | None, int | None, int]
@@ -112,9 +112,31 @@ def _price(call: Call, kwargs: dict[str, Any], prices: dict[Any, _Price]) -> _Pr
     except TypeError:  # an argument that cannot be hashed
         price = None
     if price is None:
-        price = cost(call.operator.name, call.result, tuple(call.args), kwargs) or (None, None, 0)
+        price = _cost(call.operator.name, call.result, tuple(call.args), kwargs)
         try:
             prices[call.signature] = price
         except TypeError:
             pass
     return price
+
+
+def _cost(name: str, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Price:
+    """The formula's cost; on nested tensors the sum of what each of their components costs."""
+    nested = [spec for spec in (*tensors(args), *tensors(result)) if isinstance(spec, NestedSpec)]
+    if not nested:
+        return cost(name, result, args, kwargs) or (None, None, 0)
+    count = min(len(spec.components) for spec in nested)
+    prices = [cost(name, _part(result, i), _part(args, i), kwargs) for i in range(count)]
+    if any(price is None or None in price for price in prices):
+        return None, None, 0
+    macs, pointwise, activations = (sum(column) for column in zip(*prices)) if prices else (0, 0, 0)
+    return macs, pointwise, activations
+
+
+def _part(value: Any, index: int) -> Any:
+    """The component of each nested tensor in a value."""
+    if isinstance(value, NestedSpec):
+        return value.components[index]
+    if isinstance(value, (list, tuple)) and not isinstance(value, TensorSpec):
+        return type(value)(_part(entry, index) for entry in value)
+    return value

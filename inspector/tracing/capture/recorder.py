@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from inspector.tracing._torch import (
+    NestedTensor,
     TorchDispatchMode,
     next_sequence_number,
     running_node,
@@ -39,7 +40,7 @@ from inspector.tracing.capture.pricing import Call, Operator, Rule, price
 from inspector.tracing.capture.rules import ON_META
 from inspector.tracing.describe import DTYPES, describe
 from inspector.tracing.formulas.traffic import tensors
-from inspector.tracing.record import ACCUMULATION, Failure, Op, Storage, TensorSpec, WrappedSpec
+from inspector.tracing.record import ACCUMULATION, Failure, NestedSpec, Op, Storage, TensorSpec, WrappedSpec
 from inspector.tracing.subclass import PLAIN, parts, wraps
 
 
@@ -163,9 +164,12 @@ class Recorder(TorchDispatchMode):
         if type(tensor) not in PLAIN and wraps(tensor):
             return self._wrapped(tensor, role, birth)
         try:
-            storage = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):  # sparse and opaque tensors have none
-            return self._wrapped(tensor, role, birth)
+            storage, shape = tensor.untyped_storage(), tuple(tensor.shape)
+        except (
+            NotImplementedError,
+            RuntimeError,
+        ):  # sparse and opaque tensors have none, nested ones no shape
+            return self._odd(tensor, role, birth)
         key = id(storage)
         index = self._live.get(key)
         if index is None:
@@ -175,7 +179,13 @@ class Recorder(TorchDispatchMode):
             reference.index, reference.key = index, key
             self._live[key] = index
             self._references.append(reference)
-        return TensorSpec(tuple(tensor.shape), DTYPES[tensor.dtype], index, int(tensor.storage_offset()))
+        return TensorSpec(shape, DTYPES[tensor.dtype], index, int(tensor.storage_offset()))
+
+    def _odd(self, tensor: Tensor, role: str, birth: int | None) -> TensorSpec:
+        if not tensor.is_nested:
+            return self._wrapped(tensor, role, birth)
+        specs = [self._spec(component, role, birth) for component in tensor.unbind()]
+        return NestedSpec.holding(tuple(specs), DTYPES[tensor.dtype], specs[0].storage if specs else -1)
 
     def _wrapped(self, tensor: Tensor, role: str, birth: int | None) -> TensorSpec:
         """A tensor that is kept as others: the memory is theirs."""
@@ -194,6 +204,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if types and NestedTensor in types:  # it takes itself apart, and its parts come here
+            return NotImplemented
         kwargs = kwargs or {}
         operator = self._operators.get(func) or self._operator(func)
         if operator.composite:

@@ -19,6 +19,7 @@ def contraction(macs: int, outputs: Any, pointwise: int = 0) -> Cost:
 
 @formula(
     "aten.mm",
+    "aten.matmul",
     "aten.bmm",
     "aten.mv",
     "aten.dot",
@@ -106,6 +107,12 @@ def linear(out: Any, x: TensorSpec, weight: TensorSpec, bias: Any = None, *_: An
 def linear_backward(out: Any, x: TensorSpec, grad: TensorSpec, weight: TensorSpec, mask: list[bool]) -> Cost:
     products = int(mask[0]) + int(mask[1])
     return Cost(products * grad.numel * x.shape[-1], grad.numel if mask[2] else 0)
+
+
+@formula("aten.matmul_backward")
+def matmul_backward(out: Any, grad: TensorSpec, a: TensorSpec, b: TensorSpec, mask: list[bool]) -> Cost:
+    """The gradient of each factor is a product of the gradient with the other factor."""
+    return Cost(sum(map(bool, mask)) * grad.numel * a.shape[-1], 0)
 
 
 @formula("aten._trilinear")
