@@ -91,8 +91,7 @@ def capture(
             stack.enter_context(guard)
         on = stack.enter_context(choosing(setting.kernels, recorder.named))
         seed_all(seed)
-        gathered = sharded.without_hooks(model)
-        swap_state(model, device, setting.torch_dtype, gathered)
+        gathered = swap_state(model, device, setting.torch_dtype)
         if setting.dtype is not None:
             args, kwargs = tree_map(setting.cast, (args, kwargs))
         model.train(phase == "train")
@@ -111,7 +110,7 @@ def capture(
             for path, module in model.named_modules()
         ),
         state=state,
-        notes=(*notes, *sharded.notes(model, gathered)),
+        notes=(*notes, *(sharded.notes(model, gathered) if gathered or any(e.stored for e in state) else ())),
         uncounted=uncounted,
         failure=_failure(recorder, model, error),
     )
