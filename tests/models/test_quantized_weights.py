@@ -87,6 +87,52 @@ def test_int8_rows_have_a_float32_scale_and_an_int8_zero_point() -> None:
     assert values(inspector.params(model))["param_bytes"] == 40_960 + 5 * BIASES + 4 * BIASES
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_float8_activations_and_weights_multiply_scaled(device: str) -> None:
+    # GIVEN what Float8DynamicActivationFloat8WeightConfig makes where the GPU can multiply it
+    inference = pytest.importorskip("torchao.float8.inference")
+    workflows = pytest.importorskip("torchao.quantization.quantize_.workflows")
+    rows, plain = pytest.importorskip("torchao.quantization").PerRow(), inference.Float8MMConfig()
+    model = torchao("Float8WeightOnlyConfig", torch.bfloat16)
+    options = {"granularity": rows, "mm_config": plain}
+    wanted = workflows.QuantizeTensorToFloat8Kwargs(**options)
+    for layer in (model[0], model[2]):  # type: ignore[index]
+        weight = workflows.Float8Tensor.from_hp(
+            torch.ones(layer.out_features, layer.in_features, dtype=torch.bfloat16),
+            act_quant_kwargs=wanted,
+            **options,
+        )
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+    report = inspector.profile(model, (torch.ones(4, 256, dtype=torch.bfloat16),), device=device)
+    assert values(report)["macs"] == MACS
+    assert values(report)["unknown_ops"] == 0
+    # A byte for each weight, a float32 scale for each row, biases of two bytes.
+    assert values(report)["param_bytes"] == 40_960 + 4 * BIASES + 2 * BIASES
+    ops = report.to_frame("ops").set_index("op")
+    assert ops.loc["aten._scaled_mm", "calls"] == 2
+
+
+def test_int4_tiles_are_counted_on_meta_without_a_gpu() -> None:
+    # GIVEN 128 x 1024 weights as tinygemm packs them: 8 to an int32, scale and zero for each 32 of a row
+    quantization = pytest.importorskip("torchao.quantization")
+    if not hasattr(quantization, "Int4TilePackedTo4dTensor"):
+        pytest.skip("this torchao packs otherwise")
+    codes = torch.zeros(128 // 8, 1024 // (8 * 16), 32, 8 // 2, dtype=torch.int32)
+    scales = torch.zeros(1024 // 32, 128, 2, dtype=torch.bfloat16)
+    model = nn.Linear(1024, 128, dtype=torch.bfloat16)
+    weight = quantization.Int4TilePackedTo4dTensor(codes, scales, [1, 32], torch.Size([128, 1024]))
+    model.weight = nn.Parameter(weight, requires_grad=False)
+    report = inspector.profile(model, (torch.ones(4, 1024, dtype=torch.bfloat16),), device="meta")
+    counted = values(report)
+    assert counted["params"] == 128 * 1024 + 128
+    assert counted["param_bytes"] == 128 * 1024 // 2 + 32 * 128 * 2 * 2 + 2 * 128
+    assert counted["macs"] == 4 * 1024 * 128
+    assert counted["unknown_ops"] == 0
+    # The product reads x, codes and scales and writes y, all but the codes of two bytes.
+    moved = report.to_frame("ops").set_index("op").loc["aten._weight_int4pack_mm", "bytes"]
+    assert moved == 2 * 4 * 1024 + 65_536 + 2 * 8_192 + 2 * 4 * 128
+
+
 def test_memory_of_a_quantised_model_is_less_than_a_third() -> None:
     x = (torch.ones(4, 256),)
     plain = values(inspector.memory(nn.Sequential(nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 64)), x))
