@@ -22,6 +22,8 @@ _PACKAGE = "bitsandbytes"
 
 def quantised(module: nn.Module | None, tensor: Tensor) -> bool:
     """Whether bitsandbytes has quantised a parameter of `module`."""
+    if type(tensor) in PLAIN and not _ours(module):
+        return False
     return _state(module, tensor) is not None or _scales(module, tensor) is not None
 
 

@@ -44,8 +44,6 @@ class TensorSpec(NamedTuple):
     storage: int = -1
     offset: int = 0
 
-    parts = ()  # of a `WrappedSpec`
-
     @property
     def numel(self) -> int:
         return prod(self.shape)
@@ -59,7 +57,7 @@ class WrappedSpec(TensorSpec):
     """A tensor kept as others (quantised, sharded, sparse): shape and dtype are those that it shows, the
     storage is that of its largest part. Formulas see it; an `Op` has its `parts` in its place."""
 
-    parts: tuple[TensorSpec, ...]  # type: ignore[assignment]
+    parts: tuple[TensorSpec, ...]
 
     @staticmethod
     def of(shape: tuple[int, ...], dtype: str, parts: tuple[TensorSpec, ...]) -> WrappedSpec:

@@ -111,14 +111,15 @@ def capture(
             stack.enter_context(stepwise())  # no function mode sees the calls of TorchScript
         on = stack.enter_context(choosing(setting.kernels, recorder.named))
         seed_all(seed)
-        gathered = sharded.without_hooks(model)
-        swap_state(model, device, setting.torch_dtype, gathered)
+        gathered = swap_state(model, device, setting.torch_dtype)
         if setting.dtype is not None:
             args, kwargs = tree_map(setting.cast, (args, kwargs))
         model.train(phase == "train")
         checkpoint_modules(model, setting.checkpoints, on)
         ops, storages, error = _record(recorder, model, args, kwargs, phase, on)
     inputs = tuple(describe_call(args, kwargs))
+    stored = gathered or any(entry.stored for entry in state)
+    spread = sharded.notes(model, gathered) if stored else ()
     trace = Trace(
         model=name or type(model).__name__,
         source=source,
@@ -132,7 +133,7 @@ def capture(
             for path, module in model.named_modules()
         ),
         state=state,
-        notes=(*notes, *recorder.notes, *unread(ops), *sharded.notes(model, gathered)),
+        notes=(*notes, *recorder.notes, *unread(ops), *spread),
         uncounted=uncounted,
         failure=_failure(recorder, model, error, inputs),
     )

@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from inspector.tracing import _torch
 from inspector.tracing.beside import swap_beside
-from inspector.tracing.capture.sharded import whole
+from inspector.tracing.capture.sharded import whole, without_hooks
 from inspector.tracing.subclass import PLAIN, rebuilt, wraps
 
 _CONTAINERS = (list, dict, set)
@@ -76,14 +76,12 @@ def _unchanged(container: Any, content: Any) -> bool:
     return list(map(id, container)) == list(map(id, content))
 
 
-def swap_state(
-    model: nn.Module, device: str, dtype: torch.dtype | None = None, gathered: bool = False
-) -> None:
+def swap_state(model: nn.Module, device: str, dtype: torch.dtype | None = None) -> bool:
     """Put stand-ins on `device` in place of all parameters and buffers; ties stay ties.
 
     On the meta device they hold no memory; elsewhere they are copies. With `dtype` the floating-point
-    ones have that, as after `model.to(dtype)`. With `gathered` they are whole, not this process's part.
-    Call inside `preserved`.
+    ones have that, as after `model.to(dtype)`. FSDP2's hooks are taken away, and stand-ins are whole where
+    there were any: the result. Call inside `preserved`.
     """
     stand_ins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the original keeps its id taken
 
@@ -93,7 +91,9 @@ def swap_state(
             stand_ins[id(tensor)] = (tensor, copied(source, device, dtype))
         return stand_ins[id(tensor)][1]
 
-    for module in model.modules():
+    gathered = False
+    for module in model.modules():  # a module comes before those whose parameters its hooks gather
+        gathered |= without_hooks(module)
         odd: dict[str, torch.Tensor] = {}
         for registry in (_torch.parameters_of(module), _torch.buffers_of(module)):
             for name, tensor in registry.items():
@@ -103,6 +103,7 @@ def swap_state(
                         odd[name] = tensor
         if odd:
             swap_beside(module, odd, lambda tensor: copied(tensor, device))
+    return gathered
 
 
 def copied(tensor: torch.Tensor, device: str, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from inspector.tracing import _torch
 from inspector.tracing.formulas import cost, find
 from inspector.tracing.formulas.traffic import held, tensors, traffic
-from inspector.tracing.record import NestedSpec, Op, TensorSpec
+from inspector.tracing.record import NestedSpec, Op, TensorSpec, WrappedSpec
 
 Rule = Callable[..., Any]
 _Price = tuple[int | None, int | None, int]
@@ -72,7 +72,7 @@ def price(calls: Sequence[Call], sizes: Sequence[int]) -> tuple[Op, ...]:
 
     def size(spec: TensorSpec) -> int:
         """An expanded tensor holds no more than its storage."""
-        own = spec.storage < 0 or spec.parts
+        own = spec.storage < 0 or type(spec) is WrappedSpec
         return spec.nbytes if own else min(spec.nbytes, sizes[spec.storage])
 
     return tuple(_priced(call, prices, size) for call in calls)

@@ -144,7 +144,7 @@ class Recorder(TorchDispatchMode):
     def hold(self, tensor: Tensor, role: str, module: str = "") -> None:
         """Note a tensor that exists already, its role, and the module that holds it."""
         spec = self._spec(tensor, role, len(self.raw) or None)
-        for part in spec.parts or (spec,):
+        for part in spec.parts if isinstance(spec, WrappedSpec) else (spec,):
             if part.storage >= 0:
                 entry = self.storages[part.storage]
                 entry[2] = role if entry[2] == "intermediate" else entry[2]
@@ -313,7 +313,7 @@ class Recorder(TorchDispatchMode):
             spec = self._spec(value, "constant", None)
             key.append(spec.shape)
             key.append(spec.dtype)
-            if spec.parts:
+            if type(spec) is WrappedSpec:
                 key.append(object())  # what is inside decides: no two calls look alike
             elif spec.storage >= 0:
                 key.append(value.stride())

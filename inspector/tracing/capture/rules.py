@@ -1,5 +1,4 @@
-"""Results that meta cannot give although the shapes are known: operators that torch calls data-dependent for
-arguments that were not passed."""
+"""Results that meta cannot give although the shapes are known."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ from inspector.tracing.capture.pricing import Rule
 
 
 def int8_double_quant(x: Tensor, threshold: float = 0.0) -> Any:
-    """bitsandbytes: codes by rows and by columns with their scales; without a threshold no outliers are
-    searched."""
+    """Codes by rows and by columns with their scales; data-dependent only with a threshold, which searches
+    outliers."""
     if threshold:
         return NotImplemented
     codes = [torch.empty_like(x, dtype=torch.int8) for _ in range(2)]
@@ -22,4 +21,13 @@ def int8_double_quant(x: Tensor, threshold: float = 0.0) -> Any:
     return (*codes, *scales, None)
 
 
-ON_META: dict[str, Rule] = {"bitsandbytes.int8_double_quant": int8_double_quant}
+def weight_int4pack_mm(x: Tensor, packed: Tensor, *_: Any) -> Any:
+    """x (n, k), packed (m / 8, k / 16 inner, 32, inner / 2), result (n, m): torch 2.15 asks meta for the
+    device that it stands for, which only a fake tensor has."""
+    return x.new_empty(x.shape[0], 8 * packed.shape[0]) if packed.dim() == 4 else NotImplemented
+
+
+ON_META: dict[str, Rule] = {
+    "aten._weight_int4pack_mm": weight_int4pack_mm,
+    "bitsandbytes.int8_double_quant": int8_double_quant,
+}

@@ -27,26 +27,28 @@ _WHOLE = (
 )
 
 
-def without_hooks(model: nn.Module) -> bool:
-    """Take the hooks of `fully_shard` away, True where there were any. Call inside `preserved`."""
+def without_hooks(module: nn.Module) -> bool:
+    """Take the hooks of `fully_shard` from a module, True where there were any. Call inside `preserved`."""
     taken = False
-    for module in model.modules():
-        for hooks in (_torch.pre_hooks_of(module), _torch.forward_hooks_of(module)):
-            for key in [key for key, hook in hooks.items() if _gathers(hook)] if hooks else ():
-                del hooks[key]
-                taken = True
+    for hooks in (_torch.pre_hooks_of(module), _torch.forward_hooks_of(module)):
+        for key in [key for key, hook in hooks.items() if _gathers(hook)] if hooks else ():
+            del hooks[key]
+            taken = True
     return taken
 
 
 def notes(model: nn.Module, gathered: bool) -> tuple[str, ...]:
-    """What a reader must know of a model that is spread over processes."""
-    spread = any(_is_sharded(parameter) for parameter in model.parameters())
-    return (_GATHERED,) if gathered else (_WHOLE,) if spread else ()
+    """What a reader must know of a model with parameters that may be spread over processes."""
+    if gathered:
+        return (_GATHERED,)
+    kind = _dtensor()
+    held = (parameter for parameter in model.parameters() if kind and isinstance(parameter, kind))
+    return (_WHOLE,) if any(parameter.to_local().shape != parameter.shape for parameter in held) else ()
 
 
-def _is_sharded(tensor: Any) -> bool:
-    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
-    return kind is not None and isinstance(tensor, kind) and tensor.to_local().shape != tensor.shape
+def _dtensor() -> Any:
+    """The class, None where nobody has loaded it."""
+    return getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
 
 
 def _gathers(hook: Any) -> bool:
@@ -57,7 +59,7 @@ def whole(tensor: Tensor, device: str) -> Tensor:
     """The whole parameter of which a DTensor holds this process's part; others as they are.
 
     Raises InspectError where its values are in other processes and `device` needs them."""
-    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    kind = _dtensor()
     if kind is None or not isinstance(tensor, kind):
         return tensor
     if device == "meta":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from inspector.tracing.record import TensorSpec
+from inspector.tracing.record import TensorSpec, WrappedSpec
 
 
 def _aten(names: str) -> frozenset[str]:
@@ -77,9 +77,14 @@ def _place(spec: TensorSpec) -> object:
 
 def held(specs: list[TensorSpec]) -> tuple[TensorSpec, ...]:
     """The tensors in memory: the parts of a wrapper in its place."""
-    if not any(spec.parts for spec in specs):
+    for spec in specs:
+        if type(spec) is WrappedSpec:
+            break
+    else:  # nearly always
         return tuple(specs)
-    return tuple(part for spec in specs for part in (held(list(spec.parts)) if spec.parts else (spec,)))
+    return tuple(
+        part for spec in specs for part in (spec.parts if isinstance(spec, WrappedSpec) else (spec,))
+    )
 
 
 def tensors(value: Any) -> list[TensorSpec]:
