@@ -24,7 +24,7 @@ class Operator:
         self.written: tuple[int, ...] = ()
         self.written_names: tuple[str, ...] = ()
         self.composite = False
-        self.parts: Callable[..., Any] | None = None
+        self.parts: Any = None
         if not hasattr(func, "overloadpacket"):  # a higher-order operator
             self.name = f"higher_order.{func}"
             self.in_place: bool | None = None

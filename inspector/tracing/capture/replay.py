@@ -49,7 +49,7 @@ def replayed(
             for call in chosen:
                 _run(call, memory)
             return memory.tensor(spec, strides)
-    except (_Unknown, RuntimeError, NotImplementedError, TypeError, ValueError, LookupError):
+    except (_Unknown, RuntimeError, NotImplementedError, TypeError, ValueError, LookupError, StopIteration):
         return None
 
 
@@ -81,10 +81,12 @@ def _sources(calls: Sequence[Call], storages: Sequence[Sequence[Any]], storage: 
 
 def _first(needed: set[int], storages: Sequence[Sequence[Any]]) -> int:
     """The first call that made one of the storages."""
-    births = [storages[place][3] if place >= 0 else None for place in needed]
-    if None in births:
+    births: list[int] = [
+        storages[place][3] for place in needed if place >= 0 and storages[place][3] is not None
+    ]
+    if len(births) < len(needed):
         raise _Unknown
-    return int(min(births))
+    return min(births)
 
 
 def _check(call: Call) -> None:
