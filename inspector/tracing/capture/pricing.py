@@ -82,7 +82,8 @@ def _priced(call: Call, prices: dict[Any, _Price], size: Callable[[TensorSpec], 
         kwargs = {n: v for n, v in kwargs.items() if n not in operator.written_names}
     read, wrote = traffic(operator.name, args, inputs, outputs, written, size)
     view = outputs and not (read or wrote) and find(operator.name) is None
-    macs, pointwise, activations = (0, 0, 0) if view else _price(call, kwargs, prices)
+    idle = inputs and not outputs and not any(spec.numel for spec in inputs)  # nothing of nothing
+    macs, pointwise, activations = (0, 0, 0) if view or idle else _price(call, kwargs, prices)
     return Op(
         name=operator.name,
         group=call.group,
