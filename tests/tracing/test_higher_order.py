@@ -312,3 +312,11 @@ def test_a_function_that_is_compiled_whole_runs_as_it_was_written(inside: bool, 
     original = torch.compile
     assert macs_by_module(inspector.trace(model, torch.ones(4, 8), device=device)) == {"a": 256}
     assert torch.compile is original
+
+
+def test_choosing_a_branch_does_not_spend_the_weights_that_autocast_keeps() -> None:
+    # Under autocast a and b are read once, when they are cast; c, of the other branch, never.
+    report = inspector.profile(branches(), torch.ones(4, 8), roofline="h100", amp=True)
+    assert [f.message for f in report.findings if f.check == "unused"] == [
+        "1 parameter tensors were not read by any operator in this pass"
+    ]

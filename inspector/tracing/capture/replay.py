@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inspector.tracing._torch import tree_leaves, unseen
+from inspector.tracing._torch import tree_leaves
+from inspector.tracing.capture.kernels import aside
 from inspector.tracing.capture.pricing import Call
 from inspector.tracing.formulas.traffic import tensors
 from inspector.tracing.record import TensorSpec
@@ -45,7 +46,7 @@ def replayed(
     memory = _Memory()
     try:
         chosen = _sources(calls, storages, spec.storage)
-        with unseen(), torch.no_grad():
+        with aside(), torch.no_grad():
             for call in chosen:
                 _run(call, memory)
             return memory.tensor(spec, strides)
