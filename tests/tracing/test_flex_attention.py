@@ -256,3 +256,13 @@ def test_the_attention_of_transformers() -> None:
         sums = totals(inspector.trace(model, inputs, phase=phase))
         assert sums["macs"] == times * (2 * (dense + SCORES) + head)
         assert sums["causal_macs"] == times * (2 * (dense + SCORES * 8_256 // 16_384) + head)
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_with_a_devices_kernels_it_is_the_same_operator(dtype: str | None) -> None:
+    # No S x S scores are kept: 4 * 128 * 128 floats would be 262,144 bytes.
+    report = inspector.profile(Attention(mask=causal), X, roofline="h100", amp=dtype is None, dtype=dtype)
+    assert report.metrics["macs"].value == PROJECTION + SCORES
+    assert report.subject["device"] == "meta"
+    memory = inspector.memory(Attention(), X, phase="train")
+    assert memory.metrics["peak_activations"].value + memory.metrics["peak_temporaries"].value < 262_144

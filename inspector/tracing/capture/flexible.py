@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from inspector.tracing import _torch
-from inspector.tracing._torch import TorchDispatchMode, unseen
+from inspector.tracing._torch import TorchDispatchMode
+from inspector.tracing.capture.kernels import aside
 
 if TYPE_CHECKING:
     from inspector.tracing.capture.recorder import Recorder
@@ -128,7 +129,7 @@ class _Call:
         score_mod, block_mask, _, _, score_buffers, mask_buffers = self.rest
         sizes = (*query.shape[:3], key.shape[2])
         seen = _Seen()
-        with unseen(), _torch.index_by_tensors(), self.recorder.rehearsal() as probe, seen:
+        with aside(), _torch.index_by_tensors(), self.recorder.rehearsal() as probe, seen:
             scores = torch.empty(sizes, device=query.device).requires_grad_(train)
             places = [torch.arange(size, device=query.device) for size in sizes]
             seen.made.update(map(id, (scores, *places)))
@@ -217,7 +218,7 @@ def _share(mask: Any, sizes: Sequence[int], buffers: Sequence[Any], device: torc
     where = "cpu" if device.type == "meta" else device
     left, rows = 0, max(1, _CHUNK // (batch * heads * source))
     try:
-        with unseen(), torch.no_grad(), _torch.index_by_tensors():
+        with aside(), torch.no_grad(), _torch.index_by_tensors():
             places = [torch.arange(size, device=where) for size in sizes]
             for chunk in places[2].split(rows):
                 kept = _every_score(mask, (), buffers)(*places[:2], chunk, places[3], *buffers)

@@ -130,27 +130,25 @@ def _stacked(*values: Any) -> Any:
     return torch.stack(values) if isinstance(values[0], Tensor) else values[0]
 
 
-BODIES: dict[str, Body] = {
-    f"higher_order.{name}": body
-    for name, body in {
-        "cond": cond,
-        "switch": switch,
-        "while_loop": while_loop,
-        "scan": scan,
-        "map_impl": map_impl,
-        "associative_scan": associative_scan,
-        "out_dtype": out_dtype,
-        "flex_attention": flex_attention,
-        "strict_mode": packed_subgraph,
-        "run_const_graph": packed_subgraph,
-        "hints_wrapper": hints_wrapper,
-        "invoke_subgraph": named_subgraph,
-        "invoke_quant": subgraph,
-        "invoke_quant_packed": subgraph,
-        "foreach_map": subgraph,
-        "local_map_hop": subgraph,
-    }.items()
+_BY_NAME: dict[str, Body] = {
+    "cond": cond,
+    "switch": switch,
+    "while_loop": while_loop,
+    "scan": scan,
+    "map_impl": map_impl,
+    "associative_scan": associative_scan,
+    "out_dtype": out_dtype,
+    "flex_attention": flex_attention,
+    "strict_mode": packed_subgraph,
+    "run_const_graph": packed_subgraph,
+    "hints_wrapper": hints_wrapper,
+    "invoke_subgraph": named_subgraph,
+    "invoke_quant": subgraph,
+    "invoke_quant_packed": subgraph,
+    "foreach_map": subgraph,
+    "local_map_hop": subgraph,
 }
+BODIES = {f"higher_order.{name}": body for name, body in _BY_NAME.items()}
 """By the operator's name. One that is not here is recorded whole, and is unknown without a formula."""
 
 WHOLE = {flex_attention, out_dtype}

@@ -214,7 +214,7 @@ def uncompiled() -> Iterator[None]:
         return made
 
     with compiler:
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled yet, and the import takes seconds
+        if _torch.COMPILER in sys.modules:  # else nothing is compiled yet, and the import takes seconds
             stand_aside()
         else:
             torch.compile = compile

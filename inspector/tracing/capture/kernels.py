@@ -103,6 +103,13 @@ def choosing(kernels: Kernels | None, name: Callable[[str], AbstractContextManag
         _torch.unregister(others)()
 
 
+@contextmanager
+def aside() -> Iterator[None]:
+    """What runs inside is not recorded, and in torch's portable form."""
+    with _torch.unseen(), _torch.exclude_keys(_KEYS):
+        yield
+
+
 def _kernel(operator: str, choice: Any, casts: _Autocast | None) -> Callable[..., Any]:
     """The operator with its arguments cast, by the chosen kernel where that takes them."""
     packet, _, overload = operator.partition(".")

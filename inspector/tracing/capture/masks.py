@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from inspector.tracing._torch import unseen
+from inspector.tracing.capture.kernels import aside
 from inspector.tracing.capture.replay import replayed
 from inspector.tracing.formulas.traffic import tensors
 from inspector.tracing.record import Op
@@ -50,7 +50,7 @@ def unread(ops: Sequence[Op]) -> tuple[str, ...]:
 
 def _read(mask: Tensor) -> float | None:
     try:
-        with unseen(), torch.no_grad():
+        with aside(), torch.no_grad():
             once = mask[tuple(slice(0, 1) if step == 0 else slice(None) for step in mask.stride())]
             left = once if once.dtype is torch.bool else once > _MASKED
             return int(left.count_nonzero()) / once.numel() if once.numel() else 1.0

@@ -26,7 +26,7 @@ class Operator:
         self.written: tuple[int, ...] = ()
         self.written_names: tuple[str, ...] = ()
         self.composite = False
-        self.parts: Callable[..., Any] | None = None
+        self.parts: Any = None
         if not hasattr(func, "overloadpacket"):  # a higher-order operator, or the name of what is none
             self.name = func if isinstance(func, str) else f"higher_order.{func}"
             self.in_place: bool | None = None
@@ -72,7 +72,7 @@ def price(calls: Sequence[Call], sizes: Sequence[int]) -> tuple[Op, ...]:
 
     def size(spec: TensorSpec) -> int:
         """An expanded tensor holds no more than its storage."""
-        own = spec.storage < 0 or type(spec) is WrappedSpec
+        own = spec.storage < 0 or isinstance(spec, WrappedSpec)
         return spec.nbytes if own else min(spec.nbytes, sizes[spec.storage])
 
     return tuple(_priced(call, prices, size) for call in calls)
@@ -88,7 +88,8 @@ def _priced(call: Call, prices: dict[Any, _Price], size: Callable[[TensorSpec], 
         kwargs = {n: v for n, v in kwargs.items() if n not in operator.written_names}
     read, wrote = traffic(operator.name, args, inputs, outputs, written, size)
     view = outputs and not (read or wrote) and find(operator.name) is None
-    macs, pointwise, activations = (0, 0, 0) if view else _price(call, kwargs, prices)
+    idle = inputs and not outputs and not any(spec.numel for spec in inputs)  # nothing of nothing
+    macs, pointwise, activations = (0, 0, 0) if view or idle else _price(call, kwargs, prices)
     return Op(
         name=operator.name,
         group=call.group,

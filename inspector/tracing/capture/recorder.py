@@ -26,7 +26,6 @@ from inspector.tracing._torch import (
     next_sequence_number,
     running_node,
     sequence_number_of,
-    unseen,
 )
 from inspector.tracing.capture import recurrent
 from inspector.tracing.capture.flexible import on_any_device
@@ -34,6 +33,7 @@ from inspector.tracing.capture.foreign import NOTE, NUMPY, leaving
 from inspector.tracing.capture.functions import Functions, attention_seen
 from inspector.tracing.capture.higher_order import BODIES
 from inspector.tracing.capture.isolate import uncompiled
+from inspector.tracing.capture.kernels import aside
 from inspector.tracing.capture.memo import MetaMemo
 from inspector.tracing.capture.modules import ModuleCall, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
@@ -252,7 +252,7 @@ class Recorder(TorchDispatchMode):
         """Record `func` on `args` as one operator. `run` makes its result; nothing is recorded of that."""
         operator, key = Operator(func, self.rules), [object()]
         shadow, index = [self._shadow(value, key) for value in args], len(self.raw)
-        with unseen():
+        with aside():
             result = run()
         made = self._made(result, index)
         path, group, density = self.path, self.group, self.density
@@ -268,7 +268,7 @@ class Recorder(TorchDispatchMode):
         """A recorder of its own for what runs inside, of which this one notes nothing."""
         calls, probe = dict(self.calls), Recorder({}, self.device, self.rules)
         try:
-            with unseen(), probe:
+            with aside(), probe:
                 yield probe
         finally:
             self.calls = calls

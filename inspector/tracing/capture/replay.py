@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inspector.tracing._torch import tree_leaves, unseen
+from inspector.tracing._torch import tree_leaves
+from inspector.tracing.capture.kernels import aside
 from inspector.tracing.capture.pricing import Call
 from inspector.tracing.formulas.traffic import tensors
 from inspector.tracing.record import TensorSpec
@@ -45,11 +46,11 @@ def replayed(
     memory = _Memory()
     try:
         chosen = _sources(calls, storages, spec.storage)
-        with unseen(), torch.no_grad():
+        with aside(), torch.no_grad():
             for call in chosen:
                 _run(call, memory)
             return memory.tensor(spec, strides)
-    except (_Unknown, RuntimeError, NotImplementedError, TypeError, ValueError, LookupError):
+    except (_Unknown, RuntimeError, NotImplementedError, TypeError, ValueError, LookupError, StopIteration):
         return None
 
 
@@ -81,10 +82,12 @@ def _sources(calls: Sequence[Call], storages: Sequence[Sequence[Any]], storage: 
 
 def _first(needed: set[int], storages: Sequence[Sequence[Any]]) -> int:
     """The first call that made one of the storages."""
-    births = [storages[place][3] if place >= 0 else None for place in needed]
-    if None in births:
+    births: list[int] = [
+        storages[place][3] for place in needed if place >= 0 and storages[place][3] is not None
+    ]
+    if len(births) < len(needed):
         raise _Unknown
-    return int(min(births))
+    return min(births)
 
 
 def _check(call: Call) -> None:
