@@ -30,7 +30,7 @@ from inspector.tracing._torch import (
 from inspector.tracing.capture import recurrent
 from inspector.tracing.capture.foreign import NOTE, NUMPY, leaving
 from inspector.tracing.capture.memo import MetaMemo
-from inspector.tracing.capture.modules import ModuleCall, module_calls
+from inspector.tracing.capture.modules import ModuleCall, Places, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
 from inspector.tracing.describe import DTYPES, describe
 from inspector.tracing.formulas.traffic import tensors
@@ -51,18 +51,16 @@ class _StorageRef(weakref.ref):
 class Recorder(TorchDispatchMode):
     """Records operators, storages and module calls inside `recording()`.
 
-    `paths` maps the id of each module to its path. `rules` replaces the result of an operator, by
+    `places` has the path of each module, or all of them. `rules` replaces the result of an operator, by
     name, where `device` cannot compute it (data-dependent shapes); a rule that returns
     NotImplemented lets the operator run.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(
-        self, paths: Mapping[int, str], device: str, rules: Mapping[str, Rule] | None = None
-    ) -> None:
+    def __init__(self, places: Places, device: str, rules: Mapping[str, Rule] | None = None) -> None:
         super().__init__()
-        self.paths = paths
+        self.places = places
         self.device = device
         self.rules = rules or {}
         self.raw: list[Call] = []
@@ -96,7 +94,7 @@ class Recorder(TorchDispatchMode):
         attention = functional.scaled_dot_product_attention
         functional.scaled_dot_product_attention = self._grouped(attention)
         try:
-            modules = module_calls(self.paths, self._enter, self._leave)
+            modules = module_calls(self.places, self._enter, self._leave, self._asking)
             with modules, recurrent.repeatable(self.named), leaving(self._left), self, _Functions(self):
                 yield
         finally:
@@ -114,6 +112,10 @@ class Recorder(TorchDispatchMode):
             self.failure = Failure(call.path, kind, inputs, type(error).__name__, str(error))
         self._mark()
         self.path = self._callers.pop()
+
+    def _asking(self) -> str:
+        """Who calls a module while none runs: in the backward, whose node runs."""
+        return self._origin()[0] if self.phase == "backward" else ""
 
     def _grouped(self, function: Any) -> Any:
         """Attention as `F.multi_head_attention_forward` calls it: the function mode, which sees
