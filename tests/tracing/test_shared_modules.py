@@ -151,6 +151,19 @@ def test_a_module_that_its_parent_also_holds_by_name_is_called_by_that_name() ->
     }  # fmt: skip
 
 
+def test_of_two_names_in_one_parent_the_first_is_called() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = self.second = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.second(x))
+
+    model = nn.Sequential(nn.ReLU(), Named())
+    assert rows(traced(model, 3, 4), "calls") == {"": 1, "0": 1, "1": 1, "1.first": 2, "1.second": 0}
+
+
 def test_tied_embeddings_of_encoder_and_decoder() -> None:
     class Half(nn.Module):
         def __init__(self, embedding: nn.Embedding) -> None:

@@ -41,14 +41,17 @@ class Shared:
         self._near: dict[str, list[str]] = {}
 
     def near(self, running: str) -> list[str]:
-        """Its paths in the module at `running`, which calls it; if it has none there, those that share the
-        longest beginning with `running`, in the first of their parents (which may be a list of modules)."""
+        """Its path in the module at `running`, which calls it; if it has none there, the one that shares the
+        longest beginning with `running`. Several where a sequence or list holds it several times: their order
+        is that of the calls. Of several names that are no numbers the first."""
         if running not in self._near:
             inside = [path for path in self.paths if path and path.rpartition(".")[0] == running]
             shared = [_shared_parts(path, running) for path in self.paths]
             nearest = inside or [p for p, parts in zip(self.paths, shared) if parts == max(shared)]
             home = nearest[0].rpartition(".")[0]
-            self._near[running] = [path for path in nearest if path.rpartition(".")[0] == home]
+            here = [path for path in nearest if path.rpartition(".")[0] == home]
+            ordered = all(path.rpartition(".")[2].isdigit() for path in here)
+            self._near[running] = here if ordered else here[:1]
         return self._near[running]
 
 
@@ -103,7 +106,7 @@ def module_calls(
     A `forward` that is called directly, without the module, is not seen. May be nested.
 
     A module with several paths is told by the path in the module that calls it (see `Shared.near`); where
-    that holds it several times, its calls take turns. `caller` gives the path of the caller where no module
+    there are several, the calls take turns. `caller` gives the path of the caller where no module
     runs: what a checkpoint computes again belongs to the module whose backward asks for it.
     """
     thread, original = threading.get_ident(), nn.Module.__call__
