@@ -28,7 +28,7 @@ def of_trace(trace: Trace) -> Count:
     sums = totals(trace)
     cells = tuple(
         Cell(BACKWARD if op.phase == "backward" else op.module, op.name, op.macs)
-        for op in trace.ops
+        for op in trace.by_first_path().ops
         if op.macs
     )
     return Count(sums["macs"], sums["params"], cells)

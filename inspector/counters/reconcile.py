@@ -40,6 +40,9 @@ def explain(counter: Counter, count: Count, found: Trace, circumstances: Trace) 
     there to `found` is part of the explanation.
     """
     assert counter.explain is not None
+    alone = circumstances is found
+    found = found.by_first_path()  # the others know a shared module by one name
+    circumstances = found if alone else circumstances.by_first_path()
     parts = [*counter.explain(circumstances, count), *_circumstances(found, circumstances)]
     expected = _by_place(found, counter)
     for part in parts:

@@ -25,7 +25,7 @@ from inspector.models.device import gpu_name
 from inspector.models.inputs import Inputs
 from inspector.profiling.live import Live
 from inspector.tracing.capture.isolate import random_state
-from inspector.tracing.capture.modules import ModuleCall, module_calls, paths_of
+from inspector.tracing.capture.modules import ModuleCall, Places, module_calls, places_of
 from inspector.tracing.capture.setting import PORTABLE, Setting
 
 WARM_UP = 3
@@ -93,7 +93,7 @@ def module_times(
     On a CUDA device the marks are events in its stream: they measure the GPU's time, including waiting.
     """
     marks = _Events(device) if device.startswith("cuda") else _HostMarks()
-    paths = paths_of(model)
+    places = places_of(model)
     marked: list[_Line] = []
     bare: list[float] = []
     with torch.no_grad():
@@ -104,7 +104,7 @@ def module_times(
                 break
         deadline = time.perf_counter() + seconds
         while len(marked) < LEAST_RUNS or (len(marked) < MOST_RUNS and time.perf_counter() < deadline):
-            marked.append(_marked(forward, paths, marks))
+            marked.append(_marked(forward, places, marks))
             bare.append(_marked(forward, {}, marks).total)
     middle = sorted(marked, key=lambda line: line.total)[(len(marked) - 1) // 2]
     return ModuleTimes(middle.own, middle.inside, middle.total, median(bare), len(marked))
@@ -121,7 +121,7 @@ class _Line(NamedTuple):
         return sum(self.own.values())
 
 
-def _marked(run: Callable[[], Any], paths: Mapping[int, str], marks: _Marks) -> _Line:
+def _marked(run: Callable[[], Any], places: Places, marks: _Marks) -> _Line:
     line: list[tuple[str | None, Any]] = []
 
     def enter(call: ModuleCall) -> None:
@@ -131,7 +131,7 @@ def _marked(run: Callable[[], Any], paths: Mapping[int, str], marks: _Marks) -> 
         line.append((None, marks.now()))
 
     marks.begin()
-    with module_calls(paths, enter, leave) if paths else nullcontext():
+    with module_calls(places, enter, leave) if places else nullcontext():
         start = marks.now()
         run()
         line.append((None, marks.now()))

@@ -10,7 +10,8 @@ History of the file format (`SCHEMA`):
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,7 +78,8 @@ class NestedSpec(WrappedSpec):
     components: tuple[TensorSpec, ...]
 
     @staticmethod
-    def holding(components: tuple[TensorSpec, ...], dtype: str, storage: int) -> NestedSpec:
+    def holding(components: tuple[TensorSpec, ...], dtype: str) -> NestedSpec:
+        storage = components[0].storage if components else -1
         numel = sum(component.numel for component in components)
         spec = NestedSpec((len(components),), dtype, storage, 0)
         spec.parts = (TensorSpec((numel,), dtype, storage, 0),)
@@ -143,11 +145,15 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A module of the tree: its path ("" for the root), class and how often it was called."""
+    """A module of the tree: its path ("" for the root), class and how often it was called there.
+
+    `same_as` is the first path of a module that is registered in several places, None at that path itself.
+    """
 
     path: str
     type: str
     calls: int
+    same_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +227,20 @@ class Trace:
             "device": self.device,
             **({"call": self.call} if self.call != "forward" else {}),
         }
+
+    def by_first_path(self) -> Trace:
+        """The trace with everything that a shared module does under its first path, and no other."""
+        first = {module.path: module.same_as for module in self.modules if module.same_as is not None}
+        if not first:
+            return self
+        calls = Counter[str]()
+        for module in self.modules:
+            calls[first.get(module.path, module.path)] += module.calls
+        return replace(
+            self,
+            ops=tuple(replace(op, module=first.get(op.module, op.module)) for op in self.ops),
+            modules=tuple(replace(m, calls=calls[m.path]) for m in self.modules if m.path not in first),
+        )
 
     def to_json(self) -> str:
         """The trace as versioned JSON; `from_json` gives an equal trace back."""

@@ -27,7 +27,7 @@ class Odd(nn.Module):
     """An operator that has no formula."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.special.airy_ai(x)
+        return torch.histogram(x, 4)[0]
 
 
 def net() -> nn.Module:

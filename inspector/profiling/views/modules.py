@@ -54,7 +54,7 @@ def types_frame(trace: Trace) -> pd.DataFrame:
     kinds = {module.path: module.type for module in trace.modules}
     rows: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("modules", "calls", *SUMS), 0))
     for module in trace.modules:
-        rows[module.type]["modules"] += 1
+        rows[module.type]["modules"] += module.same_as is None
         rows[module.type]["calls"] += module.calls
     for op in trace.ops:
         add(rows[kinds.get(op.module, "")], op)

@@ -29,7 +29,7 @@ from inspector.tracing.capture.isolate import (
 from inspector.tracing.capture.kernels import On, choosing
 from inspector.tracing.capture.masks import unread
 from inspector.tracing.capture.mismatch import OnlyOnMeta, fitting, mismatch, only_on_meta
-from inspector.tracing.capture.modules import paths_of
+from inspector.tracing.capture.modules import all_paths, places_of
 from inspector.tracing.capture.pricing import Rule
 from inspector.tracing.capture.recorder import Recorder
 from inspector.tracing.capture.setting import PORTABLE, Setting, checkpoint_modules
@@ -103,7 +103,7 @@ def capture(
     scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
     if scripted:
         model = copy.deepcopy(model)  # TorchScript keeps its state where nothing can be swapped
-    recorder = Recorder(paths_of(model), device, rules)
+    recorder = Recorder(places_of(model), device, rules)
     with ExitStack() as stack:
         for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context(model)):
             stack.enter_context(guard)
@@ -128,10 +128,7 @@ def capture(
         inputs=inputs,
         ops=ops,
         storages=storages,
-        modules=tuple(
-            Module(path, type(module).__name__, recorder.calls.get(path, 0))
-            for path, module in model.named_modules()
-        ),
+        modules=_modules(model, recorder.calls),
         state=state,
         notes=(*notes, *recorder.notes, *unread(ops), *spread),
         uncounted=uncounted,
@@ -160,6 +157,17 @@ def _record(
     storages = recorder.lifetimes()  # while outputs and gradients live
     del outputs
     return recorder.ops(), storages, error
+
+
+def _modules(model: nn.Module, calls: Mapping[str, int]) -> tuple[Module, ...]:
+    """The module tree; a module that is registered in several places is there in each."""
+    first: dict[int, str] = {}
+    tree = []
+    for path, module in all_paths(model):
+        known = first.setdefault(id(module), path)
+        same_as = known if known != path else None
+        tree.append(Module(path, type(module).__name__, calls.get(path, 0), same_as))
+    return tuple(tree)
 
 
 def _failure(

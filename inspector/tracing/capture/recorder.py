@@ -35,7 +35,7 @@ from inspector.tracing.capture.higher_order import BODIES
 from inspector.tracing.capture.isolate import uncompiled
 from inspector.tracing.capture.kernels import aside
 from inspector.tracing.capture.memo import MetaMemo
-from inspector.tracing.capture.modules import ModuleCall, module_calls
+from inspector.tracing.capture.modules import ModuleCall, Places, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
 from inspector.tracing.capture.rules import ON_META
 from inspector.tracing.describe import DTYPES, describe
@@ -55,18 +55,16 @@ class _StorageRef(weakref.ref):
 class Recorder(TorchDispatchMode):
     """Records operators, storages and module calls inside `recording()`.
 
-    `paths` maps the id of each module to its path. `rules` replaces the result of an operator, by
+    `places` has the path of each module, or all of them. `rules` replaces the result of an operator, by
     name, where `device` cannot compute it (data-dependent shapes); a rule that returns
     NotImplemented lets the operator run.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(
-        self, paths: Mapping[int, str], device: str, rules: Mapping[str, Rule] | None = None
-    ) -> None:
+    def __init__(self, places: Places, device: str, rules: Mapping[str, Rule] | None = None) -> None:
         super().__init__()
-        self.paths = paths
+        self.places = places
         self.device = device
         self.rules = {**(ON_META if device == "meta" else {}), **(rules or {})}
         self.raw: list[Call] = []
@@ -100,7 +98,7 @@ class Recorder(TorchDispatchMode):
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record everything that this thread runs inside."""
-        modules = module_calls(self.paths, self._enter, self._leave)
+        modules = module_calls(self.places, self._enter, self._leave, self._asking)
         functions = attention_seen(self), uncompiled(), on_any_device(), recurrent.repeatable(self.named)
         with ExitStack() as stack:
             for context in (*functions, modules, leaving(self._left), self, Functions(self)):
@@ -120,6 +118,10 @@ class Recorder(TorchDispatchMode):
             self.failed = call.module, (*call.args, *call.kwargs.values())
         self._mark()
         self.path = self._callers.pop()
+
+    def _asking(self) -> str:
+        """Who calls a module while none runs: in the backward, whose node runs."""
+        return self._origin()[0] if self.phase == "backward" else ""
 
     @contextmanager
     def named(self, group: str) -> Iterator[None]:
@@ -169,7 +171,7 @@ class Recorder(TorchDispatchMode):
             NotImplementedError,
             RuntimeError,
         ):  # sparse and opaque tensors have none, nested ones no shape
-            return self._odd(tensor, role, birth)
+            return self._wrapped(tensor, role, birth)
         key = id(storage)
         index = self._live.get(key)
         if index is None:
@@ -181,18 +183,14 @@ class Recorder(TorchDispatchMode):
             self._references.append(reference)
         return TensorSpec(shape, DTYPES[tensor.dtype], index, int(tensor.storage_offset()))
 
-    def _odd(self, tensor: Tensor, role: str, birth: int | None) -> TensorSpec:
-        if not tensor.is_nested:
-            return self._wrapped(tensor, role, birth)
-        specs = [self._spec(component, role, birth) for component in tensor.unbind()]
-        return NestedSpec.holding(tuple(specs), DTYPES[tensor.dtype], specs[0].storage if specs else -1)
-
     def _wrapped(self, tensor: Tensor, role: str, birth: int | None) -> TensorSpec:
         """A tensor that is kept as others: the memory is theirs."""
-        inner = parts(tensor)
+        inner = tensor.unbind() if tensor.is_nested else parts(tensor)
         if any(part is tensor for part in inner):  # opaque
             return TensorSpec(tuple(tensor.shape), DTYPES[tensor.dtype])
         specs = tuple(self._spec(part, role, birth) for part in inner)
+        if tensor.is_nested:
+            return NestedSpec.holding(specs, DTYPES[tensor.dtype])
         return WrappedSpec.of(tuple(tensor.shape), DTYPES[tensor.dtype], specs)
 
     def _died(self, reference: Any) -> None:

@@ -45,7 +45,9 @@ class _Weights:
         size = 2 + 2 * biased + projected
         split = [list(params[i : i + size]) for i in range(0, len(params), size)]
         return [
-            _Weights(w[0], w[1], *(w[2:4] if biased else (None, None)), w[-1] if projected else None)
+            _Weights(
+                w[0], w[1], w[2] if biased else None, w[3] if biased else None, w[-1] if projected else None
+            )
             for w in split
         ]
 

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from inspector.tracing import _torch
 from inspector.tracing.beside import beside, presented, quantised
+from inspector.tracing.capture.modules import all_paths
 from inspector.tracing.describe import DTYPES, describe
 from inspector.tracing.record import StateEntry
 from inspector.tracing.storage import same_values_id
@@ -48,7 +49,7 @@ def entries_of(named: Iterable[Named]) -> tuple[StateEntry, ...]:
 
 
 def _named(model: nn.Module) -> Iterator[Named]:
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in all_paths(model):
         prefix = f"{path}." if path else ""
         for name, parameter in _torch.parameters_of(module).items():
             if parameter is not None:

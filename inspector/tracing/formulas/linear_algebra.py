@@ -155,7 +155,8 @@ def qr(out: Any, a: TensorSpec, mode: str = "reduced", **_: Any) -> Cost:
 
 @formula("aten.linalg_householder_product")
 def householder_product(out: Any, a: TensorSpec, tau: TensorSpec) -> Cost:
-    return _work(a, product_of_reflections(*a.shape[-2:], tau.shape[-1]))
+    m, n = a.shape[-2:]
+    return _work(a, product_of_reflections(m, n, tau.shape[-1]))
 
 
 @formula("aten.ormqr")
