@@ -27,7 +27,7 @@ class Odd(nn.Module):
     """An operator that has no formula."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.histogram(x, 4)[0]
+        return x + torch.histogram(x, 4)[0].sum()
 
 
 def net() -> nn.Module:

@@ -28,7 +28,7 @@ from inspector.tracing.capture.isolate import (
 )
 from inspector.tracing.capture.kernels import On, choosing
 from inspector.tracing.capture.masks import unread
-from inspector.tracing.capture.mismatch import OnlyOnMeta, fitting, mismatch, only_on_meta
+from inspector.tracing.capture.mismatch import OnlyOnMeta, fitting, only_on_meta
 from inspector.tracing.capture.modules import all_paths, places_of
 from inspector.tracing.capture.pricing import Rule
 from inspector.tracing.capture.recorder import Recorder
@@ -175,19 +175,14 @@ def _failure(
 ) -> Failure | None:
     if error is None:
         return None
-    if isinstance(error, OnlyOnMeta):
-        module = model.get_submodule(error.path)
-        failure = Failure(error.path, type(module).__name__, (), "RuntimeError", str(error))
-        return replace(failure, expects=str(error.wrong), better=fitting(inputs, error.shape, error.wrong))
+    wrong = recorder.wrong
     failure = recorder.failure or Failure("", type(model).__name__, (), type(error).__name__, str(error))
-    if recorder.failed is None:
-        return failure
-    module, values = recorder.failed
-    wrong = mismatch(module, values, failure.message)
+    if isinstance(error, OnlyOnMeta):
+        wrong, module = error.wrong, model.get_submodule(error.path)
+        failure = Failure(error.path, type(module).__name__, (), "RuntimeError", str(error))
     if wrong is None:
         return failure
-    shape = next((value.shape for value in values if isinstance(value, Tensor)), ())
-    return replace(failure, expects=str(wrong), better=fitting(inputs, shape, wrong))
+    return replace(failure, expects=str(wrong), better=fitting(inputs, wrong))
 
 
 def _hold_state(recorder: Recorder, tree: list[tuple[str, nn.Module]], inputs: Any) -> None:

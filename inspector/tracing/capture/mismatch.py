@@ -16,13 +16,14 @@ from inspector.tracing.record import TensorSpec
 
 class Mismatch(NamedTuple):
     """`wanted` and `got` in words; `dtype` is the one that fits, `axis` and `size` say which size of the
-    input's shape must be what."""
+    input's `shape` must be what."""
 
     wanted: str
     got: str
     dtype: str = ""
     axis: int | None = None
     size: int = 0
+    shape: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.wanted}, got {self.got}"
@@ -32,8 +33,10 @@ def mismatch(module: nn.Module, values: Iterable[Any], message: str) -> Mismatch
     """What is wrong with the first tensor among `values` for `module`; of a module of the user's own class,
     what torch's `message` says. None where neither tells."""
     tensor = next((value for value in values if isinstance(value, Tensor)), None)
-    of_module = None if tensor is None else _dtype(module, tensor) or _shape(module, tensor)
-    return of_module or _features(message)
+    if tensor is None:
+        return _features(message)
+    wrong = _dtype(module, tensor) or _shape(module, tensor) or _features(message)
+    return wrong and wrong._replace(shape=tuple(tensor.shape))
 
 
 def _dtype(module: nn.Module, tensor: Tensor) -> Mismatch | None:
@@ -83,16 +86,16 @@ def _features(message: str) -> Mismatch | None:
     return Mismatch(f"{found[2]} features", found[1]) if found else None
 
 
-def fitting(inputs: Sequence[str], shape: Sequence[int], wrong: Mismatch) -> tuple[str, ...]:
+def fitting(inputs: Sequence[str], wrong: Mismatch) -> tuple[str, ...]:
     """The inputs of a call, as texts, as they would fit: the dtype of those with floats, or the size of
-    those with the `shape` that the module got."""
+    those with the shape that the module got."""
 
     def fit(text: str) -> str:
         found = re.fullmatch(r"((?:\w+=)?)(\w+)\[([\d,]*)\]", text)
         if found is None:
             return text
         name, dtype, sizes = found[1], found[2], found[3].split(",")
-        same = found[3] == ",".join(map(str, shape))
+        same = found[3] == ",".join(map(str, wrong.shape))
         if wrong.dtype and (same or "float" in dtype):
             dtype = wrong.dtype
         if wrong.axis is not None and same:
@@ -115,11 +118,10 @@ _NOT_NARROWER = {"aten.native_layer_norm": 2, "aten.native_group_norm": 1, "aten
 class OnlyOnMeta(RuntimeError):
     """The module at `path` was called with what meta takes and no other device does."""
 
-    def __init__(self, path: str, wrong: Mismatch, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: str, wrong: Mismatch) -> None:
         super().__init__(f"it expects {wrong}, which no device but meta takes")
         self.path = path
         self.wrong = wrong
-        self.shape = shape
 
 
 def only_on_meta(calls: Iterable[Call]) -> OnlyOnMeta | None:
@@ -137,12 +139,14 @@ def only_on_meta(calls: Iterable[Call]) -> OnlyOnMeta | None:
             continue
         if len({spec.dtype for spec in tensors}) > 1:
             wanted = tensors[1].dtype
-            return OnlyOnMeta(call.path, Mismatch(wanted, tensors[0].dtype, wanted), tensors[0].shape)
+            wrong = Mismatch(wanted, tensors[0].dtype, wanted, shape=tensors[0].shape)
+            return OnlyOnMeta(call.path, wrong)
         if name == "aten.convolution" and _transposed(call.args):
             channels, got = tensors[1].shape[0], tensors[0].shape[1]
             if channels != got:
-                wrong = Mismatch(f"{channels} channels", str(got), axis=1, size=channels)
-                return OnlyOnMeta(call.path, wrong, tensors[0].shape)
+                shape = tensors[0].shape
+                wrong = Mismatch(f"{channels} channels", str(got), axis=1, size=channels, shape=shape)
+                return OnlyOnMeta(call.path, wrong)
     return None
 
 

@@ -35,6 +35,7 @@ from inspector.tracing.capture.higher_order import BODIES
 from inspector.tracing.capture.isolate import uncompiled
 from inspector.tracing.capture.kernels import aside
 from inspector.tracing.capture.memo import MetaMemo
+from inspector.tracing.capture.mismatch import Mismatch, mismatch
 from inspector.tracing.capture.modules import ModuleCall, Places, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
 from inspector.tracing.capture.rules import ON_META
@@ -71,7 +72,7 @@ class Recorder(TorchDispatchMode):
         self.storages: list[list[Any]] = []
         self.calls: dict[str, int] = {}
         self.failure: Failure | None = None
-        self.failed: tuple[Any, tuple[Any, ...]] | None = None
+        self.wrong: Mismatch | None = None
         self.notes: dict[str, None] = {}
         self.shares: dict[Any, float | str] = {}
         self.mask_shares: dict[Any, tuple[float | None, int]] = {}
@@ -115,7 +116,7 @@ class Recorder(TorchDispatchMode):
             inputs = tuple(map(describe, (*call.args, *call.kwargs.values())))
             kind, error = type(call.module).__name__, call.error
             self.failure = Failure(call.path, kind, inputs, type(error).__name__, str(error))
-            self.failed = call.module, (*call.args, *call.kwargs.values())
+            self.wrong = mismatch(call.module, (*call.args, *call.kwargs.values()), str(error))
         self._mark()
         self.path = self._callers.pop()
 
@@ -311,7 +312,7 @@ class Recorder(TorchDispatchMode):
             spec = self._spec(value, "constant", None)
             key.append(spec.shape)
             key.append(spec.dtype)
-            if type(spec) is WrappedSpec:
+            if isinstance(spec, WrappedSpec):
                 key.append(object())  # what is inside decides: no two calls look alike
             elif spec.storage >= 0:
                 key.append(value.stride())
