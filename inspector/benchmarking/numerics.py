@@ -16,6 +16,7 @@ from inspector.models.build import out_of_memory
 from inspector.models.determinate import cast, quiet, random
 from inspector.models.loss import loss_of
 from inspector.models.replica import replica
+from inspector.tracing.beside import uses
 
 LARGEST_SCALE = 2.0**16
 """Where GradScaler starts; it halves while gradients are not finite."""
@@ -36,6 +37,9 @@ class Numerics:
     def make(model: nn.Module, args: Any, kwargs: Any, mode: str) -> Numerics:
         """`model` and inputs on their device, in float32; none of them is changed."""
         truth = Numerics(model, args, kwargs, mode)
+        if uses(model):  # its kernels take float64 and give what is in memory
+            truth.why = "bitsandbytes does not compute in float64"
+            return truth
         try:
             with flags_of("ieee"):
                 twin = truth.twin(torch.float64)

@@ -27,6 +27,11 @@ def quantised(module: nn.Module | None, tensor: Tensor) -> bool:
     return _state(module, tensor) is not None or _scales(module, tensor) is not None
 
 
+def uses(model: nn.Module) -> bool:
+    """Whether a part of `model` is a layer of bitsandbytes."""
+    return any(map(_ours, model.modules()))
+
+
 def beside(module: nn.Module | None, tensor: Tensor) -> tuple[Tensor, ...]:
     """The tensors that belong to a quantised parameter of `module` and are not inside it."""
     scales = _scales(module, tensor)

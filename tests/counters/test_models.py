@@ -39,7 +39,7 @@ def live(spec: str) -> nn.Module:
     ],
 )
 def test_less_than_a_thousandth_is_unexplained(spec: str, shape: str) -> None:
-    shapes = (shape, shape) if spec.startswith("raft") else shape
+    shapes = [shape, shape] if spec.startswith("raft") else shape
     found = unexplained(reconcile(live(spec), shapes, counters=COUNTERS))
     assert max(found.values()) < NEGLIGIBLE, found
 
