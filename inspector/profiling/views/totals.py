@@ -8,7 +8,7 @@ from inspector.tracing.record import Op, Trace
 def totals(trace: Trace) -> dict[str, int]:
     """params, buffers, MACs, FLOPs, activations, bytes and operator counts, all integers.
 
-    `causal_macs` is there where a mask is known to be causal, or a block mask: the MACs that it leaves.
+    `causal_macs`: what masks of attention (causal, sliding, by blocks) leave, where all of them are known.
 
     Operators without a formula add nothing here: `unknown_ops` says how many there are, and with
     any the MACs, FLOPs and activations are lower bounds.
