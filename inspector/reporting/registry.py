@@ -136,7 +136,7 @@ QUANTITIES: dict[str, Quantity] = {
     "numel": Quantity(Unit.COUNT, label="elements"),
     # What a pass computes.
     "macs": Quantity(Unit.MAC, label="MACs"),
-    "causal_macs": Quantity(Unit.MAC, label="MACs under causal masks"),
+    "causal_macs": Quantity(Unit.MAC, label="MACs under masks"),
     "forward_macs": Quantity(Unit.MAC, label="forward MACs"),
     "backward_macs": Quantity(Unit.MAC, label="backward MACs"),
     "pointwise_flops": Quantity(Unit.FLOP, label="pointwise FLOPs"),
