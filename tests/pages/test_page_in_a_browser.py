@@ -27,7 +27,8 @@ class Odd(nn.Module):
     """An operator that has no formula."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + torch.histogram(x, 4)[0].sum()
+        torch.histogram(x, 4)
+        return x
 
 
 def net() -> nn.Module:

@@ -9,15 +9,11 @@ from inspector.tracing.record import Op, Trace
 def totals(trace: Trace) -> dict[str, int]:
     """params, buffers, MACs, FLOPs, activations, bytes and operator counts, all integers.
 
-    <<<<<<< HEAD
-        `causal_macs` is there where a mask is known to be causal, or a block mask: the MACs that it leaves;
-        `real_params` where a parameter is complex: each such element is two real numbers.
-    =======
-        `causal_macs`: what masks of attention (causal, sliding, by blocks) leave, where all of them are known.
-    >>>>>>> ops
+    `causal_macs`: what masks of attention (causal, sliding, by blocks) leave, where all of them are known.
+    `real_params` where a parameter is complex: each such element is two real numbers.
 
-        Operators without a formula add nothing here: `unknown_ops` says how many there are, and with
-        any the MACs, FLOPs and activations are lower bounds.
+    Operators without a formula add nothing here: `unknown_ops` says how many there are, and with
+    any the MACs, FLOPs and activations are lower bounds.
     """
     parameters = [entry for entry in trace.state if entry.kind == "parameter"]
     buffers = [entry for entry in trace.state if entry.kind == "buffer"]
