@@ -35,7 +35,7 @@ from inspector.tracing.capture.recorder import Recorder
 from inspector.tracing.capture.setting import PORTABLE, Setting, checkpoint_modules
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.describe import describe_call
-from inspector.tracing.record import Failure, Module, Op, Storage, Trace
+from inspector.tracing.record import Failure, Module, Op, StateEntry, Storage, Trace
 from inspector.tracing.subclass import PLAIN
 from inspector.tracing.values import tensors
 
@@ -100,9 +100,7 @@ def capture(
         raise InspectError(f"unknown phase {phase!r}", f"use one of: {', '.join(PHASES)}")
     kwargs = dict(kwargs or {})
     state = tuple(setting.described(entry) for entry in state_entries(model))
-    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
-    if scripted:
-        model = copy.deepcopy(model)  # TorchScript keeps its state where nothing can be swapped
+    model, scripted = _swappable(model)
     recorder = Recorder(places_of(model), device, rules)
     with ExitStack() as stack:
         for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context(model)):
@@ -118,8 +116,6 @@ def capture(
         checkpoint_modules(model, setting.checkpoints, on)
         ops, storages, error = _record(recorder, model, args, kwargs, phase, on)
     inputs = tuple(describe_call(args, kwargs))
-    stored = gathered or any(entry.stored for entry in state)
-    spread = sharded.notes(model, gathered) if stored else ()
     trace = Trace(
         model=name or type(model).__name__,
         source=source,
@@ -130,13 +126,23 @@ def capture(
         storages=storages,
         modules=_modules(model, recorder.calls),
         state=state,
-        notes=(*notes, *recorder.notes, *unread(ops), *spread),
+        notes=(*notes, *recorder.notes, *unread(ops), *_spread(model, state, gathered)),
         uncounted=uncounted,
         failure=_failure(recorder, model, error, inputs),
     )
     if error is not None:
         raise ForwardError(trace) from error
     return trace
+
+
+def _swappable(model: nn.Module) -> tuple[nn.Module, bool]:
+    """The model, or a copy where it is TorchScript, which keeps its state where nothing can be swapped."""
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    return copy.deepcopy(model) if scripted else model, scripted
+
+
+def _spread(model: nn.Module, state: tuple[StateEntry, ...], gathered: bool) -> tuple[str, ...]:
+    return sharded.notes(model, gathered) if gathered or any(entry.stored for entry in state) else ()
 
 
 def _record(
