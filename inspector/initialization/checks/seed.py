@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import log2
 
+import torch
 from torch import Tensor, nn
 
 from inspector.initialization.builds import Builds, distinct
@@ -20,7 +21,7 @@ from inspector.reporting.report import Finding
 ENTROPY = 30.0
 """Bits that a random tensor must hold before two equal draws prove anything: 2^-30 by chance."""
 FLOAT_BITS = 20.0
-"""Random bits credited to each element of a float tensor whose values hardly repeat."""
+"""Random bits credited to each element of a float tensor whose values hardly repeat and are not round."""
 DISTINCT = 8
 """A float parameter from outside torch with more distinct values than this may be random."""
 ON_META = "tensors on meta have no values"
@@ -97,8 +98,14 @@ def _bits(tensor: Tensor) -> float:
     elements, different = tensor.numel(), distinct(tensor)
     if different < 2:
         return 0.0
-    varied = tensor.is_floating_point() and different > elements / 2
+    varied = tensor.is_floating_point() and different > elements / 2 and _fine(tensor)
     return elements * (FLOAT_BITS if varied else log2(different))
+
+
+def _fine(tensor: Tensor) -> bool:
+    """Whether most values need more than 4 bits of mantissa: a sum of a few coin flips does not."""
+    mantissa, _ = torch.frexp(tensor.detach().double())
+    return bool((16 * mantissa).frac().ne(0).double().mean() > 0.5)
 
 
 def _may_be_random(tensor: Tensor, origins: frozenset[str]) -> bool:
