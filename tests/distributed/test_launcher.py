@@ -26,19 +26,6 @@ def train(trainer: str, **settings: object) -> Report:
     return launch(f"tests.faults.ddp.processes:{trainer}", **settings)
 
 
-def statuses(report: Report, check: str) -> list[tuple[str, str]]:
-    return [(f.status, f.subject) for f in report.findings if f.check == check]
-
-
-def test_a_killed_worker_comes_back_at_its_checkpoint() -> None:  # benchmarks/ddp_kill.py makes 20
-    report = launch("tests.faults.ddp.runs:Plain", kill=True)
-    assert report.verdict == "pass", [f for f in report.findings if f.status == "fail"]
-    assert statuses(report, "killed") == [("pass", "rank 1")]
-    killed = next(f for f in report.findings if f.check == "killed")
-    assert (killed.evidence["at"], killed.evidence["step"]) == (4, 3)
-    assert statuses(report, "resume") == [("pass", "")]
-
-
 def test_a_worker_that_somebody_else_kills_goes_on_too() -> None:
     report = train("DiesOnce")
     assert report.verdict == "pass", [f for f in report.findings if f.status == "fail"]
@@ -76,14 +63,6 @@ def test_nothing_stays_behind_when_the_command_is_ended(end: signal.Signals, tmp
                 process.kill()
     if end == signal.SIGTERM:
         assert list(tmp_path.glob("inspector-ddp-*")) == []
-
-
-def test_a_deadlocked_rank_is_named_with_its_stack() -> None:
-    report = train("Sleeps", **{"DDP.STALL": 8, "DDP.DEADLINE": 100})
-    assert report.verdict == "fail"
-    found = [f for f in report.findings if f.check == "deadlock"]
-    assert found[0].subject == "rank 1"
-    assert any("train_step" in f.message for f in found)
 
 
 def test_the_first_rank_that_raises_is_named_with_its_traceback() -> None:

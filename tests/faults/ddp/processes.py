@@ -32,7 +32,11 @@ class Sleeps(Trainer):
 @fault("ddp", check="deadlock")
 def rank_that_stops_moving() -> list[Finding]:
     """One rank never comes back from a step: the others wait for its gradients."""
-    return launch(f"{__name__}:Sleeps", **{"DDP.STALL": 8}).findings
+    report = launch(f"{__name__}:Sleeps", **{"DDP.STALL": 8, "DDP.DEADLINE": 100})
+    found = [finding for finding in report.findings if finding.check == "deadlock"]
+    assert found[0].subject == "rank 1"
+    assert any("train_step" in finding.message for finding in found)
+    return report.findings
 
 
 class Raises(Trainer):
@@ -79,4 +83,7 @@ def goes_on_at_another_step() -> list[Finding]:
 @clean("ddp", "deadlock", "worker", "killed", "resume")
 def worker_that_is_killed() -> list[Finding]:
     """A worker is killed, the group is started again and goes on at the checkpoint."""
-    return launch("tests.faults.ddp.runs:Plain", kill=True).findings
+    report = launch("tests.faults.ddp.runs:Plain", kill=True)
+    killed = next(finding for finding in report.findings if finding.check == "killed")
+    assert (killed.subject, killed.evidence["at"], killed.evidence["step"]) == ("rank 1", 4, 3)
+    return report.findings
