@@ -113,6 +113,7 @@ _ONE_DTYPE = {
 take any."""
 _NOT_NARROWER = {"aten.native_layer_norm": 2, "aten.native_group_norm": 1, "aten.native_batch_norm": 1}
 """Operators whose weight, at this position, may be wider than the input and not narrower."""
+_STRICT = {*_ONE_DTYPE, *_NOT_NARROWER, "aten.embedding"}
 
 
 class OnlyOnMeta(RuntimeError):
@@ -129,24 +130,31 @@ def only_on_meta(calls: Iterable[Call]) -> OnlyOnMeta | None:
     seen: set[Any] = set()
     for call in calls:
         name = call.operator.name
-        positions = _ONE_DTYPE.get(name) or ((0, _NOT_NARROWER[name]) if name in _NOT_NARROWER else None)
-        if positions is None or call.signature in seen:
+        if name not in _STRICT or call.signature in seen:
             continue
         seen.add(call.signature)
-        specs = [call.args[i] for i in positions if i < len(call.args)]
-        tensors = [spec for spec in specs if isinstance(spec, TensorSpec)]
-        if name in _NOT_NARROWER and tensors[0].dtype != "float32":
-            continue
-        if len({spec.dtype for spec in tensors}) > 1:
-            wanted = tensors[1].dtype
-            wrong = Mismatch(wanted, tensors[0].dtype, wanted, shape=tensors[0].shape)
+        wrong = _refused(name, call.args)
+        if wrong is not None:
             return OnlyOnMeta(call.path, wrong)
-        if name == "aten.convolution" and _transposed(call.args):
-            channels, got = tensors[1].shape[0], tensors[0].shape[1]
-            if channels != got:
-                shape = tensors[0].shape
-                wrong = Mismatch(f"{channels} channels", str(got), axis=1, size=channels, shape=shape)
-                return OnlyOnMeta(call.path, wrong)
+    return None
+
+
+def _refused(name: str, args: Sequence[Any]) -> Mismatch | None:
+    """What other devices would refuse."""
+    if name == "aten.embedding":
+        index = args[1]
+        floats = index.dtype.startswith(("float", "bfloat"))
+        return Mismatch("whole numbers (int64)", index.dtype, "int64", shape=index.shape) if floats else None
+    positions = _ONE_DTYPE.get(name) or (0, _NOT_NARROWER[name])
+    specs = [args[i] for i in positions if i < len(args)]
+    tensors = [spec for spec in specs if isinstance(spec, TensorSpec)]
+    shape = tensors[0].shape
+    may_differ = name in _NOT_NARROWER and tensors[0].dtype != "float32"
+    if len({spec.dtype for spec in tensors}) > 1 and not may_differ:
+        return Mismatch(tensors[1].dtype, tensors[0].dtype, tensors[1].dtype, shape=shape)
+    if name == "aten.convolution" and _transposed(args) and shape[1] != tensors[1].shape[0]:
+        channels = tensors[1].shape[0]
+        return Mismatch(f"{channels} channels", str(shape[1]), axis=1, size=channels, shape=shape)
     return None
 
 
