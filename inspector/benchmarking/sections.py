@@ -18,6 +18,7 @@ from inspector.models.inputs import Inputs, materialise
 from inspector.reporting.checks import examine
 from inspector.reporting.report import Chart, Finding, Metric, Report, Section, environment, metrics
 from inspector.tracing.describe import describe_call
+from inspector.tracing.record import called
 
 WORST = 5
 _SWITCHES = ("channels_last", "compile", "cuda_graph")
@@ -53,6 +54,7 @@ def report(
             "inputs": _described(bench, inputs),
             "phase": ", ".join(dict.fromkeys(group.mode for group in bench.groups)),
             "device": bench.options.device,
+            **dict(called(recipe.call)),
         },
         environment=_environment(bench),
         metrics=_metrics(rows),
@@ -88,6 +90,7 @@ def _header(bench: Bench, recipe: Recipe, inputs: Inputs) -> list[tuple[str, str
         place = f"{torch.cuda.get_device_name(device)} ({device})"
     lines = [
         ("model", f"{recipe.name} ({recipe.source}, {type(bench.model).__name__})"),
+        *called(recipe.call),
         ("input", ", ".join(_described(bench, inputs))),
         ("device", place),
     ]

@@ -41,22 +41,22 @@ def arguments(texts: list[str] | None, held: Any) -> dict[str, Any]:
     """`name=value` texts over the arguments of the settings, values read as YAML."""
     values = dict(held)
     for text in texts or []:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise InspectError(f"cannot read --model-arg {text!r}", "write name=value")
-        values[name.strip()] = yaml_value(value, f"--model-arg {text!r}")
+        name, value = _named(text, "--model-arg")
+        values[name] = yaml_value(value, f"--model-arg {text!r}")
     return values
+
+
+def _named(text: str, option: str) -> tuple[str, str]:
+    """The two sides of `name=value`."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip().isidentifier():
+        raise InspectError(f"cannot read {option} {text!r}", "write name=value")
+    return name.strip(), value
 
 
 def plain_values(texts: list[str] | None) -> list[str]:
     """`name=value` texts as the input grammar writes plain values, `name:=value`."""
-    written = []
-    for text in texts or []:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise InspectError(f"cannot read --arg {text!r}", "write name=value")
-        written.append(f"{name.strip()}:={value}")
-    return written
+    return [":=".join(_named(text, "--arg")) for text in texts or []]
 
 
 def numbers(text: Optional[str]) -> list[int] | None:
@@ -102,7 +102,8 @@ FIRST = {
     "model": Annotated[
         Optional[str],
         typer.Argument(
-            help="resnet50 (default), NAME@ENTRY, timm:NAME, hf:PATH, file.py:ATTR or package.module:ATTR."
+            help="resnet50 (default), NAME@ENTRY, timm:NAME, hf:PATH, file.py:ATTR, package.module:ATTR,"
+            " or an exported net.pt2."
         ),
         Setting("MODEL.NAME"),
     ],
@@ -121,7 +122,7 @@ FIRST = {
             "--arg",
             metavar="NAME=VALUE",
             callback=plain_values,
-            help="Call it with this plain value (YAML): causal=false; repeatable.",
+            help="For the call, a plain value (YAML): causal=false; repeatable.",
         ),
     ],
     "call": Annotated[

@@ -19,7 +19,7 @@ from inspector.models import Model, Recipe, as_recipe
 from inspector.profiling.run import trace
 from inspector.profiling.views.totals import totals
 from inspector.reporting.report import Finding, Metric, Report, Section, environment, metric, metrics
-from inspector.tracing.record import Trace
+from inspector.tracing.record import Trace, called
 
 NEGLIGIBLE = 1e-3
 """A remainder below this share of the larger total needs no note."""
@@ -173,6 +173,7 @@ def _report(results: list[_Result], found: Trace, unmatched: str | Path | None) 
         findings=_findings(results, found, ours, unmatched),
         header=[
             ("model", f"{found.model} ({found.source})"),
+            *called(found.call),
             ("input", " ".join(found.inputs)),
             ("phase", found.phase),
         ],

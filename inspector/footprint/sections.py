@@ -21,7 +21,7 @@ from inspector.footprint.tables import (
 from inspector.reporting.registry import OF_TABLE
 from inspector.reporting.report import Chart, Finding, Metric, Report, Section, metrics
 from inspector.tracing.capture.setting import PORTABLE, Setting
-from inspector.tracing.record import Trace
+from inspector.tracing.record import Trace, called
 
 _TOP = 12
 """Rows that people see of the peak by operator and by module."""
@@ -125,6 +125,7 @@ def _header(asked: Asked) -> list[tuple[str, str]]:
         phase = f"training step, {plan.optimizer.name}" + (", master weights" if plan.master_weights else "")
     lines = [
         ("model", f"{trace.model} ({trace.source}, {kind})"),
+        *called(trace.call),
         ("input", " ".join(trace.inputs)),
         ("phase", phase),
         ("precision", _precision(setting)),

@@ -180,7 +180,10 @@ class Frozen:
 
     def _batch(self, inputs: Any) -> tuple[Any, Any]:
         chosen = as_inputs(inputs) if inputs is not None else self.inputs
-        batch = with_batch(chosen, 2) if chosen is not None else smallest(self.recipe, self.model)
+        if chosen is not None and chosen.has_tensors:
+            batch: Inputs | None = with_batch(chosen, 2)
+        else:
+            batch = smallest(self.recipe, self.model, values=chosen)
         if batch is None:
             raise InspectError(
                 f"{self.recipe.name} has no default input to verify it on",

@@ -136,7 +136,9 @@ def _propagate(job: Job, report: Report) -> None:
     assert job.model is not None
     assert job.recipe is not None
     try:
-        inputs = job.inputs if job.inputs is not None else smallest(job.recipe, job.model, BATCH)
+        inputs = job.inputs
+        if inputs is None or not inputs.has_tensors:
+            inputs = smallest(job.recipe, job.model, BATCH, values=inputs)
         if inputs is None:
             raise InspectError("the model has no default input: give `inputs=`")
         args, kwargs = materialise(inputs, job.model, device_of(job.model), job.seed)

@@ -25,7 +25,8 @@ def calling(model: nn.Module, method: str, name: str) -> nn.Module:
     if not callable(function) or isinstance(function, nn.Module):
         own = [key for key in dir(type(model)) if callable(getattr(type(model), key, None))]
         other = [key for key in own if not key.startswith("_") and not hasattr(nn.Module, key)]
-        raise InspectError(f"{name} has no method {method!r}", nearest(method, other, "see dir(model)"))
+        methods = f"it has: {', '.join(['forward', *other[:8]])}"
+        raise InspectError(f"{name} has no method {method!r}", nearest(method, other, methods))
     if method == "forward":
         return model
     twin = shallow(model)

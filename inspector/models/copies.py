@@ -26,7 +26,7 @@ def copied(values: Any, device: str) -> Any:
         raise
     except Exception as error:
         raise InspectError(
-            f"an input cannot be copied, and the caller's own is never changed: {first_line(error)}",
+            f"an input cannot be copied, and what you pass is never changed: {first_line(error)}",
             "pass what copy.deepcopy can copy: a list in place of an iterator, a path in place of a file",
         ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Mapping
 from functools import cache
@@ -89,9 +90,14 @@ def _is_script(file: Path) -> bool:
 
 
 def _load(spec: str, load: Any) -> Any:
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # it would print the traceback of what the error below says
     try:
         return load()
     except Exception as error:
         raise InspectError(
             f"{spec} cannot be loaded: {first_line(error)}", "export it again with this version of torch"
         ) from error
+    finally:
+        logger.setLevel(level)

@@ -21,11 +21,12 @@ TOKENS = 16
 """Length of a token sequence: no model needs more to run all of its layers."""
 
 
-def smallest(recipe: Recipe, model: nn.Module, batch: int = 4) -> Inputs | None:
-    """The source's default inputs as a small training batch: images and token sequences as short as a
-    training forward on meta accepts, `batch` of them; two where nothing can be shortened. (A batch
-    norm that sees two values gives almost no gradient.) None when the source has no default."""
-    inputs = recipe.defaults(model, "train")
+def smallest(recipe: Recipe, model: nn.Module, batch: int = 4, values: Inputs | None = None) -> Inputs | None:
+    """The source's default inputs, joined by plain `values`, as a small training batch: images and token
+    sequences as short as a training forward on meta accepts, `batch` of them; two where nothing can be
+    shortened. (A batch norm that sees two values gives almost no gradient.) None when the source has no
+    default."""
+    inputs = recipe.joined(model, values, "train")
     if inputs is None:
         return None
     whole, larger = with_batch(inputs, 2), with_batch(inputs, batch)
@@ -45,7 +46,7 @@ def with_batch(inputs: Inputs, batch: int) -> Inputs:
             return replace(value, shape=(batch, *value.shape[1:]))
         if isinstance(value, Tensor) and value.shape[:1] == (1,) and value.device.type != "meta":
             return torch.cat([value, *(_varied(value, number) for number in range(1, batch))])
-        if isinstance(value, list) and len(value) == 1:
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], (InputSpec, Tensor)):
             return value * batch
         return value
 

@@ -69,16 +69,21 @@ class Recipe:
             )
         return model if self.call == "forward" else calling(model, self.call, self.name)
 
-    def inputs(self, model: nn.Module, chosen: Inputs | None = None, phase: str = "forward") -> Inputs:
+    def joined(self, model: nn.Module, chosen: Inputs | None, phase: str = "forward") -> Inputs | None:
         """`chosen`, or what the source calls `model` with, joined by `chosen` where that is plain values by
-        keyword. Raises InspectError where there is neither."""
-        inputs = chosen
-        if chosen is None or not chosen.has_tensors:
-            inputs = self.defaults(model, phase)
-            if inputs is not None and self.call != "forward":
-                inputs = accepted(inputs, model, self.call)
-            if chosen is not None:
-                inputs = chosen if inputs is None or chosen.args else inputs.with_values(chosen.kwargs)
+        keyword. None where there is neither."""
+        if chosen is not None and chosen.has_tensors:
+            return chosen
+        inputs = self.defaults(model, phase)
+        if inputs is not None and self.call != "forward":
+            inputs = accepted(inputs, model, self.call)
+        if chosen is None:
+            return inputs
+        return chosen if inputs is None or chosen.args else inputs.with_values(chosen.kwargs)
+
+    def inputs(self, model: nn.Module, chosen: Inputs | None = None, phase: str = "forward") -> Inputs:
+        """`joined`. Raises InspectError where there is no input."""
+        inputs = self.joined(model, chosen, phase)
         if inputs is None:
             raise InspectError(
                 f"{self.name} has no default input",
@@ -125,7 +130,7 @@ def with_values(
     live model comes as it is."""
     model = recipe.build("cpu", seed)
     if lazy(model) and recipe.rebuilds:
-        needed = inputs if inputs is not None else recipe.defaults(model, "forward")
+        needed = recipe.joined(model, inputs)
         model = materialised(recipe, needed, seed) if needed is not None else model
     if weights is not None:
         from inspector.models.weights import load_into

@@ -70,7 +70,7 @@ def _header(report: Report) -> list[tuple[str, str]]:
     lines = [("model", f"{subject.get('name', '')} ({subject.get('source', '')})")]
     if isinstance(subject.get("inputs"), list) and subject["inputs"]:
         lines.append(("input", " ".join(map(str, subject["inputs"]))))
-    lines += [(name, str(subject[name])) for name in ("phase", "device") if subject.get(name)]
+    lines += [(name, str(subject[name])) for name in ("call", "phase", "device") if subject.get(name)]
     versions = ", ".join(f"{key} {value}" for key, value in report.environment.items() if value is not None)
     return [*lines, ("made with", versions), ("verdict", report.verdict)]
 

@@ -9,7 +9,7 @@ from inspector.profiling.views.state import stored_otherwise
 from inspector.profiling.views.totals import totals
 from inspector.reporting.registry import QUANTITIES, Unit
 from inspector.reporting.report import Finding, Metric, Report, Section, metrics
-from inspector.tracing.record import Failure, Trace
+from inspector.tracing.record import Failure, Trace, called
 
 GROUPINGS = ("module", "type", "op")
 
@@ -56,6 +56,7 @@ def _header(trace: Trace, sums: dict[str, int]) -> list[tuple[str, str]]:
     covered = sums["ops"] - sums["unknown_ops"]
     return [
         ("model", f"{trace.model} ({trace.source}, {kind})"),
+        *called(trace.call),
         ("input", " ".join(trace.inputs)),
         ("phase", f"{trace.phase} ({modes[trace.phase]})"),
         ("counted on", where),

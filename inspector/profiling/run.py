@@ -84,7 +84,7 @@ _IRREPRODUCIBLE = (
 )
 
 
-MADE_UP = "the model is on meta: its weights are made up from the seed"
+MADE_UP = "the model has no values (it is on meta): it ran with random weights drawn from the seed"
 BATCH_OF_TWO = "a batch of 2, because BatchNorm cannot train on one value per channel"
 
 

@@ -192,6 +192,11 @@ class Failure:
     better: tuple[str, ...] = ()
 
 
+def called(method: str) -> list[tuple[str, str]]:
+    """The line of a report that names the method that ran; none for the forward."""
+    return [("call", method)] if method != "forward" else []
+
+
 @dataclass(frozen=True)
 class Trace:
     """The record of one pass.
@@ -225,7 +230,7 @@ class Trace:
             "inputs": list(self.inputs),
             "phase": self.phase,
             "device": self.device,
-            **({"call": self.call} if self.call != "forward" else {}),
+            **dict(called(self.call)),
         }
 
     def by_first_path(self) -> Trace:

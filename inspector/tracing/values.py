@@ -67,6 +67,6 @@ def batch_size(args: Any, kwargs: Any) -> int:
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor) and value.dim():
             return value.shape[0]
-        if isinstance(value, (list, tuple)) and value:
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
             return len(value)
     return 0

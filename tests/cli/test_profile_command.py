@@ -90,7 +90,7 @@ def test_a_forward_that_raises_prints_what_ran_and_exits_2(inspect, tmp_path: Pa
     assert code == 2
     assert "FAIL  conv1: Conv2d raised RuntimeError" in out
     first, hint = err.strip().splitlines()
-    assert first.startswith("error: module 'conv1' (Conv2d) expects 3 channels, got 4: it raised on float32")
+    assert first.startswith("error: module 'conv1' (Conv2d) expects 3 channels, got 4 in float32")
     assert hint.startswith("hint: ")
 
 

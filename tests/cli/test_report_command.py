@@ -93,9 +93,7 @@ def test_a_forward_that_raises_writes_what_ran_and_exits_2(inspect: Run, tmp_pat
     page = tmp_path / "r.html"
     code, out, err = inspect("report", "resnet18", "--input", "1x4x8x8", "-o", page)
     assert (code, out) == (2, "")
-    assert err.startswith(
-        "error: module 'conv1' (Conv2d) expects 3 channels, got 4: it raised on float32[1,4,8,8]"
-    )
+    assert err.startswith("error: module 'conv1' (Conv2d) expects 3 channels, got 4 in float32[1,4,8,8]")
     assert inside(page)["verdict"] == "fail"
     assert "the totals cover only what ran before it" in page.read_text()
 

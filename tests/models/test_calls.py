@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 import inspector
 from inspector import InspectError, profile
 from inspector.models.inputs import Inputs, as_inputs, parse_inputs
+from inspector.models.small import with_batch
 from inspector.tracing.capture import ForwardError
+from inspector.tracing.values import batch_size
 from tests.conftest import Run
 
 
@@ -88,6 +91,34 @@ class TestPlainValues:
         )
         assert json.loads(out)["metrics"]["macs"]["value"] == LINEAR
 
+    @pytest.mark.parametrize("command", ["freeze", "init", "bench", "memory", "report"])
+    def test_they_join_it_in_every_command(self, command: str, tmp_path: Path, inspect: Run) -> None:
+        file = tmp_path / "net.py"
+        file.write_text(
+            "import torch\nfrom torch import nn\n"
+            "def example_inputs():\n    return torch.randn(2, 8)\n"
+            "class Net(nn.Module):\n"
+            "    def __init__(self):\n        super().__init__()\n        self.linear = nn.Linear(8, 8)\n"
+            "    def forward(self, x, sizes):\n        assert sizes == [3]\n        return self.linear(x)\n"
+        )
+        own = {
+            "freeze": ["--pattern", "linear.bias", "--no-ddp"], "init": ["--propagation"], "memory": [],
+            "bench": ["--device", "cpu", "--precision", "fp32", "--mode", "infer", "--seconds", "0.3",
+                      "--batch", "2"],
+            "report": [],
+        }[command]  # fmt: skip
+        words = [command, f"{file}:Net", *own, "--arg", "sizes=[3]", "--format", "json"]
+        code, out, err = inspect(*words)
+        assert code == 0, err
+        assert not [f for f in json.loads(out)["findings"] if f["status"] == "fail"]
+
+    def test_a_plain_list_is_no_batch(self) -> None:
+        inputs = parse_inputs(["1x8", "sizes:=[3]", "images=[3x4x4]"])
+        batched = with_batch(inputs, 4)
+        assert batched.kwargs["sizes"] == [3]
+        assert len(batched.kwargs["images"]) == 4
+        assert batch_size((), {"sizes": [3], "x": torch.zeros(4, 1)}) == 4
+
     def test_bad_ones_are_one_line(self, inspect: Run) -> None:
         code, _, err = inspect("profile", "resnet18", "--arg", "x")
         assert (code, "cannot read --arg 'x'" in err, "hint: write name=value" in err) == (2, True, True)
@@ -127,10 +158,18 @@ class TestMethods:
 
     def test_commands_that_run_a_model(self, inspect: Run, tmp_path: Path) -> None:
         words = ["tests.models.test_calls:Branches", "--input", "2x5x8", "--call", "encode"]
-        for command in (["reconcile", "--counter", "torch"], ["memory"], ["report"]):
+        bench = ["bench", "--device", "cpu", "--precision", "fp32", "--mode", "infer", "--batch", "2"]
+        for command in (
+            ["profile"], ["reconcile", "--counter", "torch"], ["memory"], ["report"],
+            [*bench, "--seconds", "0.3"],
+        ):  # fmt: skip
             code, out, err = inspect(command[0], *words, *command[1:], "--format", "json")
             assert code == 0, err
             content = json.loads(out)
+            assert content["subject"]["call"] == "encode"
+            if command[0] != "report":
+                shown = inspect(command[0], *words, *command[1:])[1]
+                assert re.search(r"^call +encode$", shown, re.MULTILINE)
             if command[0] == "reconcile":
                 assert {row["macs"] for row in content["tables"]["counters"]} == {2 * LINEAR}
 
@@ -148,6 +187,8 @@ class TestMethods:
         base = tmp_path / "base.json"
         assert inspect("table", file, "--output", base)[0] == 0
         assert inspect("diff", base)[0] == 0
+        shown = inspect("table", spec, "--input", "2x5x8", "--call", "encode")[1]
+        assert f"{spec}.encode()" in shown
 
     def test_two_methods_are_two_questions(self) -> None:
         x = torch.randn(2, 5, 8)

@@ -61,7 +61,8 @@ def _entry(spec: str, common: Entry, **own: Any) -> Entry:
 
 
 def _name(spec: str, common: Entry, values: dict[str, Any]) -> str:
-    """The spec, and the arguments that a list gave it alone."""
+    """The spec with the method that is called, and the arguments that a list gave it alone."""
+    spec = spec if values["call"] == "forward" else f"{spec}.{values['call']}()"
     own = values["model_args"] if values["model_args"] is not common.model_args else {}
     return f"{spec}({', '.join(f'{key}={value}' for key, value in own.items())})" if own else spec
 

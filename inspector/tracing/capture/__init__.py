@@ -52,11 +52,14 @@ class ForwardError(InspectError):
         failure = trace.failure
         assert failure is not None
         where = f"module {failure.module!r} ({failure.type})" if failure.module else failure.type
-        inputs = f" on {', '.join(failure.inputs)}" if failure.inputs else ""
+        inputs = ", ".join(failure.inputs)
         lines = failure.message.strip().splitlines()
         message = f"{failure.error}: {lines[0]}" if lines else failure.error
-        wrong = f"expects {failure.expects}: it " if failure.expects else ""
-        super().__init__(f"{where} {wrong}raised{inputs}: {message}", _hint(trace.inputs, failure.better))
+        if failure.expects:
+            where += f" expects {failure.expects}" + (f" in {inputs}" if inputs else "")
+        else:
+            where += " raised" + (f" on {inputs}" if inputs else "")
+        super().__init__(f"{where}: {message}", _hint(trace.inputs, failure.better))
         self.trace = trace
 
 
@@ -170,8 +173,8 @@ def _modules(model: nn.Module, calls: Mapping[str, int]) -> tuple[Module, ...]:
     first: dict[int, str] = {}
     tree = []
     for path, module in all_paths(model):
-        known = first.setdefault(id(module), path)
-        same_as = known if known != path else None
+        leading = first.setdefault(id(module), path)
+        same_as = leading if leading != path else None
         tree.append(Module(path, type(module).__name__, calls.get(path, 0), same_as))
     return tuple(tree)
 

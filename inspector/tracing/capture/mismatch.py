@@ -82,8 +82,8 @@ def _size(tensor: Tensor, axis: int, wanted: int, what: str) -> Mismatch | None:
 
 
 def _features(message: str) -> Mismatch | None:
-    found = re.search(r"shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", message)
-    return Mismatch(f"{found[2]} features", found[1]) if found else None
+    match = re.search(r"shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", message)
+    return Mismatch(f"{match[2]} features", match[1]) if match else None
 
 
 def fitting(inputs: Sequence[str], wrong: Mismatch) -> tuple[str, ...]:
@@ -91,11 +91,11 @@ def fitting(inputs: Sequence[str], wrong: Mismatch) -> tuple[str, ...]:
     those with the shape that the module got."""
 
     def fit(text: str) -> str:
-        found = re.fullmatch(r"((?:\w+=)?)(\w+)\[([\d,]*)\]", text)
-        if found is None:
+        match = re.fullmatch(r"((?:\w+=)?)(\w+)\[([\d,]*)\]", text)
+        if match is None:
             return text
-        name, dtype, sizes = found[1], found[2], found[3].split(",")
-        same = found[3] == ",".join(map(str, wrong.shape))
+        name, dtype, sizes = match[1], match[2], match[3].split(",")
+        same = match[3] == ",".join(map(str, wrong.shape))
         if wrong.dtype and (same or "float" in dtype):
             dtype = wrong.dtype
         if wrong.axis is not None and same:
@@ -120,7 +120,7 @@ class OnlyOnMeta(RuntimeError):
     """The module at `path` was called with what meta takes and no other device does."""
 
     def __init__(self, path: str, wrong: Mismatch) -> None:
-        super().__init__(f"it expects {wrong}, which no device but meta takes")
+        super().__init__("only the meta device accepts such a call")
         self.path = path
         self.wrong = wrong
 

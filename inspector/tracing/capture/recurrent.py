@@ -151,15 +151,15 @@ def _joined(parts: Iterable[Hidden]) -> Hidden:
 
 def run(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run `torch.NAME`, which is `function`, step by step: on the CPU torch does it, with oneDNN off."""
-    given = dict(zip(_PACKED if _is_packed(args, kwargs) else _WHOLE, args), **kwargs)
-    data = given.pop("input", None) if "input" in given else given.pop("data", None)
-    batch_sizes = given.pop("batch_sizes", None)
-    complete = set(given) == set(_WHOLE[1:] if batch_sizes is None else _WHOLE[1:-1])
+    arguments = dict(zip(_PACKED if _is_packed(args, kwargs) else _WHOLE, args), **kwargs)
+    data = arguments.pop("input", None) if "input" in arguments else arguments.pop("data", None)
+    batch_sizes = arguments.pop("batch_sizes", None)
+    complete = set(arguments) == set(_WHOLE[1:] if batch_sizes is None else _WHOLE[1:-1])
     if not complete or not isinstance(data, Tensor) or data.device.type == "cpu" or data.numel() == 0:
         with stepwise():
             return function(*args, **kwargs)
     layer = _whole if batch_sizes is None else partial(_packed, batch_sizes.tolist())
-    return _layers(name, layer, data, **given)
+    return _layers(name, layer, data, **arguments)
 
 
 _WHOLE = (

@@ -27,6 +27,7 @@ def contraction(macs: int, outputs: Any, pointwise: int = 0) -> Cost:
     "aten._int_mm",
     "aten._sparse_mm",
     "aten._weight_int8pack_mm",
+    "torchao.int_matmul",
 )
 def mm(out: Any, a: TensorSpec, b: TensorSpec, *_: Any, **__: Any) -> Cost:
     return contraction(first(out).numel * a.shape[-1], out)

@@ -79,11 +79,6 @@ def int8_linear_matmul(out: Any, x: TensorSpec, weight: TensorSpec, *_: Any) -> 
     return Cost(macs, 0, macs // x.shape[-1])
 
 
-@formula("torchao.int_matmul")
-def int_matmul(out: Any, x: TensorSpec, weight: TensorSpec) -> Cost:
-    return contraction(first(out).numel * x.shape[-1], out)
-
-
 @formula("torchao.int_scaled_matmul")
 def int_scaled_matmul(out: Any, x: TensorSpec, weight: TensorSpec, scales: TensorSpec) -> Cost:
     return contraction(first(out).numel * x.shape[-1], out, first(out).numel)
