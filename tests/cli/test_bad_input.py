@@ -44,7 +44,11 @@ import pytest
         (["freeze", "resnet18", "--at", "1", "--norm", "frozen"], "--norm 'frozen'", "freeze"),
         (["freeze", "resnet18", "--pattern", "layer9.*"], "'layer9.*' matches no parameter", "conv1.weight"),
         (["freeze", "resnet18", "--at", "1", "--stage", "layer9"], "'layer9' matches no", "layer"),
-        (["freeze", "resnet18", "--at", "1", "--input", "1x3"], "expects 4 dimensions, got 2 in float32[1,3]", "--input"),
+        (
+            ["freeze", "resnet18", "--at", "1", "--input", "1x3"],
+            "expects 4 dimensions, got 2 in float32[1,3]",
+            "--input",
+        ),
         (["freeze", "resnet18", "--at", "1", "--weights", "none.pth"], "no file at none.pth", ""),
         (["freeze", "resnet18", "--at", "1", "--save", "x.txt"], "x.txt", ".safetensors"),
         (["freeze", "quantized_resnet18@DEFAULT", "--at", "1"], "does not train", "float"),

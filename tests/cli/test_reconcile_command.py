@@ -73,7 +73,7 @@ def test_profile_with_another_counter(inspect, small: str) -> None:
         (("reconcile", "resnet18", "--timeout", "nan"), "a time-out of nan s makes no sense"),
         (("reconcile", "resnet18", "--table", "nowhere.csv"), "cannot read nowhere.csv"),
         (("reconcile", "resnett18"), "no torchvision model is called 'resnett18'"),
-        (("reconcile", "resnet18", "--input", "1x4x224x224"), "raised on float32[1,4,224,224]"),
+        (("reconcile", "resnet18", "--input", "1x4x224x224"), "got 4 in float32[1,4,224,224]"),
         (("profile", "resnet18", "--counter", "nobody"), "--counter 'nobody' is unknown"),
         (("profile", "resnet18", "--counter", "thop", "--phase", "train"), "thop counts a forward only"),
         (("profile", "resnet18", "--counter", "thop", "--strict"), "--strict applies to our own count"),
