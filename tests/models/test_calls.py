@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import inspector
 from inspector import InspectError, profile
+from inspector.models.copies import copied
 from inspector.models.inputs import Inputs, as_inputs, parse_inputs
 from inspector.models.small import with_batch
 from inspector.tracing.capture import ForwardError
@@ -301,6 +302,16 @@ class TestArguments:
     def test_counting_twice_gives_one_number(self) -> None:
         arguments = (torch.randn(3, 4), _state())
         assert [macs(Stateful(), arguments) for _ in range(2)] == [6 * 4 * 4] * 2
+
+    def test_tensors_move_at_any_depth(self) -> None:
+        state = _state()
+        state.more = {"slots": [Slots(torch.ones(2))]}
+        twin = copied(((state,), {"again": state}), "meta")
+        moved = twin[0][0]
+        assert twin[1]["again"] is moved
+        inner = (moved.keys, moved.table["first"], moved.more["slots"][0].value)
+        assert {tensor.device.type for tensor in inner} == {"meta"}
+        assert state.keys.device.type == "cpu"
 
     def test_what_is_the_same_object_stays_the_same(self) -> None:
         class Same(nn.Module):
