@@ -81,15 +81,24 @@ def places_of(model: nn.Module) -> dict[int, str | Shared]:
     return {key: Shared(tuple(several)) if several[1:] else several[0] for key, several in paths.items()}
 
 
-def all_paths(
-    module: nn.Module, path: str = "", around: tuple[nn.Module, ...] = ()
-) -> Iterator[tuple[str, nn.Module]]:
+def all_paths(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every path with its module, each before what it holds; a module inside itself is passed over."""
-    yield path, module
-    around = (*around, module)
-    for name, child in _torch.children_of(module).items():
-        if child is not None and not any(child is outer for outer in around):
-            yield from all_paths(child, f"{path}.{name}" if path else name, around)
+    paths = []
+    around = set()
+
+    def walk(path: str, module: nn.Module) -> None:
+        paths.append((path, module))
+        children = _torch.children_of(module)
+        if not children:
+            return
+        around.add(id(module))
+        for name, child in children.items():
+            if child is not None and id(child) not in around:
+                walk(f"{path}.{name}" if path else name, child)
+        around.remove(id(module))
+
+    walk("", model)
+    return paths
 
 
 @contextmanager

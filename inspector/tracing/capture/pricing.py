@@ -80,8 +80,9 @@ def price(calls: Sequence[Call], sizes: Sequence[int]) -> tuple[Op, ...]:
 
 def _priced(call: Call, prices: dict[Any, _Price], size: Callable[[TensorSpec], int]) -> Op:
     operator, args, kwargs = call.operator, call.args, call.kwargs
-    inputs, outputs = tensors(args), tensors(call.result)
-    written = [spec for i in operator.written if i < len(args) for spec in tensors(args[i])]
+    inputs, outputs, written = tensors(args), tensors(call.result), []
+    if operator.written:
+        written = [spec for i in operator.written if i < len(args) for spec in tensors(args[i])]
     if kwargs:
         inputs += tensors(kwargs)
         written += [s for n in operator.written_names for s in tensors(kwargs.get(n))]

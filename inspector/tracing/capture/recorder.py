@@ -310,13 +310,12 @@ class Recorder(TorchDispatchMode):
         """The argument with a `TensorSpec` in place of each tensor; what shapes depend on joins key."""
         if isinstance(value, Tensor):
             spec = self._spec(value, "constant", None)
-            key.append(spec.shape)
-            key.append(spec.dtype)
             if isinstance(spec, WrappedSpec):
                 key.append(object())  # what is inside decides: no two calls look alike
             elif spec.storage >= 0:
-                key.append(value.stride())
-                key.append(self.storages[spec.storage][1])
+                key += spec.shape, spec.dtype, value.stride(), self.storages[spec.storage][1]
+            else:
+                key += spec.shape, spec.dtype
             return spec
         if isinstance(value, (list, tuple)):
             key.append(len(value))
@@ -324,8 +323,7 @@ class Recorder(TorchDispatchMode):
         if isinstance(value, torch.ScriptObject):
             key.append(object())  # stride and padding hide inside: no two calls look alike
             return self._packed_weight(value)
-        key.append(type(value))
-        key.append(value)
+        key += type(value), value
         return value
 
     def _made(self, result: Any, index: int) -> Any:

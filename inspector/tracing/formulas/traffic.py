@@ -6,7 +6,7 @@ that scatter write only their source, and filling reads nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from inspector.tracing.record import TensorSpec, WrappedSpec
@@ -38,7 +38,7 @@ def traffic(
     args: list[Any],
     inputs: list[TensorSpec],
     outputs: list[TensorSpec],
-    written: Iterable[TensorSpec],
+    written: list[TensorSpec],
     size: Bytes,
 ) -> tuple[int, int]:
     """Bytes read and written by one call.
@@ -47,7 +47,6 @@ def traffic(
     changes in place; `size` gives the bytes of a tensor (an expanded one holds no more than its storage).
     """
     base = name[:-1] if name.endswith("_") else name
-    written = list(written)
     if name == "aten.native_batch_norm" and len(args) > 5 and args[5] is False:
         outputs = outputs[:1]  # stored statistics: the batch's are allocated by some devices only
     held = {spec.storage for spec in inputs}
@@ -64,8 +63,9 @@ def traffic(
             return source + size(inputs[0]), sum(map(size, results))
         return source + (moved if base in ACCUMULATES else 0), moved
     sources = inputs[1:] if base in FILLS else inputs
-    positional = tensors(args)  # a keyword that is written is `out=`: not read
-    sources = [spec for spec in sources if spec not in written or spec in positional]
+    if written:
+        positional = tensors(args)  # a keyword that is written is `out=`: not read
+        sources = [spec for spec in sources if spec not in written or spec in positional]
     reads = {_place(spec): spec for spec in sources}
     return sum(map(size, reads.values())), sum(map(size, results)) + sum(map(size, written))
 
