@@ -193,15 +193,30 @@ LOCAL = 3_952 / 16_384  # 16 keys to either side: 128 * 33, less 16 * 17 at the 
             },
             (1.0, LOCAL),
         ),
+        (
+            {"model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"], "num_local_experts": 2,
+             "num_experts_per_tok": 1, "layer_types": ["sliding_attention", "full_attention"], **GROUPED},
+            (SLIDING, FULL),
+        ),
+        (
+            {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"],
+             "layer_types": ["sliding_attention", "full_attention"], "attn_implementation": "eager", **GROUPED},
+            (SLIDING, FULL),
+        ),
+        ({"model_type": "mistral", "architectures": ["MistralForCausalLM"], "attn_implementation": "eager",
+          **GROUPED}, (SLIDING, SLIDING)),
+        ({"model_type": "bloom", "architectures": ["BloomForCausalLM"], "vocab_size": 100, "hidden_size": 64,
+          "n_layer": 2, "n_head": 4}, (FULL, FULL)),
     ],
-    ids=["mistral", "gemma3", "modernbert"],
+    ids=["mistral", "gemma3", "modernbert", "gpt_oss", "gemma2", "mistral, written out", "bloom"],
 )  # fmt: skip
 def test_masks_of_transformers(
     config: dict[str, Any], shares: tuple[float, float], device: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("transformers")
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    trace = inspector.trace(f"hf:{tmp_path}", "input_ids=int64[1,128]", device=device)
+    chosen = {key: config[key] for key in ("attn_implementation",) if key in config}
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in chosen}))
+    trace = inspector.trace(f"hf:{tmp_path}", "input_ids=int64[1,128]", device=device, model_args=chosen)
     sums = totals(trace)
     saved = sum(ATTENTION * (1 - share) for share in shares)
     assert sums["macs"] - sums["causal_macs"] == saved

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from inspector.tracing.capture.recorder import Recorder
 
 _NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-_MASKED = -10_000.0
+MASKED = -10_000.0
 """The softmax of what this is added to is 0 in every dtype; models write minus infinity, a dtype's lowest
 value, -1e9 or -1e4."""
 
@@ -52,7 +52,7 @@ def _read(mask: Tensor) -> float | None:
     try:
         with aside(), torch.no_grad():
             once = mask[tuple(slice(0, 1) if step == 0 else slice(None) for step in mask.stride())]
-            left = once if once.dtype is torch.bool else once > _MASKED
+            left = once if once.dtype is torch.bool else once > MASKED
             return int(left.count_nonzero()) / once.numel() if once.numel() else 1.0
     except (RuntimeError, NotImplementedError):  # a nested or otherwise special tensor
         return None

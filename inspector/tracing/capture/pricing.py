@@ -18,14 +18,14 @@ _Price = tuple[int | None, int | None, int]
 
 class Operator:
     """What is fixed for one operator: its name, what it writes in place, whether it is composite, and the
-    function that then runs it in its parts."""
+    function that then runs it in its parts; whether it may be part of an attention written out by hand."""
 
-    __slots__ = ("composite", "in_place", "name", "parts", "rule", "written", "written_names")
+    __slots__ = ("attends", "composite", "in_place", "name", "parts", "rule", "written", "written_names")
 
     def __init__(self, func: Any, rules: Mapping[str, Rule]) -> None:
         self.written: tuple[int, ...] = ()
         self.written_names: tuple[str, ...] = ()
-        self.composite = False
+        self.attends = self.composite = False
         self.parts: Any = None
         if not hasattr(func, "overloadpacket"):  # a higher-order operator, or the name of what is none
             self.name = func if isinstance(func, str) else f"higher_order.{func}"

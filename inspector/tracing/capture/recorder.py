@@ -11,7 +11,7 @@ Four facts meet here, each from its own source:
 from __future__ import annotations
 
 import weakref
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -30,7 +30,7 @@ from inspector.tracing._torch import (
 from inspector.tracing.capture import recurrent
 from inspector.tracing.capture.flexible import on_any_device
 from inspector.tracing.capture.foreign import NOTE, NUMPY, leaving
-from inspector.tracing.capture.functions import Functions, attention_seen
+from inspector.tracing.capture.functions import ATTENTION, Functions, attention_seen
 from inspector.tracing.capture.higher_order import BODIES
 from inspector.tracing.capture.isolate import uncompiled
 from inspector.tracing.capture.kernels import aside
@@ -38,7 +38,8 @@ from inspector.tracing.capture.memo import MetaMemo
 from inspector.tracing.capture.mismatch import Mismatch, mismatch
 from inspector.tracing.capture.modules import ModuleCall, Places, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
-from inspector.tracing.capture.rules import ON_META
+from inspector.tracing.capture.rules import ON_META, joined
+from inspector.tracing.capture.written_out import PRODUCTS, SOFTMAX, WrittenOut
 from inspector.tracing.describe import DTYPES, describe
 from inspector.tracing.formulas.traffic import tensors
 from inspector.tracing.record import ACCUMULATION, Failure, NestedSpec, Op, Storage, TensorSpec, WrappedSpec
@@ -88,6 +89,8 @@ class Recorder(TorchDispatchMode):
         self._owners: dict[int, str] = {}
         self._boundaries: list[int] = []
         self._origins: list[tuple[str, str, float | None]] = []
+        self._marked: list[int] = []
+        self._written_out = WrittenOut(self)
         self._backward_start = 0
         self._node: int | None = None
         self._node_start = 0
@@ -238,12 +241,15 @@ class Recorder(TorchDispatchMode):
         self.raw.append(Call(operator, path, group, self.phase, shadow, named, made, signature, density))
         if self._callers:
             self._mark()
+            if operator.attends and group != ATTENTION:
+                self._written_out.see(index)
         return result
 
     def _operator(self, func: Any) -> Operator:
         operator = Operator(func, self.rules)
         if operator.name in BODIES:
             operator.composite, operator.parts = True, partial(BODIES[operator.name], self, func)
+        operator.attends = operator.name in SOFTMAX | PRODUCTS
         self._operators[func] = operator
         return operator
 
@@ -298,13 +304,10 @@ class Recorder(TorchDispatchMode):
         try:
             return func(*args, **kwargs)
         except RuntimeError:
-            values = [*args, *kwargs.values()]
-            if self.device != "meta" or not any(_on_cpu(value) for value in values):
+            moved = joined(operator.written, args, kwargs) if self.device == "meta" else None
+            if moved is None:
                 raise
-            if any(_on_cpu(args[i]) for i in operator.written if i < len(args)):
-                raise
-            moved = {k: _to_meta(v) for k, v in kwargs.items()}
-            return func(*(_to_meta(value) for value in args), **moved)
+            return func(*moved[0], **moved[1])
 
     def _shadow(self, value: Any, key: list[Any]) -> Any:
         """The argument with a `TensorSpec` in place of each tensor; what shapes depend on joins key."""
@@ -352,6 +355,14 @@ class Recorder(TorchDispatchMode):
         if not self._boundaries or number > self._boundaries[-1]:
             self._boundaries.append(number)
             self._origins.append((self.path, self.group, self.density))
+            self._marked.append(len(self.raw))
+
+    def masked(self, index: int, share: float | None) -> None:
+        """A mask leaves this share of the scores of call `index`, also in its gradient."""
+        self.raw[index] = self.raw[index]._replace(density=share)
+        position = bisect_left(self._marked, index + 1)
+        if self._marked[position : position + 1] == [index + 1]:
+            self._origins[position] = (*self._origins[position][:2], share)
 
     def _origin(self) -> tuple[str, str, float | None]:
         node = running_node()
@@ -384,15 +395,3 @@ class Recorder(TorchDispatchMode):
     def lifetimes(self) -> tuple[Storage, ...]:
         """The storages seen, with birth and death."""
         return tuple(Storage(*entry) for entry in self.storages)
-
-
-def _on_cpu(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return any(_on_cpu(entry) for entry in value)
-    return isinstance(value, Tensor) and value.device.type == "cpu"
-
-
-def _to_meta(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_meta(entry) for entry in value)
-    return value.to("meta") if _on_cpu(value) else value

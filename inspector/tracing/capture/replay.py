@@ -143,6 +143,18 @@ def _results(call: Call, tensor: _Tensor, device: str) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(func(*args, **kwargs)) if isinstance(leaf, Tensor)]
 
 
+def strides_of(call: Call, place: int) -> tuple[int, ...]:
+    """The strides of the tensor that is argument `place` of a call."""
+    key, strides = iter(call.signature[1:]), []
+
+    def tensor(spec: TensorSpec, layout: Sequence[int]) -> Any:
+        strides.append(tuple(layout))
+
+    for value in call.args[: place + 1]:
+        _argument(value, key, tensor, "meta")
+    return strides[-1]
+
+
 def _argument(value: Any, key: Iterator[Any], tensor: _Tensor, device: str) -> Any:
     """Follows the order in which the recorder writes a signature."""
     first = next(key)

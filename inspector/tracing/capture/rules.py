@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,3 +32,25 @@ ON_META: dict[str, Rule] = {
     "aten._weight_int4pack_mm": weight_int4pack_mm,
     "bitsandbytes.int8_double_quant": int8_double_quant,
 }
+
+
+def joined(written: Sequence[int], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The arguments with the tensors that stayed on the CPU on meta, beside the others; None where there
+    are none, or one at a place in `written` would not get the results."""
+    if not any(map(_on_cpu, (*args, *kwargs.values()))):
+        return None
+    if any(_on_cpu(args[i]) for i in written if i < len(args)):
+        return None
+    return [_to_meta(value) for value in args], {name: _to_meta(value) for name, value in kwargs.items()}
+
+
+def _on_cpu(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_on_cpu, value))
+    return isinstance(value, Tensor) and value.device.type == "cpu"
+
+
+def _to_meta(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_to_meta, value))
+    return value.to("meta") if _on_cpu(value) else value
