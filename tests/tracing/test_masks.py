@@ -125,17 +125,24 @@ def test_layers_that_share_a_mask_and_one_that_changes_it(device: str) -> None:
     assert left(inspector.trace(Layers(), X, device=device)) == 2 * CAUSAL + 8
 
 
-def test_a_learned_bias_hides_nothing_where_it_can_be_read() -> None:
-    model = Attend(lambda model, x: model.bias)
-    assert {op.density for op in inspector.trace(model, X, device="cpu").ops if op.macs} == {1.0}
-    assert {op.density for op in inspector.trace(model, X).ops if op.macs} == {None}
-    assert inspector.trace(model, X).notes == ()  # no number was to be expected
+@BOTH
+@pytest.mark.parametrize("mask", [lambda model, x: model.bias, lambda model, x: model.bias.sin() * x.mean()])
+def test_a_learned_bias_hides_nothing(mask: Any, device: str) -> None:
+    trace = inspector.trace(Attend(mask), X, device=device)
+    assert {op.density for op in trace.ops if op.macs} == {1.0}
+
+
+@BOTH
+def test_a_mask_that_was_added_to_a_bias(device: str) -> None:
+    trace = inspector.trace(Attend(lambda model, x: model.bias + additive(model, x)), X, device=device)
+    assert left(trace) == CAUSAL
 
 
 @pytest.mark.parametrize(
     "unknown",
     [
-        lambda model, x: model.bias,
+        lambda model, x: model.bias > 0,
+        lambda model, x: torch.where(model.bias > 0, 0.0, float("-inf")),
         lambda model, x: x[0, 0, :, :8] > 0,
         lambda model, x: torch.rand(8, 8, device=x.device) > 0.5,
         lambda model, x: lower(model, x) & (x[0, 0, :, :8] > 0),
@@ -199,8 +206,8 @@ LOCAL = 3_952 / 16_384  # 16 keys to either side: 128 * 33, less 16 * 17 at the 
             (SLIDING, FULL),
         ),
         (
-            {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"],
-             "layer_types": ["sliding_attention", "full_attention"], "attn_implementation": "eager", **GROUPED},
+            {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"], "attn_implementation": "eager",
+             "layer_types": ["sliding_attention", "full_attention"], **GROUPED},
             (SLIDING, FULL),
         ),
         ({"model_type": "mistral", "architectures": ["MistralForCausalLM"], "attn_implementation": "eager",

@@ -34,12 +34,13 @@ from inspector.tracing.capture.functions import ATTENTION, Functions, attention_
 from inspector.tracing.capture.higher_order import BODIES
 from inspector.tracing.capture.isolate import uncompiled
 from inspector.tracing.capture.kernels import aside
+from inspector.tracing.capture.masks import Masks
 from inspector.tracing.capture.memo import MetaMemo
 from inspector.tracing.capture.mismatch import Mismatch, mismatch
 from inspector.tracing.capture.modules import ModuleCall, Places, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
 from inspector.tracing.capture.rules import ON_META, joined
-from inspector.tracing.capture.written_out import PRODUCTS, SOFTMAX, WrittenOut
+from inspector.tracing.capture.written_out import PARTS, WrittenOut
 from inspector.tracing.describe import DTYPES, describe
 from inspector.tracing.formulas.traffic import tensors
 from inspector.tracing.record import ACCUMULATION, Failure, NestedSpec, Op, Storage, TensorSpec, WrappedSpec
@@ -76,7 +77,6 @@ class Recorder(TorchDispatchMode):
         self.wrong: Mismatch | None = None
         self.notes: dict[str, None] = {}
         self.shares: dict[Any, float | str] = {}
-        self.mask_shares: dict[Any, tuple[float | None, int]] = {}
         self.phase = "forward"
         self.path = ""
         self.group = ""
@@ -90,6 +90,7 @@ class Recorder(TorchDispatchMode):
         self._boundaries: list[int] = []
         self._origins: list[tuple[str, str, float | None]] = []
         self._marked: list[int] = []
+        self.masks = Masks(self)
         self._written_out = WrittenOut(self)
         self._backward_start = 0
         self._node: int | None = None
@@ -249,7 +250,7 @@ class Recorder(TorchDispatchMode):
         operator = Operator(func, self.rules)
         if operator.name in BODIES:
             operator.composite, operator.parts = True, partial(BODIES[operator.name], self, func)
-        operator.attends = operator.name in SOFTMAX | PRODUCTS
+        operator.attends = operator.name in PARTS
         self._operators[func] = operator
         return operator
 

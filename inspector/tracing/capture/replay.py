@@ -37,15 +37,19 @@ class _Unknown(Exception):
 
 
 def replayed(
-    calls: Sequence[Call], storages: Sequence[Sequence[Any]], spec: TensorSpec, strides: Sequence[int]
+    calls: Sequence[Call],
+    storages: Sequence[Sequence[Any]],
+    spec: TensorSpec,
+    strides: Sequence[int],
+    until: int,
 ) -> Tensor | None:
-    """The tensor `spec` as it is after `calls`, on the CPU; None where its values are not known.
+    """The tensor `spec` as it is before call `until`, on the CPU; None where its values are not known.
 
     storages: of each its entry in the record, with the index of the call that made it at place 3.
     """
     memory = _Memory()
     try:
-        chosen = _sources(calls, storages, spec.storage)
+        chosen = _sources(calls, storages, spec.storage, until)
         with aside(), torch.no_grad():
             for call in chosen:
                 _run(call, memory)
@@ -54,11 +58,13 @@ def replayed(
         return None
 
 
-def _sources(calls: Sequence[Call], storages: Sequence[Sequence[Any]], storage: int) -> list[Call]:
-    """The calls that the values of a storage come from, in their order."""
+def _sources(
+    calls: Sequence[Call], storages: Sequence[Sequence[Any]], storage: int, until: int
+) -> list[Call]:
+    """The calls before `until` that the values of a storage come from, in their order."""
     needed, made, chosen, nbytes = {storage}, set(), [], 0
     first = _first(needed, storages)
-    for index in range(len(calls) - 1, -1, -1):
+    for index in range(until - 1, -1, -1):
         if index < first:
             break
         call = calls[index]
