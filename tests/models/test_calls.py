@@ -354,3 +354,22 @@ class TestArguments:
 
         with pytest.raises(InspectError, match="an input cannot be copied"):
             profile(Stateful(), (torch.randn(3, 4), once()))
+
+
+def test_generating_is_a_prefill_and_one_pass_a_token(tmp_path: Path) -> None:
+    # One layer and token: q and o 64 * 64 each, k and v 64 * 32 each, three of 64 * 128: 36,864. 16 tokens
+    # at once, then 3 that see 17, 18 and 19 keys; a token's head costs 64 * 100.
+    pytest.importorskip("transformers")
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64,
+        "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 256,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ids = torch.ones(1, 16, dtype=torch.int64)
+    inputs = {"input_ids": ids, "max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
+    trace = inspector.trace(f"hf:{tmp_path}", inputs, call="generate")
+    linear = 2 * 36_864 * (16 + 3) + 4 * 6_400
+    attention = 2 * 2 * 64 * (16 * 16 + 17 + 18 + 19)
+    assert sum(op.macs or 0 for op in trace.ops) == linear + attention
+    assert not [op.name for op in trace.ops if not op.known]
