@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+ENERGY_SECONDS = 2.0
+"""How long a step runs while its energy is counted: the driver counts in steps of some 0.1 s."""
 REASONS = {
     0x2: "application clocks",
     0x4: "power cap",
@@ -56,7 +58,11 @@ def state(index: int, nvml: Any = None) -> GpuState | None:
 
 
 def joules(
-    step: Callable[[], Any], seconds: float = 2.0, index: int = 0, nvml: Any = None, cuda: Any = torch.cuda
+    step: Callable[[], Any],
+    seconds: float = ENERGY_SECONDS,
+    index: int = 0,
+    nvml: Any = None,
+    cuda: Any = torch.cuda,
 ) -> tuple[float, int] | None:
     """Run the step for about `seconds`: (joules of the whole card meanwhile, calls). None where the driver
     does not count them, and on a slice of a card (MIG), whose neighbours would be counted too."""

@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from inspector.benchmarking import flags, gpu
+from inspector.benchmarking import gpu
 from inspector.core import devices
 from inspector.core.errors import first_line
 from inspector.core.version import __version__, installed
 from inspector.models.device import gpu_name
+from inspector.profiling import flags
 from inspector.reporting.report import Finding, Report, Section, environment, metrics
 
 PACKAGES = (

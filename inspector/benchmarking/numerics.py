@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from inspector.benchmarking.drift import Drift, Reference
-from inspector.benchmarking.flags import precision as flags_of
 from inspector.benchmarking.precisions import Precision
 from inspector.core.errors import InspectError, first_line
 from inspector.models.build import out_of_memory
 from inspector.models.determinate import cast, quiet, random
 from inspector.models.loss import loss_of
 from inspector.models.replica import replica
+from inspector.profiling.flags import precision as flags_of
 from inspector.tracing.beside import uses
 
 LARGEST_SCALE = 2.0**16

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
 
-from inspector.benchmarking import flags, gpu, steps
+from inspector.benchmarking import gpu, steps
 from inspector.benchmarking.numerics import Numerics
 from inspector.benchmarking.precisions import Precision, unavailable
 from inspector.benchmarking.probe import probe
@@ -25,8 +26,12 @@ from inspector.models.build import out_of_memory
 from inspector.models.determinate import cast
 from inspector.models.inputs import Inputs, materialise
 from inspector.models.replica import replica
+from inspector.profiling import flags
 from inspector.profiling.meter import metered
 from inspector.tracing.capture.isolate import random_state, seed_all
+
+DRIFT_BATCH = 8
+"""The most samples of the run in float64: it keeps what every module gives, eight bytes a value."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Bench:
         """Measure every mode at every batch."""
         with random_state():
             for mode in modes:
-                drifts = self._drifts(precisions, mode, min(batches))
+                drifts = self._drifts(precisions, mode, min(DRIFT_BATCH, *batches))
                 for batch in batches:
                     self._group(precisions, mode, batch, drifts)
 
@@ -110,21 +115,22 @@ class Bench:
             return None
 
     def _prepare(self, row: Row) -> steps.Step:
-        device, options = self.options.device, self.options
+        device, options, clock = self.options.device, self.options, self.clock
+        row.probe = probe(device, row.precision.weights, row.precision.autocast)
         with _memory(device, row):
             step = self.step(row.precision, row.mode, row.batch)
-            row.probe = probe(device, row.precision.weights, row.precision.autocast)
             seed_all(options.seed)
             held = flags.read()
             row.watched = watch(step)
             row.leaked = flags.leaked(held, row.precision.flags)
+            _forget_peak(device)  # watching takes memory of its own
             if options.compile:
                 steps.compiled(step)
-            clock = self._clock()
-            if options.cuda_graph:
-                warm_up(step, clock, least=3, limit_s=options.seconds)
-                steps.graphed(step)
             row.warm = warm_up(step, clock, least=3, limit_s=options.seconds)
+            if options.cuda_graph:
+                steps.graphed(step, self.pool)
+                again = warm_up(step, clock, least=3, limit_s=options.seconds)
+                row.warm = replace(again, first=row.warm.first)  # where compilation shows
         row.steps = row.warm.calls + 1
         return step
 
@@ -141,16 +147,23 @@ class Bench:
         model.train(mode == "train")
         return steps.make(model, args, kwargs, precision, options.device, mode)
 
-    def _clock(self) -> Clock:
+    @cached_property
+    def clock(self) -> Clock:
+        """One for all rows: on a GPU it holds a buffer, which must not count as memory of a step."""
         on_gpu = self.options.device.startswith("cuda")
         return EventClock(self.options.device) if on_gpu else HostClock()
+
+    @cached_property
+    def pool(self) -> Any:
+        """The memory that the graphs of all rows share: they never run at the same time."""
+        return torch.cuda.graph_pool_handle()
 
     def _measure(self, group: Group, ready: dict[str, tuple[Row, steps.Step]]) -> None:
         """Time the rows in turn. A row that runs out of memory becomes absent, and the others go on."""
         visits: dict[str, list[Visit]] = {}
         while ready:
             visits = {}
-            clock = _Around(self._clock(), {id(step): row for row, step in ready.values()})
+            clock = _Around(self.clock, {id(step): row for row, step in ready.values()})
             work = {name: step for name, (row, step) in ready.items()}
             for row, _ in ready.values():
                 row.before = _gpu_state(self.options.device)
@@ -172,11 +185,14 @@ class Bench:
                 self._note(group, ready, visits)
             break
         for row, step in ready.values():
-            row.after = _gpu_state(self.options.device)
+            row.after = _gpu_state(self.options.device)  # before energy heats the card up
             row.skipped = step.skipped()
+        for row, step in ready.values():
             if self.options.device.startswith("cuda") and self.options.energy:
                 with flags.precision(row.precision.flags):
-                    energy = gpu.joules(step, index=torch.device(self.options.device).index or 0)
+                    energy = gpu.joules(
+                        step, gpu.ENERGY_SECONDS, torch.device(self.options.device).index or 0
+                    )
                 row.joules = energy[0] / energy[1] / row.batch if energy else None
 
     def _note(
@@ -239,6 +255,12 @@ def _memory(device: str, row: Row) -> Iterator[None]:
     with metered(device) as peak:
         yield
     row.allocated, row.reserved = peak.tensors, peak.reserved
+
+
+def _forget_peak(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _release() -> None:

@@ -65,10 +65,10 @@ def ratio_interval(base: Sequence[float], other: Sequence[float], seed: int) -> 
     logs = np.log(np.asarray(base[:pairs], dtype=np.float64)) - np.log(
         np.asarray(other[:pairs], dtype=np.float64)
     )
-    centre, error = _centre(logs[None])
-    ratio = float(np.exp(centre[0]))
+    ratio = float(np.exp(logs.mean()))
     if pairs < LEAST_ROUNDS:
         return ratio, None
+    centre, error = _centre(logs[None])
     drawn = np.random.default_rng(seed).integers(pairs, size=(RESAMPLES, pairs))
     again, errors = _centre(logs[drawn])
     away = np.abs(again - centre[0])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from inspector.benchmarking.precisions import Precision
 from inspector.models.loss import loss_of
+from inspector.tracing._torch import tree_flatten, tree_unflatten
 
 LEARNING_RATE = 1e-4
 GROWTH_INTERVAL = 10**9
@@ -100,17 +101,42 @@ def compiled(step: Step) -> None:
     step.call = torch.compile(step.model)
 
 
-def graphed(step: Step) -> None:
-    """Record the step's work on the GPU once as a CUDA graph: inference whole, training its forward and
-    backward (the optimizer and GradScaler run as they do without). Run the step a few times before."""
-    if step.mode == "train":
-        with torch.autocast(
-            "cuda", step.precision.autocast, enabled=step.precision.autocast is not None, cache_enabled=False
-        ):
-            step.call = torch.cuda.make_graphed_callables(step.model, step.args)
-        return
-    graph = torch.cuda.CUDAGraph()
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
-        step.last = [step.infer()]  # the outputs live in the graph's memory
-    step.replay = graph.replay
+def graphed(step: Step, pool: Any = None) -> None:
+    """Record the step's work on the GPU once as a CUDA graph in the memory of `pool`: inference whole,
+    training its forward and backward (the optimizer and GradScaler run as they do without). Run the step a
+    few times before. What is recorded is what the step calls: the compiled model where it is compiled."""
+    with torch.cuda.device(step.device):
+        if step.mode == "train":
+            _graphed_training(step, pool)
+            return
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(step.device)
+        with torch.cuda.graph(graph, pool=pool):
+            step.last = [step.infer()]  # the outputs live in the graph's memory
+        step.replay = graph.replay
+
+
+def _graphed_training(step: Step, pool: Any) -> None:
+    inner = _OnTensors(step.call, step.args, step.kwargs)
+    lowered = step.precision.autocast
+    with torch.autocast("cuda", lowered, enabled=lowered is not None, cache_enabled=False):
+        call = torch.cuda.make_graphed_callables(inner, inner.tensors, allow_unused_input=True, pool=pool)
+    step.call = lambda *args, **kwargs: call(*inner.tensors)
+
+
+class _OnTensors(nn.Module):
+    """A call as a module of its tensors alone, the only arguments that torch graphs."""
+
+    def __init__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.call = call
+        self.leaves, self.spec = tree_flatten((args, kwargs))
+        self.places = [i for i, leaf in enumerate(self.leaves) if isinstance(leaf, Tensor)]
+        self.tensors = tuple(self.leaves[i] for i in self.places)
+
+    def forward(self, *tensors: Tensor) -> Any:
+        leaves = list(self.leaves)
+        for place, tensor in zip(self.places, tensors):
+            leaves[place] = tensor
+        args, kwargs = tree_unflatten(leaves, self.spec)
+        return self.call(*args, **kwargs)

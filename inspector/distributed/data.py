@@ -162,8 +162,9 @@ def source(node: Any, spec: InputSpec, below: int, seed: int) -> tuple[str, Data
         ) from error
 
 
-def load(node: Any, spec: InputSpec, below: int, seed: int, rank: int, world: int) -> Data:
-    """The data of one rank. Raises InspectError when a batch on every rank needs more samples."""
+def load(node: Any, spec: InputSpec, below: int, seed: int, rank: int, world: int, pin: bool = False) -> Data:
+    """The data of one rank, in page-locked memory if `pin` (for a GPU). Raises InspectError when a batch on
+    every rank needs more samples."""
     name, whole, images = source(node, spec, below, seed)
     size = len(whole)  # type: ignore[arg-type]
     held = [index for index in range(size) if index % VALIDATION == VALIDATION - 1]
@@ -185,7 +186,7 @@ def load(node: Any, spec: InputSpec, below: int, seed: int, rank: int, world: in
     options: dict[str, Any] = {
         "batch_size": node.BATCH,
         "num_workers": node.WORKERS,
-        "pin_memory": torch.cuda.is_available(),
+        "pin_memory": pin,
     }
     if node.WORKERS:
         context = multiprocessing.get_context("forkserver")

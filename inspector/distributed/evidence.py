@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from inspector.distributed.digest import sums
-from inspector.distributed.gradients import backward, first_batches, twin
+from inspector.distributed.gradients import alone, backward, first_batches, twin
 from inspector.distributed.loop import Trainer
 
 FIXED_STEPS = 10
@@ -155,7 +155,7 @@ def bare_seconds(trainer: Trainer, steps: int = 3) -> float:
     batches = first_batches(trainer, 1)
     best = float("inf")
     if trainer.place.rank == 0:
-        model = twin(trainer, None)
+        model = alone(trainer, None)
         optimizer = trainer.build_optimizer(model)
         for _ in range(steps + 1):
             start = time.perf_counter()
@@ -163,7 +163,7 @@ def bare_seconds(trainer: Trainer, steps: int = 3) -> float:
             backward(trainer, model, batches[0], 1, None)
             optimizer.step()
             if trainer.place.device != "cpu":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(trainer.place.device)
             best = min(best, time.perf_counter() - start)
     dist.barrier()
     return best if trainer.place.rank == 0 else 0.0

@@ -67,7 +67,7 @@ def unused(trainer: Trainer) -> list[str]:
     batches = first_batches(trainer, 1)
     if not batches:
         return []
-    model = twin(trainer, None)
+    model = alone(trainer, None)
     backward(trainer, model, batches[0], 1, None)
     return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
@@ -80,8 +80,13 @@ def twin(trainer: Trainer, dtype: torch.dtype | None) -> nn.Module:
     return model
 
 
+def alone(trainer: Trainer, dtype: torch.dtype | None) -> nn.Module:
+    """A twin that one rank can run while the others do not: SyncBatchNorm would wait for them."""
+    return _unsynchronised(twin(trainer, dtype))
+
+
 def _draws(trainer: Trainer, batch: Batch) -> bool:
-    model = twin(trainer, None)
+    model = alone(trainer, None)
     return random(_Called(trainer, model), (batch[0],), {}, "train")
 
 
@@ -120,11 +125,10 @@ def _parallel(trainer: Trainer, batches: list[Batch]) -> tuple[Gradients, int, i
 def _reference(trainer: Trainer, everyone: list[list[Batch]], dtype: torch.dtype | None) -> Gradients:
     """The gradients that all ranks should have, computed in this one process: with plain batch norms the
     mean over the ranks' shards, each run by itself; with SyncBatchNorm those of the big batch."""
-    model = twin(trainer, dtype)
+    model = alone(trainer, dtype)
     model.zero_grad(set_to_none=True)
     many = len(everyone[0])
-    if any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
-        model = _unsynchronised(model)
+    if any(isinstance(module, nn.SyncBatchNorm) for module in trainer.model.modules()):
         for number in range(many):
             samples = torch.cat([rank[number][0] for rank in everyone])
             labels = torch.cat([rank[number][1] for rank in everyone])

@@ -15,7 +15,10 @@ from inspector.distributed.job import Place
 
 def connect(place: Place, backend: str, seconds: float) -> None:
     """Join the process group, through a store of this start: one that a start which died has
-    used breaks gloo's full mesh half of the time."""
+    used breaks gloo's full mesh half of the time. A GPU becomes this process's own first: collectives of
+    objects, random states and synchronising go to the current device."""
+    if place.device.startswith("cuda"):
+        torch.cuda.set_device(place.device)
     environment = os.environ
     shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     timeout = timedelta(seconds=seconds)

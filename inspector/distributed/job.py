@@ -75,6 +75,11 @@ class Place:
                 f"RANK, LOCAL_RANK or WORLD_SIZE is missing or no number: {error}",
                 "start it by torchrun, or with `nproc=`",
             ) from error
+        if kind.startswith("cuda"):
+            import torch
+
+            cards = torch.cuda.device_count()  # SLURM may show each task its own GPU alone, as 0
+            local = local % cards if cards else local
         device = f"cuda:{local}" if kind.startswith("cuda") else "cpu"
         return Place(rank, world, local, device, int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")))
 

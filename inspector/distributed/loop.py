@@ -216,9 +216,10 @@ class Trainer(Parts):
 
 
 def hits(outputs: Any, labels: Tensor) -> Tensor:
-    """How many samples have their largest logit at their label; 0 without logits."""
-    for value in floats(outputs):
+    """How many samples have their largest logit at their label, on the outputs' device; 0 without logits."""
+    values = floats(outputs)
+    for value in values:
         if value.dim() == 2 and value.shape[0] == len(labels) and value.shape[1] > 1:
             right = value.argmax(1) == labels.to(value.device) % value.shape[1]
             return right.sum().double()
-    return torch.zeros((), dtype=torch.float64, device=labels.device)
+    return torch.zeros((), dtype=torch.float64, device=values[0].device if values else labels.device)

@@ -77,8 +77,9 @@ class Parts:
 
     def build_data(self) -> Data:
         """This rank's loaders."""
-        rank, seed = self.place.rank, self.job.seed
-        return load_data(self.node.DATA, self.spec(), index_range(self.model), seed, rank, self.place.world)
+        place, seed, below = self.place, self.job.seed, index_range(self.model)
+        pin = place.device.startswith("cuda")
+        return load_data(self.node.DATA, self.spec(), below, seed, place.rank, place.world, pin)
 
     def spec(self) -> InputSpec:
         """The tensor that a sample becomes: the first input."""

@@ -16,8 +16,8 @@ import torch
 
 from inspector.core.errors import InspectError
 from inspector.footprint import Memory, simulate
+from inspector.footprint.cublas import Workspaces
 from inspector.footprint.question import Question
-from inspector.footprint.step import CUBLAS_WORKSPACE, CUBLAS_WORKSPACE_HOPPER
 from inspector.models.build import out_of_memory
 from inspector.models.device import gpu_name, real_device
 from inspector.models.subject import refuse_scripted
@@ -48,7 +48,7 @@ def measured(question: Question, batch: int | None) -> Measured:
     trace = question.trace(batch, setting)
     plan = replace(question.plan(trace), exact=not cuda)
     if cuda:
-        plan = replace(plan, workspace=_workspace())
+        plan = replace(plan, workspaces=Workspaces.of(device))
     if plan.master_weights or (plan.optimizer is not None and plan.optimizer.quantized):
         raise InspectError("torch has no such optimizer, so it cannot be measured", "leave out `measure=`")
     predicted = simulate(trace, plan)
@@ -64,10 +64,6 @@ def measured(question: Question, batch: int | None) -> Measured:
     frame["ratio"] = frame["predicted"] / frame["measured"]
     name = gpu_name(device) or "the CPU, with the CPU's kernels and without rounding"
     return Measured(frame, f"measured on {name}")
-
-
-def _workspace() -> int:
-    return CUBLAS_WORKSPACE_HOPPER if torch.cuda.get_device_capability()[0] >= 9 else CUBLAS_WORKSPACE
 
 
 def _on_cuda(loop: Loop, predicted: Memory) -> list[tuple[str, int, int]]:

@@ -10,6 +10,7 @@ from typing import Any
 from inspector.core.errors import InspectError
 from inspector.core.log import logger
 from inspector.core.naming import select
+from inspector.footprint.cublas import Workspaces
 from inspector.footprint.step import Plan, simulate
 from inspector.models import Recipe
 from inspector.models.inputs import Inputs, as_inputs, materialise
@@ -39,7 +40,7 @@ class Question:
     setting: Setting
     optimizer: str
     master_weights: bool
-    workspace: int
+    workspaces: Workspaces
 
     @staticmethod
     def of(
@@ -52,7 +53,7 @@ class Question:
         checkpoints: Sequence[str],
         optimizer: str,
         master_weights: bool,
-        workspace: int,
+        workspaces: Workspaces,
     ) -> Question:
         if dtype is not None and dtype not in DTYPES:
             raise InspectError(f"unknown dtype {dtype!r}", f"use one of: {', '.join(DTYPES)}")
@@ -72,7 +73,7 @@ class Question:
         own = batch_size(*materialise(called_with, built, "meta"))
         default = inputs is None
         return Question(
-            recipe, called_with, own, default, phase, seed, setting, optimizer, master_weights, workspace
+            recipe, called_with, own, default, phase, seed, setting, optimizer, master_weights, workspaces
         )
 
     def inputs(self, batch: int | None) -> Inputs:
@@ -94,7 +95,7 @@ class Question:
         )
 
     def plan(self, trace: Trace) -> Plan:
-        return Plan.of(trace, self.optimizer, master_weights=self.master_weights, workspace=self.workspace)
+        return Plan.of(trace, self.optimizer, master_weights=self.master_weights, workspaces=self.workspaces)
 
     def needed(self, batch: int) -> int:
         """Bytes that a device must have for the step."""

@@ -11,9 +11,9 @@ from inspector.core.devices import named
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
 from inspector.footprint import OPTIMIZERS, Plan, sections, simulate
+from inspector.footprint.cublas import Workspaces
 from inspector.footprint.question import Question, largest_batch, parse_size
 from inspector.footprint.shard import KINDS
-from inspector.footprint.step import CUBLAS_WORKSPACE, CUBLAS_WORKSPACE_HOPPER
 from inspector.models import Model, as_recipe
 from inspector.profiling.run import BATCH_OF_TWO, needs_two
 from inspector.reporting.report import Report
@@ -64,20 +64,20 @@ def memory(
     """
     limit = parse_size(fits) if fits is not None else None
     room = parse_size(max_batch) if max_batch is not None else None
-    workspace = _workspace(gpu)
+    workspaces = Workspaces.expected(named(gpu).major if gpu is not None else None)
     _check_processes(world_size, shard)
     ask = partial(sections.Asked, depth=depth, limit=limit, world_size=world_size, shard=shard)
     if isinstance(model, Trace):
         options = (inputs, batch, dtype, max_batch, model_args, amp, measure, checkpoint_activations, call)
         _refuse_options(phase, attention, options)
         _check_optimizer(optimizer, model.phase)
-        plan = Plan.of(model, optimizer or "sgd", master_weights=master_weights, workspace=workspace)
+        plan = Plan.of(model, optimizer or "sgd", master_weights=master_weights, workspaces=workspaces)
         return sections.report(ask(model, plan, simulate(model, plan)))
     _check_optimizer(optimizer, phase)
     kernels = Kernels("cuda", attention, "bfloat16" if amp else None)
     question = Question.of(
         as_recipe(model, model_args, call), inputs, phase, seed, kernels, dtype, checkpoint_activations,
-        optimizer or "sgd", master_weights, workspace,
+        optimizer or "sgd", master_weights, workspaces,
     )  # fmt: skip
     return sections.report(_asked(question, ask, batch, room, measure))
 
@@ -135,8 +135,3 @@ def _check_optimizer(optimizer: str | None, phase: str) -> None:
         raise InspectError(f"no optimizer is called {optimizer!r}", hint)
     if phase != "train":
         raise InspectError("an optimizer runs in training only", 'add `phase="train"`')
-
-
-def _workspace(gpu: str | None) -> int:
-    hopper = gpu is not None and named(gpu).name.startswith("H")
-    return CUBLAS_WORKSPACE_HOPPER if hopper else CUBLAS_WORKSPACE

@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from inspector.footprint.allocator import CachingAllocator, ExactAllocator, rounded
 from inspector.footprint.blocks import MATMULS, Block, blocks, convolution_workspace
+from inspector.footprint.cublas import Workspaces
 from inspector.footprint.optimizers import OPTIMIZERS, Optimizer
-from inspector.tracing.record import Trace
-
-CUBLAS_WORKSPACE = (2 * 4096 + 8 * 16) * 1024
-CUBLAS_WORKSPACE_HOPPER = 32 * 2**20
-"""cuBLAS's workspace, which torch takes from its allocator for each handle and keeps: the forward's and,
-in training, that of the backward's thread. aten/src/ATen/cuda/CublasHandlePool.cpp, torch 2.15."""
+from inspector.tracing.record import Op, Trace
 
 CUDA_CONTEXT = (200 * 2**20, 800 * 2**20)
 """What CUDA itself takes outside torch's allocator: a range, by device, driver and loaded kernels."""
@@ -30,15 +27,15 @@ OPTIMIZER_STEP = -1
 @dataclass(frozen=True)
 class Plan:
     """How the step is run. `optimizer` None: no training. `exact`: count bytes as the CPU does, without
-    rounding and without cuBLAS. `workspace`: bytes that a cuBLAS handle keeps."""
+    rounding and without cuBLAS. `workspaces`: what cuBLAS takes."""
 
     optimizer: Optimizer | None = None
     master_weights: bool = False
     exact: bool = False
-    workspace: int = CUBLAS_WORKSPACE
+    workspaces: Workspaces = field(default_factory=Workspaces.expected)
 
     @staticmethod
-    def of(trace: Trace, optimizer: str = "sgd", **more: bool | int) -> Plan:
+    def of(trace: Trace, optimizer: str = "sgd", **more: Any) -> Plan:
         chosen = OPTIMIZERS[optimizer] if trace.phase == "train" else None
         return Plan(chosen, **more)  # type: ignore[arg-type]
 
@@ -155,9 +152,7 @@ class _Run:
         dying: dict[int, list[int]] = defaultdict(list)
         last = len(self.trace.ops) - 1
         for index, op in enumerate(self.trace.ops):
-            if op.name in MATMULS and op.phase not in self.handles and not self.plan.exact:
-                self.handles.add(op.phase)
-                self.make(Block(self.plan.workspace, "workspace", "", "cuBLAS", None, None))
+            passing = self.workspace(op)
             for block in self.born.get(index, ()):
                 key = self.make(block)
                 if block.category == "gradients":
@@ -166,6 +161,8 @@ class _Run:
                     dying[last if block.death is None else max(block.death, index)].append(key)
             if watched:
                 self.look(index, convolution_workspace(op))
+            if passing is not None:
+                self.release(passing)
             if index < last:
                 for key in dying.pop(index, ()):
                     self.release(key)
@@ -173,6 +170,18 @@ class _Run:
             self.optimize(self.plan.optimizer, watched)
         for key in dying.pop(last, ()):
             self.release(key)
+
+    def workspace(self, op: Op) -> int | None:
+        """cuBLAS's memory for a product: kept for each thread's handle, or the key of what is freed after."""
+        if op.name not in MATMULS or self.plan.exact:
+            return None
+        cublas = self.plan.workspaces
+        if not cublas.kept:
+            return self.make(Block(cublas.passing(op.name), "workspace", "", "cuBLAS", None, None))
+        if op.phase not in self.handles:
+            self.handles.add(op.phase)
+            self.make(Block(cublas.nbytes, "workspace", "", "cuBLAS", None, None))
+        return None
 
     def optimize(self, optimizer: Optimizer, watched: bool) -> None:
         grown = list(self.born_gradients())

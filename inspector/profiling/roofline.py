@@ -81,9 +81,10 @@ class Roofline:
             timer.check(trace.phase, isinstance(model, Trace))
             device, recipe = real_device(None), as_recipe(model, model_args, trace.call)  # type: ignore[arg-type]
             chosen = as_inputs(inputs) if inputs is not None else None
-            times = timer.measure(recipe, chosen, device, seed, self.setting, MEASURE_SECONDS)
+            precision = "tf32" if self.tf32 else "ieee"
+            times = timer.measure(recipe, chosen, device, seed, self.setting, MEASURE_SECONDS, precision)
             measured = pd.DataFrame(times.inside.items(), columns=["path", "measured"])
-            place = timer.place(device)
+            place = timer.place(device, precision)
         return with_roofline(
             report, trace, self.device, tf32=self.tf32, depth=depth, measured=measured, place=place
         )
@@ -157,7 +158,7 @@ def _findings(
         )
     if measured is not None:
         notes.append(f"measured on {place}; achieved is the lower bound divided by the measured time")
-        if devices.find(place) != device:
+        if devices.find(place.partition(", float32")[0]) != device:
             notes.append(f"{place} is not known to be {device.name}: achieved compares two machines")
     return [Finding("roofline", "warn", "", text) for text in notes]
 

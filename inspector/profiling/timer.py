@@ -23,6 +23,7 @@ from inspector.core.errors import InspectError, first_line
 from inspector.models import Recipe
 from inspector.models.device import gpu_name
 from inspector.models.inputs import Inputs
+from inspector.profiling import flags
 from inspector.profiling.live import Live
 from inspector.tracing.capture.isolate import random_state
 from inspector.tracing.capture.modules import ModuleCall, Places, module_calls, places_of
@@ -63,10 +64,11 @@ def measure(
     seed: int,
     setting: Setting = PORTABLE,
     seconds: float = SECONDS,
+    precision: str = "ieee",
 ) -> ModuleTimes:
-    """The times of a copy of the model in eval mode, without gradients. Raises InspectError for whatever the
-    model's forward raises."""
-    with random_state():
+    """The times of a copy of the model in eval mode, without gradients; float32 products round as
+    `precision` says ("ieee", "tf32"). Raises InspectError for whatever the model's forward raises."""
+    with random_state(), flags.precision(precision):
         try:
             live = Live.make(recipe, inputs, device, seed, setting)
             return module_times(live.model, live, device, seconds)
@@ -78,11 +80,17 @@ def measure(
             ) from error
 
 
-def place(device: str) -> str:
-    """The machine that was measured, by name."""
+def place(device: str, precision: str = "ieee") -> str:
+    """The machine that was measured, by name; of a GPU also how it rounded float32 products."""
+    gpu = gpu_name(device)
+    if gpu is not None:
+        return f"{gpu}, float32 products in {_WORDS[precision]}"
     threads = torch.get_num_threads()
     processor = platform.processor() or platform.machine()
-    return gpu_name(device) or f"this CPU ({processor}, {threads} thread{'s' if threads > 1 else ''})"
+    return f"this CPU ({processor}, {threads} thread{'s' if threads > 1 else ''})"
+
+
+_WORDS = {"ieee": "IEEE float32", "tf32": "TF32"}
 
 
 def module_times(

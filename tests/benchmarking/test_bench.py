@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 import inspector
-from inspector.benchmarking import flags
 from inspector.benchmarking.run import Bench
 from inspector.core.errors import InspectError
+from inspector.profiling import flags
 from inspector.reporting.report import Report
 
 QUICK = {"batches": [2], "seconds": 0.1, "device": "cpu"}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from inspector.benchmarking import flags
 from inspector.benchmarking.precisions import PRECISIONS, choose, unavailable
 from inspector.benchmarking.probe import kind, probe
 from inspector.core.errors import InspectError
+from inspector.profiling import flags
 
 
 @pytest.mark.parametrize("wanted", ["ieee", "tf32"])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from inspector.benchmarking import flags, steps
+from inspector.benchmarking import steps
 from inspector.benchmarking.checks import CHECKS, Case
 from inspector.benchmarking.precisions import PRECISIONS, Precision
 from inspector.benchmarking.probe import probe
@@ -16,6 +16,7 @@ from inspector.benchmarking.record import Group, Row
 from inspector.benchmarking.run import Bench, Options
 from inspector.benchmarking.timing import Visit
 from inspector.models.inputs import Inputs, InputSpec
+from inspector.profiling import flags
 from inspector.reporting.checks import examine
 from inspector.reporting.report import Finding
 from tests.faults import clean, fault

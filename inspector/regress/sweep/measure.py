@@ -17,6 +17,7 @@ import torch
 from inspector.benchmarking.timing import Clock, EventClock, HostClock, warm_up
 from inspector.models import Subject, as_recipe
 from inspector.models.inputs import Inputs, as_inputs
+from inspector.profiling import flags
 from inspector.regress.sweep.row import Entry
 
 VISIT_SECONDS = 0.2
@@ -24,6 +25,8 @@ VISIT_SECONDS = 0.2
 MOST_CALLS = 200
 LEAST_CALLS = 3
 WARM_UP_SECONDS = 2.0
+PRECISION = "ieee"
+"""How float32 products round in a table's times: the same on every machine."""
 
 
 @dataclass
@@ -37,8 +40,9 @@ class Live:
     rounds: list[dict[str, Any]] = field(default_factory=list)
 
 
-def live(entry: Entry, device: str, seed: int) -> Live:
-    """Build the entry's model on `device`, warm it up, and fit the calls of a visit."""
+def live(entry: Entry, device: str, seed: int, clock: Clock | None = None) -> Live:
+    """Build the entry's model on `device`, warm it up, and fit the calls of a visit. A GPU's clock holds a
+    buffer: one `clock` is enough for all models."""
     inputs: Inputs | None = None if entry.inputs is None else as_inputs(list(entry.inputs))
     subject = Subject.make(
         as_recipe(entry.spec, entry.model_args, entry.call), device, inputs, "forward", seed
@@ -49,9 +53,10 @@ def live(entry: Entry, device: str, seed: int) -> Live:
         with torch.inference_mode():
             return model(*subject.args, **subject.kwargs)
 
-    clock: Clock = HostClock() if device == "cpu" else EventClock(device)
-    warm_up(step, clock, limit_s=WARM_UP_SECONDS)
-    each = min(clock.once(step) for _ in range(LEAST_CALLS))
+    clock = clock or (HostClock() if device == "cpu" else EventClock(device))
+    with flags.precision(PRECISION):
+        warm_up(step, clock, limit_s=WARM_UP_SECONDS)
+        each = min(clock.once(step) for _ in range(LEAST_CALLS))
     calls = min(max(round(VISIT_SECONDS / each), LEAST_CALLS), MOST_CALLS) if each > 0 else MOST_CALLS
     return Live(entry.name, step, clock, calls)
 
@@ -62,7 +67,8 @@ def rounds(models: Sequence[Live], count: int, tell: Callable[[int], None] = lam
     for number in range(count):
         for model in models if number % 2 == 0 else models[::-1]:
             start, cpu = time.time(), time.process_time()
-            visit = model.clock.visit(model.step, model.calls)
+            with flags.precision(PRECISION):
+                visit = model.clock.visit(model.step, model.calls)
             cpu = (time.process_time() - cpu) / visit.calls
             model.rounds.append(
                 {

@@ -149,12 +149,14 @@ def _measured(
 ) -> list[dict[str, Any]]:
     """Fill in the measured columns of `rows`; gives the rows of the table of rounds."""
     models: list[measuring.Live] = []
+    clock = None
     for entry in entries:
         row = rows[entry.name]
         if row["error"]:
             continue
         try:
-            model = measuring.live(entry, device, seed)
+            model = measuring.live(entry, device, seed, clock)
+            clock = model.clock
             if "memory" in measure:
                 with metered(device) as peak:
                     model.step()

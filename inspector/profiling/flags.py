@@ -1,7 +1,8 @@
 """What float32 products may round their inputs to: torch's precision flags, set, read back, restored.
 
-Torch 2.9 and newer have one `fp32_precision` for each backend and operator; older ones `allow_tf32`. The
-two must not be mixed: torch raises when one is read after the other was set.
+Torch 2.9 and newer have one `fp32_precision` for each backend and operator beside the older `allow_tf32`.
+Whoever reads an older flag that disagrees with a new one gets an error, and torch itself reads them
+(`torch.backends.cudnn.flags()`, `torch.compile`): both are set, the older ones first.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _names() -> list[str]:
     """The flags that decide, as dotted names below torch.backends."""
     if not hasattr(torch.backends, "fp32_precision"):
         return [*_OLDER, _MATMUL]
-    names = []
+    names = [*_OLDER]
     for path in _LEAVES:
         if hasattr(_holder(path), "fp32_precision"):
             names.append(f"{path}.fp32_precision".lstrip("."))
@@ -56,7 +57,10 @@ def _get(name: str) -> Any:
     if name == _MATMUL:
         return torch.get_float32_matmul_precision()
     path, _, attribute = name.rpartition(".")
-    return getattr(_holder(path), attribute)
+    try:
+        return getattr(_holder(path), attribute)
+    except RuntimeError:  # an older flag that disagrees with the new ones
+        return None
 
 
 def _set(name: str, value: Any) -> None:
@@ -110,17 +114,27 @@ def precision(kind: str) -> Iterator[None]:
 def _restore(before: dict[str, Any]) -> None:
     """The general flags first: setting them sets those below them."""
     for name, value in before.items():
-        _set(name, value)
+        if value is not None:
+            _set(name, value)
     for name, value in before.items():
-        if _get(name) != value:
+        if value is not None and _get(name) != value:
             _set(name, value)
 
 
 def leaked(before: dict[str, Any], wanted: str) -> list[str]:
-    """The flags whose value is no longer that of `before`, or is not `wanted`, each as "name is value"."""
-    now = read()
+    """The flags whose value is no longer that of `before`, or is not `wanted`, each as "name is value".
+    "none", without a value of its own, is as "ieee" here, where the general flag is that."""
     return [
         f"{name} is {value}"
-        for name, value in now.items()
-        if value != before.get(name) or (name in _names() and value != _wanted(name, wanted))
+        for name, value in read().items()
+        if value is not None
+        and (_same(value) != _same(before.get(name)) or _same(value) != _same(_expected(name, wanted, value)))
     ]
+
+
+def _expected(name: str, kind: str, value: Any) -> Any:
+    return value if name in _REDUCTIONS else _wanted(name, kind)
+
+
+def _same(value: Any) -> Any:
+    return "ieee" if value == "none" else value
