@@ -32,14 +32,14 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def save(name: str, content: dict[str, Any]) -> None:
-    """Write benchmarks/results/NAME.json with the environment."""
+def environment() -> dict[str, Any]:
+    """What a result was measured with."""
     import torch
     import torchvision
 
     import inspector
 
-    environment = {
+    return {
         "inspector": inspector.__version__,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -47,7 +47,11 @@ def save(name: str, content: dict[str, Any]) -> None:
         "processor": platform.machine(),
         "threads": torch.get_num_threads(),
     }
+
+
+def save(name: str, content: dict[str, Any]) -> None:
+    """Write benchmarks/results/NAME.json with the environment."""
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
-    file.write_text(json.dumps({"environment": environment, **content}, indent=1) + "\n")
+    file.write_text(json.dumps({"environment": environment(), **content}, indent=1) + "\n")
     print(f"wrote {file.relative_to(Path(__file__).parent.parent)}", file=sys.stderr)

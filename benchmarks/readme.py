@@ -114,8 +114,7 @@ def timing() -> str:
             f"- `inspect bench` compares a row with itself: {same['claimed']} of {same['runs']} runs claim a",
             "  difference, at intervals of 95% (`benchmarks/bench_aa.py`).",
             "- Its CPU medians and those of `torch.utils.benchmark`, in turn in one process, are at most",
-            f"  {apart:.1%} apart over {len(cpu['medians'])} cases (`benchmarks/bench_cpu.py`). Not yet",
-            "  measured on a GPU: `benchmarks/bench_gpu.py` does it.",
+            f"  {apart:.1%} apart over {len(cpu['medians'])} cases (`benchmarks/bench_cpu.py`).",
         ]
     )
 

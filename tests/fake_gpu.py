@@ -85,6 +85,15 @@ class FakeGpu(TorchFunctionMode):
         ]
         others = {"Event": Event, "CUDAGraph": Graph, "is_initialized": lambda: False}
         self._patches += [mock.patch.object(torch.cuda, name, value) for name, value in others.items()]
+        for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
+            if hasattr(torch.optim.Optimizer, name):  # asks the driver
+                self._patches.append(mock.patch.object(torch.optim.Optimizer, name))
+        if hasattr(torch.backends.cuda, "cublas_workspace_size"):
+            sizes = {"cublas_workspace_size": 32 * 2**20, "cublaslt_workspace_size": 2**20}
+            self._patches += [
+                mock.patch.object(torch.backends.cuda, name, return_value=size)
+                for name, size in sizes.items()
+            ]
         for patch in self._patches:
             patch.start()
         return super().__enter__()
