@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from inspector.benchmarking.record import Group, Row
+from inspector.benchmarking.stats import claimed
 from inspector.benchmarking.timing import synchronised
 from inspector.reporting.checks import check, checks_in, failed, note, passed, skipped, warned
 from inspector.reporting.report import Finding
@@ -183,6 +184,18 @@ def grad_scaler(case: Case) -> Iterator[Finding]:
         elif row.skipped:
             make, more = warned, ", while it searched for its scale"
         yield make(message + more, row.name, skipped=row.skipped, steps=row.steps)
+
+
+@note
+def fastest(case: Case) -> Iterator[Finding]:
+    """Names the fastest row with its drift, where it is faster than the first beyond doubt."""
+    faster = [row for row in case.rows if row.speedup and row.speedup > 1 and claimed(row.speedup_interval)]
+    if faster:
+        row = max(faster, key=lambda row: row.speedup or 0.0)
+        known = row.drift is not None and row.drift.rel_l2 is not None
+        drift = f"a drift of {row.drift.rel_l2:.1e}" if known and row.drift else "an unknown drift"
+        base = case.group.base.precision.label
+        yield passed(f"{row.precision.label} is the fastest: {row.speedup:.2f}x {base} at {drift}", row.name)
 
 
 @note

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import torch
 
@@ -15,7 +16,8 @@ from inspector.core.naming import nearest
 class Precision:
     """One way to compute: dtype of the weights, dtype of autocast (None: off), and what float32 matrix
     products and convolutions may round their inputs to ("ieee": nothing, "tf32"). `peak` names the
-    column of the device table that bounds it; `scaler`: training scales the loss with GradScaler."""
+    column of the device table that bounds it; `scaler`: training scales the loss with GradScaler.
+    `switches` are those of SWITCHES that are on."""
 
     name: str
     label: str
@@ -24,7 +26,20 @@ class Precision:
     flags: str = "ieee"
     peak: str = "fp32"
     scaler: bool = False
+    switches: tuple[str, ...] = ()
 
+    @property
+    def kind(self) -> str:
+        """The name without its switches."""
+        return self.name.partition("+")[0]
+
+
+SWITCHES = {
+    "channels_last": ("channels-last", "channels last"),
+    "compile": ("compile", "compiled"),
+    "cuda_graph": ("cuda-graph", "CUDA graph"),
+}
+"""Ways to run a precision: the word in a row's name, and in its label."""
 
 PRECISIONS = {
     precision.name: precision
@@ -55,6 +70,16 @@ def choose(names: Sequence[str] | None, amp: bool, device: str) -> list[Precisio
     else:
         wanted = AMP if amp else tuple(PRECISIONS)
     return [precision for name, precision in PRECISIONS.items() if name in wanted]
+
+
+def combined(precisions: Sequence[Precision], switches: Sequence[str]) -> Iterator[Precision]:
+    """Each precision with none of the switches, with each, and with each combination of them."""
+    for precision in precisions:
+        for count in range(len(switches) + 1):
+            for chosen in combinations(switches, count):
+                words, labels = zip(*(SWITCHES[name] for name in chosen)) if chosen else ((), ())
+                name, label = "+".join((precision.name, *words)), ", ".join((precision.label, *labels))
+                yield replace(precision, name=name, label=label, switches=chosen)
 
 
 def unavailable(precision: Precision, device: str) -> str:

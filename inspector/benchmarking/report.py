@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from inspector.benchmarking.precisions import Precision, choose
+from inspector.benchmarking.precisions import SWITCHES, Precision, choose, combined
 from inspector.benchmarking.run import Bench, Options
 from inspector.benchmarking.sections import report
 from inspector.core import devices
@@ -44,6 +45,7 @@ def bench(
     channels_last: bool = False,
     compile: bool = False,
     cuda_graph: bool = False,
+    combine: bool = False,
     threads: int | None = None,
     seconds: float = 20.0,
     strict: bool = False,
@@ -63,6 +65,8 @@ def bench(
         of every speed-up. None: all on a GPU (`amp`: fp32, tf32 and autocast), fp32 and amp-bf16 on a CPU.
     modes: of "infer" and "train" (one SGD step), both by default. `batches`: 64 on a GPU, 4 on a CPU.
     device: "cuda", "cuda:1" or "cpu"; None takes the GPU if there is one.
+    channels_last, compile, cuda_graph: run every row so. `combine`: each row without them, with each, and
+        with each combination; the fastest is named with its drift.
     threads: of the CPU; None leaves torch's number. `seconds`: time budget of one mode at one batch.
     call: the method to run in place of the forward.
     strict: overflow fails the report. `require_gpu`: no GPU is an error.
@@ -76,7 +80,12 @@ def bench(
         _require_gpu(device)
     device = real_device(device)
     rows, phases = choose(precisions, amp, device), _modes(modes)
-    options = Options(device, channels_last, compile, cuda_graph, seconds, seed)
+    rows = _ways(
+        rows, {"channels_last": channels_last, "compile": compile, "cuda_graph": cuda_graph}, combine
+    )
+    if device == "cpu" and cuda_graph:
+        raise InspectError("CUDA graphs need a CUDA device", "leave out `cuda_graph=`")
+    options = Options(device, seconds, seed)
     recipe = as_recipe(model, model_args, call)
     session = Session(recipe, inputs, options, batches, weights=weights, threads=threads, strict=strict)
     session.bench.tell = tell
@@ -103,8 +112,6 @@ class Session:
     ) -> None:
         if threads is not None and threads < 1:
             raise InspectError(f"cannot run with {threads} threads", "pass `threads=1` or more")
-        if options.cuda_graph and options.device == "cpu":
-            raise InspectError("CUDA graphs need a CUDA device", "leave out `cuda_graph=`")
         if not options.seconds > 0:
             raise InspectError(f"cannot measure in {options.seconds:g} seconds", "pass e.g. `seconds=20`")
         if recipe.only_on is not None:
@@ -146,6 +153,16 @@ def _require_gpu(device: str | None) -> None:
             else "there is no CUDA device on this machine",
             "use a machine with an NVIDIA GPU and driver (see: inspect env), or leave out `require_gpu=`",
         )
+
+
+def _ways(rows: Sequence[Precision], wanted: Mapping[str, bool], combine: bool) -> list[Precision]:
+    """Every row with the switches that are wanted, or with each combination of them."""
+    switches = tuple(name for name in SWITCHES if wanted[name])
+    if not combine:
+        return [replace(row, switches=switches) for row in rows]
+    if not switches:
+        raise InspectError("there is nothing to combine", "add `compile=True` or `channels_last=True`")
+    return list(combined(rows, switches))
 
 
 def _modes(modes: Sequence[str] | None) -> list[str]:

@@ -39,9 +39,6 @@ class Options:
     """How to measure. `seconds` is the time budget of one group of rows (a mode at a batch)."""
 
     device: str = "cpu"
-    channels_last: bool = False
-    compile: bool = False
-    cuda_graph: bool = False
     seconds: float = 20.0
     seed: int = 0
     energy: bool = True
@@ -79,11 +76,12 @@ class Bench:
             live = replica(self.model).to(device)
             truth = Numerics.make(live, args, kwargs, mode)
         except torch.OutOfMemoryError:
-            return {precision.name: "out of memory" for precision in precisions}
+            return {precision.kind: "out of memory" for precision in precisions}
         drifts: dict[str, Any] = {}
         for number, precision in enumerate(precisions):
             self.tell(f"{mode}: drift of {precision.name}", number / len(precisions))
-            drifts[precision.name] = unavailable(precision, device) or truth.drift(precision)
+            if precision.kind not in drifts:
+                drifts[precision.kind] = unavailable(precision, device) or truth.drift(precision)
         return drifts
 
     def _group(self, precisions: Sequence[Precision], mode: str, batch: int, drifts: dict[str, Any]) -> None:
@@ -91,7 +89,7 @@ class Bench:
         self.groups.append(group)
         ready: dict[str, tuple[Row, steps.Step]] = {}
         for row in group.rows:
-            drift = drifts[row.precision.name]
+            drift = drifts[row.precision.kind]
             row.drift, row.no_drift = (None, drift) if isinstance(drift, str) else (drift, "")
             row.absent = unavailable(row.precision, self.options.device)
             if not row.absent:
@@ -124,10 +122,10 @@ class Bench:
             row.watched = watch(step)
             row.leaked = flags.leaked(held, row.precision.flags)
             _forget_peak(device)  # watching takes memory of its own
-            if options.compile:
+            if "compile" in row.precision.switches:
                 steps.compiled(step)
             row.warm = warm_up(step, clock, least=3, limit_s=options.seconds)
-            if options.cuda_graph:
+            if "cuda_graph" in row.precision.switches:
                 steps.graphed(step, self.pool)
                 again = warm_up(step, clock, least=3, limit_s=options.seconds)
                 row.warm = replace(again, first=row.warm.first)  # where compilation shows
@@ -141,7 +139,7 @@ class Bench:
         args, kwargs = materialise(self.inputs(batch), self.model, options.device, options.seed)
         if precision.weights is not torch.float32:
             model, (args, kwargs) = model.to(precision.weights), cast((args, kwargs), precision.weights)
-        if options.channels_last:
+        if "channels_last" in precision.switches:
             model = model.to(memory_format=torch.channels_last)
             args, kwargs = _channels_last((args, kwargs))
         model.train(mode == "train")

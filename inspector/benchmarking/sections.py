@@ -10,6 +10,7 @@ import torch
 from inspector.benchmarking import gpu
 from inspector.benchmarking.checks import CHECKS, Case
 from inspector.benchmarking.drift import Drift
+from inspector.benchmarking.precisions import SWITCHES
 from inspector.benchmarking.record import Group, Row
 from inspector.benchmarking.run import Bench
 from inspector.benchmarking.stats import claimed
@@ -21,7 +22,6 @@ from inspector.tracing.describe import describe_call
 from inspector.tracing.record import called
 
 WORST = 5
-_SWITCHES = ("channels_last", "compile", "cuda_graph")
 _OPTIONAL = (
     "allocated", "reserved", "TFLOP/s", "of peak", "joules", "gradients", "top-1", "p99", "first call",
 )  # fmt: skip
@@ -62,7 +62,7 @@ def report(
         findings=findings,
         verdict="fail" if failed else "pass" if measured and not interrupted else "none",
         header=_header(bench, recipe, inputs),
-        sections=[_section(group, bench.options.compile) for group in bench.groups] + _worst(rows),
+        sections=[_section(group) for group in bench.groups] + _worst(rows),
         charts=charts(table) if len(table) else [],
     )
 
@@ -79,7 +79,13 @@ def _environment(bench: Bench) -> dict[str, Any]:
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["driver"] = getattr(state, "driver", None)
         facts["cuda"], facts["cudnn"] = torch.version.cuda, torch.backends.cudnn.version()
-    return environment(**facts, **{name: getattr(options, name) for name in _SWITCHES})
+    return environment(**facts, **{name: name in _switches(bench) for name in SWITCHES})
+
+
+def _switches(bench: Bench) -> list[str]:
+    """The switches that are on in some row."""
+    on = {name for group in bench.groups for row in group.rows for name in row.precision.switches}
+    return [name for name in SWITCHES if name in on]
 
 
 def _header(bench: Bench, recipe: Recipe, inputs: Inputs) -> list[tuple[str, str]]:
@@ -94,7 +100,7 @@ def _header(bench: Bench, recipe: Recipe, inputs: Inputs) -> list[tuple[str, str
         ("input", ", ".join(_described(bench, inputs))),
         ("device", place),
     ]
-    chosen = [name for name in _SWITCHES if getattr(bench.options, name)]
+    chosen = _switches(bench)
     if chosen:
         lines.append(("with", ", ".join(chosen)))
     if device == "cpu":
@@ -175,15 +181,17 @@ def _gpu(when: str, state: Any) -> dict[str, Any]:
     }
 
 
-def _section(group: Group, compiled: bool) -> Section:
+def _section(group: Group) -> Section:
     """The rows of one mode and batch as people read them."""
-    shown = pd.DataFrame([_shown(row, compiled) for row in group.rows])
+    shown = pd.DataFrame([_shown(row) for row in group.rows])
     unused = [column for column in _OPTIONAL if shown[column].isna().all()]
     note = f"speed-up over {group.base.precision.label}, interleaved rounds; latency is the median of a step"
+    if any(row.precision.name != row.precision.kind for row in group.rows):
+        note += "; drift is that of the eager model"
     return Section(f"{group.mode}, batch {group.batch}", shown.drop(columns=unused), f"({note})")
 
 
-def _shown(row: Row, compiled: bool) -> dict[str, Any]:
+def _shown(row: Row) -> dict[str, Any]:
     drift = row.drift
     return {
         "precision": row.precision.label,
@@ -195,7 +203,7 @@ def _shown(row: Row, compiled: bool) -> dict[str, Any]:
         "speed-up": "absent" if row.absent else _speedup(row),
         "allocated": row.allocated,
         "reserved": row.reserved,
-        "first call": row.warm.first if compiled and row.warm else None,
+        "first call": row.warm.first if "compile" in row.precision.switches and row.warm else None,
         "TFLOP/s": row.tflops,
         "of peak": row.fraction,
         "joules": row.joules,
@@ -220,7 +228,7 @@ def _drifts(rows: list[Row]) -> list[tuple[Row, Drift]]:
     first: dict[tuple[str, str], tuple[Row, Drift]] = {}
     for row in rows:
         if row.drift is not None:
-            first.setdefault((row.mode, row.precision.name), (row, row.drift))
+            first.setdefault((row.mode, row.precision.kind), (row, row.drift))
     return list(first.values())
 
 
@@ -258,7 +266,7 @@ def _worst(rows: list[Row]) -> list[Section]:
             "drift": part.rel_l2,
         }
         for row, drift in _drifts(rows)
-        if row.precision.name != "fp32"
+        if row.precision.kind != "fp32"
         for part in drift.worst[:WORST]
     ]
     note = "(relative L2 distance of the module's output from float64, including the error of its input)"

@@ -36,6 +36,9 @@ def bench(
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="Replay every row as a CUDA graph.")
     ] = False,
+    combine: Annotated[
+        bool, typer.Option("--combine", help="Each of these three apart and together; names the fastest.")
+    ] = False,
     threads: Annotated[Optional[int], typer.Option(help="CPU threads.")] = None,
     seconds: Annotated[float, typer.Option(help="Time budget of one mode at one batch.")] = 20.0,
     require_gpu: Annotated[

@@ -10,7 +10,12 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 import inspector
+from inspector.benchmarking.checks import Case, fastest
+from inspector.benchmarking.drift import Drift
+from inspector.benchmarking.precisions import PRECISIONS
+from inspector.benchmarking.record import Group, Row
 from inspector.benchmarking.run import Bench
+from inspector.benchmarking.stats import Interval
 from inspector.core.errors import InspectError
 from inspector.profiling import flags
 from inspector.reporting.report import Report
@@ -231,3 +236,32 @@ def test_cudnn_in_tf32_is_caught_on_a_gpu() -> None:
         assert probe("cuda", torch.float32, None).conv > IEEE_ERROR
     with flags.precision("ieee"):
         assert probe("cuda", torch.float32, None).conv < IEEE_ERROR
+
+
+def test_switches_apart_and_together() -> None:
+    # Two switches: none, each, both; of two precisions. Eager drift is measured once for each precision.
+    report = bench(channels_last=True, compile=True, combine=True, modes=["infer"], seconds=0.05)
+    rows = report.to_frame("rows").set_index("precision")
+    ways = ["", "+channels-last", "+compile", "+channels-last+compile"]
+    assert list(rows.index) == [f"{name}{way}" for name in ("fp32", "amp-bf16") for way in ways]
+    assert (rows["status"] == "measured").all()
+    assert (rows["against"][1:] == "fp32").all()
+    assert len(set(rows["drift"][:4])) == len(set(rows["drift"][4:])) == 1
+    assert rows["first_call_seconds"].filter(like="compile").min() > rows["first_call_seconds"]["fp32"]
+    assert report.environment["compile"]
+    assert not report.environment["cuda_graph"]
+
+
+def test_the_fastest_row_is_named_with_its_drift() -> None:
+    base, fast, doubtful = (Row(PRECISIONS[name], "infer", 2) for name in ("fp32", "amp-bf16", "bf16"))
+    fast.speedup, fast.speedup_interval = 2.0, Interval(1.9, 2.1)
+    doubtful.speedup, doubtful.speedup_interval = 3.0, Interval(0.9, 9.0)
+    fast.drift = Drift(1.5e-3, "")
+    (finding,) = fastest(Case(Group("infer", 2, [base, fast, doubtful])))
+    assert finding.message == "BF16 autocast is the fastest: 2.00x FP32 (IEEE) at a drift of 1.5e-03"
+    assert list(fastest(Case(Group("infer", 2, [base, doubtful])))) == []
+
+
+def test_nothing_to_combine_is_refused() -> None:
+    with pytest.raises(InspectError, match="nothing to combine"):
+        bench(combine=True)
