@@ -68,6 +68,8 @@ class Graph:
 class FakeGpu(TorchFunctionMode):
     """`asked` holds each call with the device that it was for; `held` the bytes of live tensors by device."""
 
+    kind = "cuda"
+
     def __init__(self, card: Card = H100, cards: int = 1) -> None:
         super().__init__()
         self.card, self.cards = card, cards
@@ -78,22 +80,26 @@ class FakeGpu(TorchFunctionMode):
         self.joules = 0.0
         self._storages: dict[int, Any] = {}
 
-    def __enter__(self) -> Any:
-        self._patches = [
+    def patches(self) -> list[Any]:
+        patches = [
             mock.patch.object(torch.cuda, name, getattr(self, name), create=True)
             for name in (*_ANSWERS, *_CALLS)
         ]
         others = {"Event": Event, "CUDAGraph": Graph, "is_initialized": lambda: False}
-        self._patches += [mock.patch.object(torch.cuda, name, value) for name, value in others.items()]
+        patches += [mock.patch.object(torch.cuda, name, value) for name, value in others.items()]
         for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
             if hasattr(torch.optim.Optimizer, name):  # asks the driver
-                self._patches.append(mock.patch.object(torch.optim.Optimizer, name))
+                patches.append(mock.patch.object(torch.optim.Optimizer, name))
         if hasattr(torch.backends.cuda, "cublas_workspace_size"):
             sizes = {"cublas_workspace_size": 32 * 2**20, "cublaslt_workspace_size": 2**20}
-            self._patches += [
+            patches += [
                 mock.patch.object(torch.backends.cuda, name, return_value=size)
                 for name, size in sizes.items()
             ]
+        return patches
+
+    def __enter__(self) -> Any:
+        self._patches = self.patches()
         for patch in self._patches:
             patch.start()
         return super().__enter__()
@@ -124,7 +130,7 @@ class FakeGpu(TorchFunctionMode):
 
     def _index(self, leaf: Any) -> int | None:
         """The number of the card that a string or device names."""
-        if not isinstance(leaf, (str, torch.device)) or not str(leaf).startswith("cuda"):
+        if not isinstance(leaf, (str, torch.device)) or not str(leaf).startswith(self.kind):
             return None
         number = str(leaf).partition(":")[2]
         return int(number) if number else self.current
@@ -225,6 +231,26 @@ class FakeGpu(TorchFunctionMode):
         assert all(isinstance(value, Tensor) for value in sample)
         self.asked.append(("make_graphed_callables", (self.current, options)))
         return call
+
+
+class FakeAccelerator(FakeGpu):
+    """Another kind of device, as torch.accelerator tells of it: xpu, mps."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(Card(f"a fake {kind}", (0, 0)))
+        self.kind = kind
+
+    def patches(self) -> list[Any]:
+        memory = [name for name in (*_ANSWERS, *_CALLS) if "memory" in name or name == "empty_cache"]
+        answers = {name: getattr(self, name) for name in (*memory, "synchronize")}
+        answers |= {
+            "is_available": lambda: True,
+            "current_accelerator": lambda: SimpleNamespace(type=self.kind),
+        }
+        if not hasattr(torch.accelerator, "max_memory_allocated"):  # an older torch counts none
+            answers = {name: answer for name, answer in answers.items() if name not in memory}
+        patches = [mock.patch.object(torch.accelerator, *pair) for pair in answers.items()]
+        return [*patches, mock.patch.object(torch.xpu, "get_device_name", self.get_device_name)]
 
 
 _ANSWERS = (

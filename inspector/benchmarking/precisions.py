@@ -84,8 +84,10 @@ def combined(precisions: Sequence[Precision], switches: Sequence[str]) -> Iterat
 
 def unavailable(precision: Precision, device: str) -> str:
     """Why the device cannot run it, or "" when it can."""
-    if device == "cpu":
+    if not device.startswith("cuda"):
         return "TF32 is a format of CUDA's tensor cores" if precision.flags == "tf32" else ""
+    if torch.version.hip is not None:
+        return "TF32 is a format of NVIDIA's tensor cores" if precision.flags == "tf32" else ""
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8 and (precision.flags == "tf32" or precision.peak == "bf16"):
         kind = "TF32" if precision.flags == "tf32" else "BF16"

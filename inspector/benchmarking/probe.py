@@ -65,5 +65,5 @@ def probe(
             truth = exact(*(value.double() for value in values), **options)
             with context:
                 result = run(*(value.to(device, dtype) for value in values), **options)
-            errors.append(float((result.double().cpu() - truth).norm() / truth.norm()))
+            errors.append(float((result.cpu().double() - truth).norm() / truth.norm()))
     return Probe(*errors)

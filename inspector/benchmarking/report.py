@@ -30,6 +30,8 @@ from inspector.tracing.values import batch_size
 
 MODES = ("infer", "train")
 CPU_BATCH, GPU_BATCH = 4, 64
+OTHERS = ("xpu", "mps")
+"""Accelerators beside CUDA that are timed on the host, waiting for them."""
 Tell = Callable[[str, float], None]
 
 
@@ -64,7 +66,7 @@ def bench(
     precisions: of fp32, tf32, amp-fp16, fp16, amp-bf16, bf16; the first of them in this order is the base
         of every speed-up. None: all on a GPU (`amp`: fp32, tf32 and autocast), fp32 and amp-bf16 on a CPU.
     modes: of "infer" and "train" (one SGD step), both by default. `batches`: 64 on a GPU, 4 on a CPU.
-    device: "cuda", "cuda:1" or "cpu"; None takes the GPU if there is one.
+    device: "cuda", "cuda:1", "cpu", "xpu" or "mps"; None takes the accelerator if there is one.
     channels_last, compile, cuda_graph: run every row so. `combine`: each row without them, with each, and
         with each combination; the fastest is named with its drift.
     threads: of the CPU; None leaves torch's number. `seconds`: time budget of one mode at one batch.
@@ -78,12 +80,12 @@ def bench(
     """
     if require_gpu:
         _require_gpu(device)
-    device = real_device(device)
+    device = real_device(device, others=OTHERS)
     rows, phases = choose(precisions, amp, device), _modes(modes)
     rows = _ways(
         rows, {"channels_last": channels_last, "compile": compile, "cuda_graph": cuda_graph}, combine
     )
-    if device == "cpu" and cuda_graph:
+    if not device.startswith("cuda") and cuda_graph:
         raise InspectError("CUDA graphs need a CUDA device", "leave out `cuda_graph=`")
     options = Options(device, seconds, seed)
     recipe = as_recipe(model, model_args, call)

@@ -18,16 +18,17 @@ from inspector.benchmarking.precisions import Precision, unavailable
 from inspector.benchmarking.probe import probe
 from inspector.benchmarking.record import Group, Row
 from inspector.benchmarking.stats import median_interval, percentile, ratio_interval
-from inspector.benchmarking.timing import Clock, EventClock, HostClock, StepError, Visit, interleave, warm_up
+from inspector.benchmarking.timing import Clock, StepError, Visit, clock_of, interleave, warm_up
 from inspector.benchmarking.watch import watch
 from inspector.core.errors import InspectError, first_line
 from inspector.core.log import logger
 from inspector.models.build import out_of_memory
 from inspector.models.determinate import cast
+from inspector.models.device import has_float64
 from inspector.models.inputs import Inputs, materialise
 from inspector.models.replica import replica
 from inspector.profiling import flags
-from inspector.profiling.meter import metered
+from inspector.profiling.meter import counters, metered
 from inspector.tracing.capture.isolate import random_state, seed_all
 
 DRIFT_BATCH = 8
@@ -71,6 +72,8 @@ class Bench:
     def _drifts(self, precisions: Sequence[Precision], mode: str, batch: int) -> dict[str, Any]:
         self.tell(f"{mode}: float64 reference", 0.0)
         device = self.options.device
+        if not has_float64(device):
+            return {precision.kind: f"{device} has no float64" for precision in precisions}
         args, kwargs = materialise(self.inputs(batch), self.model, device, self.options.seed)
         try:
             live = replica(self.model).to(device)
@@ -148,8 +151,7 @@ class Bench:
     @cached_property
     def clock(self) -> Clock:
         """One for all rows: on a GPU it holds a buffer, which must not count as memory of a step."""
-        on_gpu = self.options.device.startswith("cuda")
-        return EventClock(self.options.device) if on_gpu else HostClock()
+        return clock_of(self.options.device)
 
     @cached_property
     def pool(self) -> Any:
@@ -245,20 +247,22 @@ class _Around:
 @contextmanager
 def _memory(device: str, row: Row) -> Iterator[None]:
     """Peak bytes over what was there before: other rows keep their weights on the device meanwhile."""
-    if not device.startswith("cuda"):
+    memory = counters(device)
+    if memory is None:
         yield
         return
-    torch.cuda.synchronize(device)
-    torch.cuda.empty_cache()
+    memory.synchronize(device)
+    memory.empty_cache()
     with metered(device) as peak:
         yield
     row.allocated, row.reserved = peak.tensors, peak.reserved
 
 
 def _forget_peak(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
+    memory = counters(device)
+    if memory is not None:
+        memory.synchronize(device)
+        memory.reset_peak_memory_stats(device)
 
 
 def _release() -> None:

@@ -15,6 +15,7 @@ from inspector.benchmarking.record import Group, Row
 from inspector.benchmarking.run import Bench
 from inspector.benchmarking.stats import claimed
 from inspector.models import Recipe
+from inspector.models.device import gpu_name
 from inspector.models.inputs import Inputs, materialise
 from inspector.reporting.checks import examine
 from inspector.reporting.report import Chart, Finding, Metric, Report, Section, environment, metrics
@@ -74,9 +75,11 @@ def _described(bench: Bench, inputs: Inputs) -> list[str]:
 def _environment(bench: Bench) -> dict[str, Any]:
     device, options = bench.options.device, bench.options
     facts: dict[str, Any] = {"gpu": None, "threads": torch.get_num_threads(), "seed": options.seed}
-    if device != "cpu":
+    if not device.startswith("cuda"):
+        facts["gpu"] = gpu_name(device)
+    else:
         state = gpu.state(torch.device(device).index or 0)
-        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["gpu"] = gpu_name(device)
         facts["driver"] = getattr(state, "driver", None)
         facts["cuda"], facts["cudnn"] = torch.version.cuda, torch.backends.cudnn.version()
     return environment(**facts, **{name: name in _switches(bench) for name in SWITCHES})
@@ -93,7 +96,7 @@ def _header(bench: Bench, recipe: Recipe, inputs: Inputs) -> list[tuple[str, str
     if device == "cpu":
         place = f"cpu, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
     else:
-        place = f"{torch.cuda.get_device_name(device)} ({device})"
+        place = f"{gpu_name(device)} ({device})"
     lines = [
         ("model", f"{recipe.name} ({recipe.source}, {type(bench.model).__name__})"),
         *called(recipe.call),

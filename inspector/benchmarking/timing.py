@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any, Protocol
 
@@ -71,19 +72,25 @@ class StepError(Exception):
 
 
 class HostClock:
-    """Times work that is done when the call returns: the CPU's."""
+    """Times work on the host: the CPU's, done when the call returns, or that of a device which `wait` waits
+    for after each call."""
 
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
-        self.now = now
+    def __init__(
+        self, now: Callable[[], float] = time.perf_counter, wait: Callable[[], Any] = lambda: None
+    ) -> None:
+        self.now, self.wait = now, wait
 
     def once(self, step: Callable[[], Any]) -> float:
+        self.wait()
         start = self.now()
         step()
+        self.wait()
         return self.now() - start
 
     def visit(self, step: Callable[[], Any], count: int) -> Visit:
         with no_collection():
             step()
+            self.wait()
             begin = self.now()
             samples = tuple(self.once(step) for _ in range(count))
             return Visit(samples, self.now() - begin, None)
@@ -133,6 +140,15 @@ class EventClock:
             host = self.now() - begin
         samples = tuple(start.elapsed_time(end) / 1e3 for start, end in events)
         return Visit(samples, host, events[0][0].elapsed_time(events[-1][1]) / 1e3)
+
+
+def clock_of(device: str) -> Clock:
+    """Events on CUDA; the host's clock elsewhere, which waits for an accelerator."""
+    if device.startswith("cuda"):
+        return EventClock(device)
+    if device == "cpu":
+        return HostClock()
+    return HostClock(wait=partial(torch.accelerator.synchronize, torch.device(device)))
 
 
 def flush_bytes(device: torch.device, cuda: Any = torch.cuda) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from inspector.benchmarking.steps import Step
+from inspector.models.device import has_float64
 from inspector.tracing._torch import TorchDispatchMode, compiled_from, tree_leaves
 from inspector.tracing.capture.modules import module_calls, paths_of
 
@@ -60,7 +61,8 @@ def _entry(seen: Watched, step: Step) -> Any:
 
 def _mark(tensor: Tensor) -> float:
     """Sum over L2 norm: rounding to bfloat16 moves it by about 0.002, other values by about 1."""
-    wide = tensor.detach().double() if not tensor.is_complex() else tensor.detach().abs().double()
+    value = tensor.detach().abs() if tensor.is_complex() else tensor.detach()
+    wide = value.double() if has_float64(str(value.device)) else value.float()
     norm = float(wide.norm())
     return float(wide.sum()) / norm if norm else 0.0
 

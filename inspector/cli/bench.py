@@ -27,7 +27,7 @@ def bench(
         ),
     ] = None,
     device: Annotated[
-        Optional[str], typer.Option(help="cuda, cuda:1 or cpu. Default: cuda if available.")
+        Optional[str], typer.Option(help="cuda, cuda:1, xpu, mps or cpu. Default: the accelerator.")
     ] = None,
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Weights and images in NHWC.")

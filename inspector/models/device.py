@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -16,14 +18,30 @@ def check_device(device: str) -> None:
         raise InspectError(f"no device {device!r} here", "use meta, cpu or cuda; see: inspect env") from error
 
 
-def real_device(device: str | None, work: str = "measure", numbered: bool = True) -> str:
-    """The device that does real `work` ("measure", "train"): cpu, cuda, or `numbered` cuda:1. None takes the
-    GPU if there is one."""
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if chosen.partition(":")[0] not in ("cpu", "cuda") or (":" in chosen and not numbered):
-        raise InspectError(f"cannot {work} on {chosen!r}", "use cpu or cuda")
+def real_device(
+    device: str | None, work: str = "measure", numbered: bool = True, others: Sequence[str] = ()
+) -> str:
+    """The device that does real `work` ("measure", "train"): cpu, cuda (ROCm's, too), or `numbered` cuda:1;
+    of `others` ("xpu", "mps"), too. None takes the accelerator if there is one that does it."""
+    kinds = ("cpu", "cuda", *others)
+    chosen = device or next((kind for kind in (accelerator(),) if kind in kinds), None) or "cpu"
+    if chosen.partition(":")[0] not in kinds or (":" in chosen and not numbered):
+        raise InspectError(f"cannot {work} on {chosen!r}", f"use one of: {', '.join(kinds)}")
     check_device(chosen)
     return chosen
+
+
+def accelerator() -> str | None:
+    """The kind of accelerator that torch finds here: cuda (NVIDIA and ROCm), xpu, mps."""
+    if torch.cuda.is_available():
+        return "cuda"
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return kind.type if kind is not None else None
+
+
+def has_float64(device: str) -> bool:
+    """Apple's GPUs have none."""
+    return not device.startswith("mps")
 
 
 def device_of(model: nn.Module) -> str:
@@ -32,5 +50,8 @@ def device_of(model: nn.Module) -> str:
 
 
 def gpu_name(device: str) -> str | None:
-    """The GPU's name in torch; None for another device."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    """The accelerator's name in torch; None for a CPU and for meta."""
+    kind = device.partition(":")[0]
+    if kind in ("cuda", "xpu"):
+        return str(getattr(torch, kind).get_device_name(device))
+    return "Apple GPU" if kind == "mps" else None

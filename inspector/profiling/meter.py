@@ -36,20 +36,31 @@ def metered(device: str, operators: Collection[str] = ()) -> Iterator[Peak]:
         belongs to its kernel, on a CPU. A CPU's profiler misses the release of what was there before.
     """
     peak = Peak()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    memory = counters(device)
+    if memory is not None:
+        memory.synchronize(device)
+        memory.reset_peak_memory_stats(device)
+        allocated, reserved = memory.memory_allocated(device), memory.memory_reserved(device)
         yield peak
-        torch.cuda.synchronize(device)
-        peak.tensors = peak.whole = torch.cuda.max_memory_allocated(device) - allocated
-        peak.reserved = torch.cuda.max_memory_reserved(device) - reserved
+        memory.synchronize(device)
+        peak.tensors = peak.whole = memory.max_memory_allocated(device) - allocated
+        peak.reserved = memory.max_memory_reserved(device) - reserved
         return
     with no_collection(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield peak
     tree = profiler.profiler.kineto_results.experimental_event_tree()  # type: ignore[union-attr]
     names = {name.replace(".", "::") for name in operators}
     _count(peak, sorted((event for root in tree for event in _events(root, None, names)), key=_time))
+
+
+def counters(device: str) -> Any:
+    """Where torch counts the memory of an accelerator: torch.cuda, torch.accelerator; None where it keeps
+    no peak (Apple's GPUs, torch before 2.9) and on a CPU."""
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        return torch.cuda
+    counted = kind not in ("cpu", "meta", "mps") and hasattr(torch.accelerator, "max_memory_allocated")
+    return torch.accelerator if counted else None
 
 
 class _Event(NamedTuple):

@@ -54,7 +54,7 @@ import pytest
         (["freeze", "quantized_resnet18@DEFAULT", "--at", "1"], "does not train", "float"),
         (["freeze", "resnet18", "--set", "FREEZE.AT", "x"], "FREEZE.AT is 'x'", "--at 2"),
         (["report", "resnt50", "-o", "r.html"], "no torchvision model is called", "did you mean resnet50"),
-        (["report", "resnet18", "--time", "tpu"], "cannot measure time on 'tpu'", "use cpu or cuda"),
+        (["report", "resnet18", "--time", "tpu"], "cannot measure time on 'tpu'", "use one of: cpu, cuda"),
         (["report", "resnet18", "--time", "cpu", "--phase", "train"], "measures a forward", "inspect bench"),
         (["report", "resnet18", "--with", "none.json"], "no file none.json", "--format json"),
         (["report", "resnet18", "--stage", "layer9"], "'layer9' matches no", "layer"),

@@ -55,7 +55,7 @@ def test_require_gpu_without_one(inspect: Run) -> None:
         (["--batch", "0"], "a batch of 0"),
         (["--precision", "fp12"], "--precision 'fp12' is unknown"),
         (["--mode", "both"], "--mode 'both' is unknown"),
-        (["--device", "xpu"], "cannot measure on"),
+        (["--device", "tpu"], "cannot measure on"),
         (["--seconds", "-1"], "-1 seconds"),
         (["--cuda-graph"], "CUDA graphs"),
         (["--output", "/nowhere/x.json"], "cannot write"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from inspector.benchmarking.timing import Clock, EventClock, HostClock, warm_up
+from inspector.benchmarking.timing import Clock, clock_of, warm_up
 from inspector.models import Subject, as_recipe
 from inspector.models.inputs import Inputs, as_inputs
 from inspector.profiling import flags
@@ -53,7 +53,7 @@ def live(entry: Entry, device: str, seed: int, clock: Clock | None = None) -> Li
         with torch.inference_mode():
             return model(*subject.args, **subject.kwargs)
 
-    clock = clock or (HostClock() if device == "cpu" else EventClock(device))
+    clock = clock or clock_of(device)
     with flags.precision(PRECISION):
         warm_up(step, clock, limit_s=WARM_UP_SECONDS)
         each = min(clock.once(step) for _ in range(LEAST_CALLS))
