@@ -1,16 +1,21 @@
-"""What the benchmark scripts share: repeated interleaved timing, and results as files."""
+"""What the benchmark scripts share: repeated interleaved timing, sweeps that resume, results as files."""
 
 from __future__ import annotations
 
+import gc
 import json
 import platform
+import resource
+import signal
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+MOST_GIB = 9
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -50,8 +55,69 @@ def environment() -> dict[str, Any]:
 
 
 def save(name: str, content: dict[str, Any]) -> None:
-    """Write benchmarks/results/NAME.json with the environment."""
+    """Write benchmarks/results/NAME.json with the environment; of a dict of `rows`, one a line."""
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
-    file.write_text(json.dumps({"environment": environment(), **content}, indent=1) + "\n")
+    rows = content.get("rows")
+    content = {"environment": environment(), **content}
+    if isinstance(rows, dict):
+        del content["rows"]
+    text = json.dumps(content, indent=1)
+    if isinstance(rows, dict):
+        lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(row)}" for key, row in rows.items())
+        text = f'{text[:-2]},\n "rows": {{\n{lines}\n }}\n}}'
+    file.write_text(text + "\n")
     print(f"wrote {file.relative_to(Path(__file__).parent.parent)}", file=sys.stderr)
+
+
+def resumable(
+    name: str, keys: list[str], work: Callable[[str], dict[str, Any]], limit: int
+) -> dict[str, dict[str, Any]]:
+    """The row that `work` gives for each key, at most `limit` seconds each. Rows are kept in
+    build/NAME.jsonl as they come, so that a stopped sweep goes on where it was; delete the file to start
+    again. What a key raises is its row: {"error": ...}; so is the death of the process, seen by the next one.
+    Of memory the process gets `MOST_GIB`."""
+    rows, file = so_far(name), _progress(name)
+    file.parent.mkdir(exist_ok=True)
+    signal.signal(signal.SIGALRM, _too_long)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_GIB * 2**30, MOST_GIB * 2**30))
+    running = file.with_suffix(".running")
+    if running.exists() and running.read_text() not in rows:
+        rows[running.read_text()] = {"error": "the process died", "seconds": 0.0}
+    for number, key in enumerate(keys):
+        if key in rows:
+            continue
+        running.write_text(key)
+        started = time.perf_counter()
+        signal.alarm(limit)
+        try:
+            row = work(key)
+        except (Exception, SystemExit) as error:  # a model may raise what it likes
+            row = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
+        finally:
+            signal.alarm(0)
+        rows[key] = {**row, "seconds": round(time.perf_counter() - started, 2)}
+        with file.open("a") as stream:
+            stream.write(json.dumps([key, rows[key]]) + "\n")
+        print(f"{number + 1}/{len(keys)} {key} {rows[key]}", file=sys.stderr, flush=True)
+        gc.collect()
+    return {key: rows[key] for key in keys}
+
+
+def so_far(name: str) -> dict[str, dict[str, Any]]:
+    """The rows that a sweep has written; the last of a key counts."""
+    file = _progress(name)
+    return dict(json.loads(line) for line in file.read_text().splitlines()) if file.exists() else {}
+
+
+def _progress(name: str) -> Path:
+    return Path(__file__).parent.parent / "build" / f"{name}.jsonl"
+
+
+def _too_long(*_: Any) -> None:
+    raise TimeoutError("no answer within the limit")
+
+
+def unknown(trace: Any) -> dict[str, int]:
+    """The operators without a formula, with how often each was called."""
+    return dict(Counter(op.name for op in trace.ops if not op.known))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -44,10 +45,24 @@ def build(construct: Callable[[], nn.Module], device: str, seed: int = 0) -> nn.
         try:
             with context(), _moving():
                 model = _seeded(construct, seed)
-        except Exception:
+        except Exception as error:
+            if _faulty(error):  # the other ways need the memory of the whole model to fail alike
+                raise
             continue
         return _swept(model) if isinstance(model, nn.Module) else model
     return _seeded(construct, seed)
+
+
+def _faulty(error: BaseException) -> bool:
+    """Whether a constructor raised for a reason of its own: to read values that meta does not have raises a
+    RuntimeError, or a word about meta; a moved tensor may have lost an attribute."""
+    cause: BaseException | None = error
+    while cause is not None:
+        own = isinstance(cause, (LookupError, TypeError, ValueError, ImportError, AttributeError))
+        if not own or re.search("meta|tensor|parameter", str(cause), re.IGNORECASE):
+            return False
+        cause = cause.__cause__ or cause.__context__
+    return True
 
 
 def _placed(model: Any, device: str) -> Any:

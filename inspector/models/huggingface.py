@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,9 @@ from torch import Tensor, nn
 
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
-from inspector.models.inputs import Inputs, InputSpec
+from inspector.models.inputs import Inputs
 from inspector.models.subject import Recipe
 
-TEXT_LENGTH = 128
-AUDIO_FRAMES = 3000
-AUDIO_SAMPLES = 16000
 _TO_BUILDER = ("attn_implementation", "experts_implementation")
 """Arguments that choose kernels: they go to the constructor, all others change the configuration."""
 
@@ -89,7 +86,7 @@ def from_config(config: Any, name: str, chosen: Mapping[str, Any] = {}) -> Recip
         name=name,
         source="huggingface",
         construct=construct,
-        defaults=default_inputs,
+        defaults=_once_a_phase(default_inputs),
         rules=RULES,
         context=lambda model: _one_sequence_a_row(),
         notes=_left_out(config),
@@ -144,43 +141,22 @@ def grouped_mm(a: Tensor, b: Tensor, offsets: Any = None, *_: Any, **__: Any) ->
 RULES = {"aten._grouped_mm": grouped_mm}
 
 
+def _once_a_phase(
+    defaults: Callable[[nn.Module, str], Inputs | None],
+) -> Callable[[nn.Module, str], Inputs | None]:
+    """The same configuration builds the same model: what was tried for one is known for the next."""
+    chosen: dict[str, Inputs | None] = {}
+
+    def inputs(model: nn.Module, phase: str) -> Inputs | None:
+        if phase not in chosen:
+            chosen[phase] = defaults(model, phase)
+        return chosen[phase]
+
+    return inputs
+
+
 def default_inputs(model: Any, phase: str) -> Inputs | None:
-    """Text: 128 tokens (or the longest position). Images: the configuration's size. Audio: Whisper's
-    3,000 frames, or one second of samples. Training a language model gives it labels."""
-    config = model.config
-    text = getattr(config, "text_config", config)
-    longest = getattr(text, "max_position_embeddings", None) or TEXT_LENGTH
-    length = min(TEXT_LENGTH, longest) if longest > 0 else TEXT_LENGTH  # some write -1 for no limit
-    tokens = InputSpec((1, length), torch.int64, below=getattr(text, "vocab_size", None))
-    kwargs: dict[str, Any] = {}
-    main = getattr(model, "main_input_name", "input_ids")
-    if main == "input_ids":
-        kwargs["input_ids"] = tokens
-    elif main == "pixel_values":
-        kwargs["pixel_values"] = _image(config)
-    elif main == "input_features":
-        bins = getattr(config, "num_mel_bins", 80)
-        kwargs["input_features"] = InputSpec((1, bins, AUDIO_FRAMES))
-    elif main == "input_values":
-        kwargs["input_values"] = InputSpec((1, AUDIO_SAMPLES))
-    else:
-        return None
-    if hasattr(config, "vision_config") and main == "input_ids" and "CLIP" in type(model).__name__:
-        kwargs["pixel_values"] = _image(config.vision_config)
-    if getattr(config, "is_encoder_decoder", False):
-        kwargs["decoder_input_ids"] = tokens
-    if (
-        phase == "train"
-        and main == "input_ids"
-        and type(model).__name__.endswith(
-            ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM")
-        )
-    ):
-        kwargs["labels"] = tokens
-    return Inputs((), kwargs)
+    """What the class and its configuration say that the model is called with: see `transformers_inputs`."""
+    from inspector.models.transformers_inputs import Trial, default_inputs
 
-
-def _image(config: Any) -> InputSpec:
-    size = getattr(config, "image_size", 224)
-    height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
-    return InputSpec((1, getattr(config, "num_channels", 3), height, width))
+    return default_inputs(model, phase, Trial(RULES, lambda model: _one_sequence_a_row()))

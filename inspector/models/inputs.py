@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,12 +37,19 @@ _INTEGERS = (
 
 @dataclass(frozen=True)
 class InputSpec:
-    """A tensor to make: dtype, shape, and for integers the range [0, below); or fixed `values`."""
+    """A tensor to make: dtype, shape, and for integers the range [0, below); or fixed `values`.
+
+    `runs` says what every row (along the last dimension) begins with, as (value, how often): the
+    placeholders of an image, the sizes of a grid, a mask of ones. What is drawn for the rest avoids those
+    values and `never`. A model reads them, so such a tensor stays on the CPU in a pass on meta.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     below: int | None = None
     values: Any = None
+    runs: tuple[tuple[int, int], ...] = ()
+    never: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,7 @@ def batch_of_two(inputs: Inputs) -> Inputs:
 
     def double(value: Any) -> Any:
         if isinstance(value, InputSpec) and value.shape[:1] == (1,):
-            return InputSpec((2, *value.shape[1:]), value.dtype, value.below)
+            return replace(value, shape=(2, *value.shape[1:]))
         return value
 
     return Inputs(tuple(map(double, inputs.args)), {k: double(v) for k, v in inputs.kwargs.items()})
@@ -175,15 +182,16 @@ def materialise(
     generator = torch.Generator().manual_seed(seed)
     legal = index_range(model)
 
-    def make(value: Any) -> Any:
+    def make(value: Any, runs: bool) -> Any:
         if isinstance(value, InputSpec):
-            return _tensor(value, device, generator, legal)
+            return _tensor(value, device, generator, legal) if bool(value.runs) is runs else value
         if type(value) in (list, tuple):
-            return type(value)(map(make, value))
-        return {key: make(entry) for key, entry in value.items()} if type(value) is dict else value
+            return type(value)(make(entry, runs) for entry in value)
+        return {key: make(entry, runs) for key, entry in value.items()} if type(value) is dict else value
 
     try:
-        return copied(make((inputs.args, inputs.kwargs)), device)  # type: ignore[no-any-return]
+        moved = copied(make((inputs.args, inputs.kwargs), False), device)
+        return make(moved, True)  # type: ignore[no-any-return]
     except (RuntimeError, MemoryError) as error:
         raise InspectError(
             f"cannot make the inputs on {device}: {first_line(error)}",
@@ -194,6 +202,8 @@ def materialise(
 def _tensor(spec: InputSpec, device: str, generator: torch.Generator, legal: int) -> Tensor:
     if spec.values is not None:
         return torch.tensor(spec.values, dtype=spec.dtype, device=device)
+    if spec.runs:
+        return _with_runs(spec, generator, legal).to("cpu" if device == "meta" else device)
     if device == "meta":
         return torch.empty(spec.shape, dtype=spec.dtype, device="meta")
     if spec.dtype is torch.bool:
@@ -202,6 +212,21 @@ def _tensor(spec: InputSpec, device: str, generator: torch.Generator, legal: int
         below = min(spec.below or legal, torch.iinfo(spec.dtype).max)
         return torch.randint(below, spec.shape, generator=generator).to(spec.dtype).to(device)
     return torch.randn(spec.shape, generator=generator).to(spec.dtype).to(device)
+
+
+def _with_runs(spec: InputSpec, generator: torch.Generator, legal: int) -> Tensor:
+    """Drawn values, over which the runs are written."""
+    below = spec.below or legal
+    drawn = torch.randint(below, spec.shape, generator=generator)
+    taken = {*spec.never, *(value for value, _ in spec.runs)}
+    for value in sorted(taken) if len(taken) < below else ():
+        free = next(one for one in range(below) if one not in taken)
+        drawn[drawn == value] = free
+    start = 0
+    for value, length in spec.runs:
+        drawn[..., start : start + length] = value
+        start += length
+    return drawn.to(spec.dtype)
 
 
 def index_range(model: nn.Module) -> int:

@@ -60,6 +60,8 @@ def _varied(value: Tensor, number: int) -> Tensor:
 
 
 def _shorter(inputs: Inputs) -> Iterator[Inputs]:
+    if any(isinstance(value, InputSpec) and value.runs for value in inputs.kwargs.values()):
+        return  # placeholders and grids belong to the size of the image
     for size in SIZES:
         yield _mapped(inputs, partial(_shrunk, size=size))
 

@@ -230,3 +230,33 @@ def test_running_out_of_memory_is_an_error_that_says_so() -> None:
 
     with pytest.raises(InspectError, match="not enough memory"):
         Recipe("big", "python", construct).build("cpu")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "error", [KeyError("rope"), ValueError("no layers"), AttributeError("no attribute 'get'")]
+)
+def test_a_constructor_with_a_fault_of_its_own_is_not_tried_again_with_real_memory(error: Exception) -> None:
+    tried = []
+
+    def construct() -> nn.Module:
+        tried.append(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        build(construct, "meta")
+    assert len(tried) == 1
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_constructor_that_meta_defeats_is_tried_again(wrapped: bool) -> None:
+    def construct() -> nn.Module:
+        layer = nn.Linear(2, 2)
+        try:
+            layer.weight.sum().item()
+        except RuntimeError as error:
+            raise (ValueError("bad weights") if wrapped else error) from error
+        return layer
+
+    assert isinstance(build(construct, "meta"), nn.Linear)

@@ -260,3 +260,23 @@ def test_a_batch_of_one_becomes_two_and_others_stay() -> None:
 def test_the_first_line_of_an_error_without_text_is_its_class() -> None:
     assert first_line(ValueError()) == "ValueError"
     assert first_line(ValueError("one\ntwo")) == "one"
+
+
+def test_runs_are_written_at_the_start_of_every_row_and_avoided_in_the_rest() -> None:
+    spec = InputSpec((3, 50), torch.int64, below=4, runs=((2, 3), (1, 1)), never=(0,))
+    (made,), _ = materialise(Inputs((spec,)), LINEAR, "cpu")
+    assert made[:, :4].tolist() == [[2, 2, 2, 1]] * 3
+    assert set(made[:, 4:].unique().tolist()) == {3}
+
+
+def test_what_has_runs_keeps_its_values_in_a_pass_on_meta_and_nothing_else_does() -> None:
+    specs = (InputSpec((1, 2), torch.int64, runs=((5, 2),)), InputSpec((1, 2)))
+    (kept, moved), _ = materialise(Inputs(specs), LINEAR, "meta")
+    assert kept.tolist() == [[5, 5]]
+    assert moved.device.type == "meta"
+
+
+def test_a_batch_of_two_keeps_runs_and_fixed_values_out_of_the_draw() -> None:
+    spec = InputSpec((1, 2), torch.int64, runs=((5, 2),))
+    (made,), _ = materialise(batch_of_two(Inputs((spec,))), LINEAR, "cpu")
+    assert made.tolist() == [[5, 5], [5, 5]]

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from inspector.tracing._torch import functorch_level
 from inspector.tracing.capture import recurrent
 from inspector.tracing.capture.higher_order import BODIES, WHOLE
+from inspector.tracing.capture.known import readable
 from inspector.tracing.capture.masks import share_left
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Functions(TorchFunctionMode):
             if name == ATTENTION:
                 with recorder.leaving(share_left(recorder, args, kwargs or {})):
                     return func(*args, **(kwargs or {}))
+            if name == "tolist":  # it reads the memory, no operator tells
+                return func(readable(recorder, args[0]))
             if name in _SPECIAL:
                 return self._special(name, func, args, kwargs or {})
             return func(*args, **(kwargs or {}))

@@ -83,7 +83,7 @@ class Masks:
     as nothing writes to it."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self.calls, self.storages = recorder.raw, recorder.storages
+        self.calls, self.storages, self.kept = recorder.raw, recorder.storages, recorder.kept
         self._writers: dict[int, list[int]] = {}
         self._until = 0
         self._shares: dict[Any, float | None] = {}
@@ -127,7 +127,7 @@ class Masks:
                 continue
             if term.spec.numel > _SCORES:
                 return None
-            values = replayed(self.calls, self.storages, term.spec, term.strides, term.until)
+            values = replayed(self.calls, self.storages, term.spec, term.strides, term.until, self.kept)
             if values is None:
                 return None
             with aside(), torch.no_grad():

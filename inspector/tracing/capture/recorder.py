@@ -34,12 +34,13 @@ from inspector.tracing.capture.functions import ATTENTION, Functions, attention_
 from inspector.tracing.capture.higher_order import BODIES
 from inspector.tracing.capture.isolate import uncompiled
 from inspector.tracing.capture.kernels import aside
+from inspector.tracing.capture.known import keep, worked_out
 from inspector.tracing.capture.masks import Masks
 from inspector.tracing.capture.memo import MetaMemo
 from inspector.tracing.capture.mismatch import Mismatch, mismatch
 from inspector.tracing.capture.modules import ModuleCall, Places, module_calls
 from inspector.tracing.capture.pricing import Call, Operator, Rule, price
-from inspector.tracing.capture.rules import ON_META, joined
+from inspector.tracing.capture.rules import ON_META
 from inspector.tracing.capture.written_out import PARTS, WrittenOut
 from inspector.tracing.describe import DTYPES, describe
 from inspector.tracing.formulas.traffic import tensors
@@ -72,6 +73,7 @@ class Recorder(TorchDispatchMode):
         self.rules = {**(ON_META if device == "meta" else {}), **(rules or {})}
         self.raw: list[Call] = []
         self.storages: list[list[Any]] = []
+        self.kept: dict[int, tuple[Tensor, int]] = {}
         self.calls: dict[str, int] = {}
         self.failure: Failure | None = None
         self.wrong: Mismatch | None = None
@@ -156,6 +158,9 @@ class Recorder(TorchDispatchMode):
                 entry = self.storages[part.storage]
                 entry[2] = role if entry[2] == "intermediate" else entry[2]
                 entry[5] = entry[5] or module
+                entry[1] = (
+                    self.device.partition(":")[0] if role == "input" else entry[1]
+                )  # also one on the CPU
                 if role == "parameter" and part.storage != spec.storage:
                     entry[2] = "packing"
 
@@ -182,6 +187,8 @@ class Recorder(TorchDispatchMode):
         if index is None:
             index = len(self.storages)
             self.storages.append([storage.nbytes(), storage.device.type, role, birth, None, ""])
+            if role != "intermediate":
+                keep(self, storage, index)
             reference = _StorageRef(storage, self._died)
             reference.index, reference.key = index, key
             self._live[key] = index
@@ -301,14 +308,11 @@ class Recorder(TorchDispatchMode):
         self.raw.append(Call(Operator(NUMPY, {}), path, group, self.phase, args, {}, None, NUMPY))
 
     def _run(self, func: Any, operator: Operator, args: Any, kwargs: Any) -> Any:
-        """Run the operator; on meta, tensors that stayed on the CPU join the others there."""
+        """Run the operator, on meta in a way that works there."""
         try:
             return func(*args, **kwargs)
-        except RuntimeError:
-            moved = joined(operator.written, args, kwargs) if self.device == "meta" else None
-            if moved is None:
-                raise
-            return func(*moved[0], **moved[1])
+        except RuntimeError as error:
+            return worked_out(self, error, func, operator, args, kwargs)
 
     def _shadow(self, value: Any, key: list[Any]) -> Any:
         """The argument with a `TensorSpec` in place of each tensor; what shapes depend on joins key."""
@@ -317,7 +321,7 @@ class Recorder(TorchDispatchMode):
             if isinstance(spec, WrappedSpec):
                 key.append(object())  # what is inside decides: no two calls look alike
             elif spec.storage >= 0:
-                key += spec.shape, spec.dtype, value.stride(), self.storages[spec.storage][1]
+                key += spec.shape, spec.dtype, value.stride(), value.device.type
             else:
                 key += spec.shape, spec.dtype
             return spec

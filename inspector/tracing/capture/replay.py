@@ -1,12 +1,13 @@
-"""The values of a tensor on meta, where they follow from sizes alone.
+"""The values of a tensor on meta, where they follow from sizes and from what stayed on the CPU.
 
 The record holds every operator with its arguments. Those that a tensor comes from run again on the CPU,
-unless one draws random numbers or reads what the record has no values for: inputs, state, constants.
+unless one draws random numbers or reads what has no values: the state, and inputs on meta.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ LENDERS = {
 }
 """Operators that ask their first argument for its form, not for its values."""
 _Tensor = Callable[[TensorSpec, Sequence[int]], Tensor]
+Kept = Mapping[int, tuple[Tensor, int]]
+"""Of storages on the CPU: a copy of their bytes, and how many calls were recorded when it was taken."""
 
 
 class _Unknown(Exception):
@@ -42,14 +45,15 @@ def replayed(
     spec: TensorSpec,
     strides: Sequence[int],
     until: int,
+    kept: Kept = MappingProxyType({}),
 ) -> Tensor | None:
     """The tensor `spec` as it is before call `until`, on the CPU; None where its values are not known.
 
     storages: of each its entry in the record, with the index of the call that made it at place 3.
     """
-    memory = _Memory()
     try:
-        chosen = _sources(calls, storages, spec.storage, until)
+        chosen, read = _sources(calls, storages, spec.storage, until, kept)
+        memory = _Memory(kept, read)
         with aside(), torch.no_grad():
             for call in chosen:
                 _run(call, memory)
@@ -59,11 +63,12 @@ def replayed(
 
 
 def _sources(
-    calls: Sequence[Call], storages: Sequence[Sequence[Any]], storage: int, until: int
-) -> list[Call]:
-    """The calls before `until` that the values of a storage come from, in their order."""
+    calls: Sequence[Call], storages: Sequence[Sequence[Any]], storage: int, until: int, kept: Kept
+) -> tuple[list[Call], set[int]]:
+    """The calls before `until` that the values of a storage come from, in their order, and what they read of
+    `kept`."""
     needed, made, chosen, nbytes = {storage}, set(), [], 0
-    first = _first(needed, storages)
+    first = _first(needed, storages, kept)
     for index in range(until - 1, -1, -1):
         if index < first:
             break
@@ -79,17 +84,20 @@ def _sources(
         made |= {place for place in results if storages[place][3] == index}
         if call.operator.name not in LENDERS:
             needed |= {spec.storage for spec in (*tensors(call.args), *tensors(call.kwargs))}
-        first = _first(needed, storages)
+        first = _first(needed, storages, kept)
         nbytes += sum(spec.nbytes for spec in tensors(call.result))
-    if needed - made or nbytes > _LIMIT:
+    if needed - made - set(kept) or nbytes > _LIMIT:
         raise _Unknown
-    return chosen[::-1]
+    return chosen[::-1], needed & set(kept)
 
 
-def _first(needed: set[int], storages: Sequence[Sequence[Any]]) -> int:
-    """The first call that made one of the storages."""
-    births: list[int] = [
-        storages[place][3] for place in needed if place >= 0 and storages[place][3] is not None
+def _first(needed: set[int], storages: Sequence[Sequence[Any]], kept: Kept) -> int:
+    """The first call that made one of the storages, or came after a copy was taken."""
+    births: list[int] = [kept[place][1] for place in needed if place in kept]
+    births += [
+        storages[place][3]
+        for place in needed
+        if place not in kept and place >= 0 and storages[place][3] is not None
     ]
     if len(births) < len(needed):
         raise _Unknown
@@ -107,8 +115,8 @@ def _check(call: Call) -> None:
 class _Memory:
     """The storages that were made so far, on the CPU in place of meta."""
 
-    def __init__(self) -> None:
-        self.made: dict[int, torch.UntypedStorage] = {}
+    def __init__(self, kept: Kept, read: set[int]) -> None:
+        self.made = {place: kept[place][0].clone().untyped_storage() for place in read}
 
     def tensor(self, spec: TensorSpec, strides: Sequence[int]) -> Tensor:
         empty = torch.empty(0, dtype=getattr(torch, spec.dtype))

@@ -30,21 +30,21 @@ NAMES = """
     empty_permuted empty_quantized empty_strided expand_copy exponential eye fill fill_diagonal flip
     full full_like gather geometric hstack im2col imag index index_copy index_fill index_select
     int_repr is_nonzero is_pinned is_same_size is_set_to item lift lift_fresh lift_fresh_copy
-    linspace log_normal logspace lu_unpack masked_scatter masked_select max_unpool2d max_unpool3d
-    meshgrid multinomial narrow_copy native_channel_shuffle nested_to_padded_tensor new_empty
-    new_empty_strided new_full new_ones new_zeros nonzero nonzero_static normal normal_functional
-    one_hot ones ones_like permute_copy pin_memory pixel_shuffle pixel_unshuffle poisson put q_scale
-    q_zero_point rand rand_like randint randint_like randn randn_like random randperm real
-    record_stream reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave
-    replication_pad1d replication_pad2d replication_pad3d resize resolve_conj resolve_neg roll rot90
-    scalar_tensor scatter select_backward select_copy select_scatter set slice_backward slice_copy
-    slice_scatter split split_copy split_with_sizes split_with_sizes_copy squeeze_copy stack
-    sym_constrain_range sym_constrain_range_for_size sym_is_contiguous sym_numel sym_size
-    sym_storage_offset sym_stride t_copy take tensor_split to to_padded_tensor transpose_copy tril
-    tril_indices triu triu_indices unbind_copy unfold_backward unfold_copy uniform unsafe_chunk
-    unsafe_split unsafe_split_with_sizes unsqueeze_copy upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d values view_as_complex_copy view_as_real_copy view_copy vstack zero zeros
-    zeros_like
+    linspace log_normal logspace lu_unpack masked_scatter masked_scatter_backward masked_select
+    max_unpool2d max_unpool3d meshgrid multinomial narrow_copy native_channel_shuffle
+    nested_to_padded_tensor new_empty new_empty_strided new_full new_ones new_zeros nonzero
+    nonzero_static normal normal_functional one_hot ones ones_like permute_copy pin_memory
+    pixel_shuffle pixel_unshuffle poisson put q_scale q_zero_point rand rand_like randint
+    randint_like randn randn_like random randperm real record_stream reflection_pad1d
+    reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d
+    replication_pad3d resize resolve_conj resolve_neg roll rot90 scalar_tensor scatter
+    select_backward select_copy select_scatter set slice_backward slice_copy slice_scatter split
+    split_copy split_with_sizes split_with_sizes_copy squeeze_copy stack sym_constrain_range
+    sym_constrain_range_for_size sym_is_contiguous sym_numel sym_size sym_storage_offset sym_stride
+    t_copy take tensor_split to to_padded_tensor transpose_copy tril tril_indices triu triu_indices
+    unbind_copy unfold_backward unfold_copy uniform unsafe_chunk unsafe_split
+    unsafe_split_with_sizes unsqueeze_copy upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    values view_as_complex_copy view_as_real_copy view_copy vstack zero zeros zeros_like
 """
 
 

@@ -63,6 +63,12 @@ def unique(out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
     return _sorted(x, x.numel)
 
 
+@formula("aten.unique_consecutive")
+def unique_consecutive(out: Any, x: TensorSpec, *_: Any, **__: Any) -> Cost:
+    """Compares each element with the one before."""
+    return Cost(0, x.numel)
+
+
 def _sorted(x: TensorSpec, n: int) -> Cost:
     return Cost(0, x.numel * ceil(log2(n)) if n > 1 else 0)
 

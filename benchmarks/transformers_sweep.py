@@ -1,0 +1,184 @@
+"""Every model class of transformers' auto mappings, with its default input: what builds, runs and trains.
+
+    nice -n 19 python benchmarks/transformers_sweep.py       all of them; it resumes when stopped
+    python benchmarks/transformers_sweep.py --so-far         saves what a stopped sweep has
+    python benchmarks/transformers_sweep.py siglip 'sam*'    these model types, printed and not saved
+
+Each class is built on meta from the default configuration of its model type, made short: every field that
+counts layers (`num_hidden_layers`, `encoder_layers`, ...), there and in its sub-configurations, becomes 2.
+Where such a configuration is refused, builds no model or does not run, the default one is used: "whole".
+Nothing is downloaded. A row holds the inputs, MACs and parameters of the forward; the MACs of training; the
+operators without a formula; and the reason of whatever failed ("plain": transformers alone fails on its
+default configuration too). A class may take `LIMIT` seconds.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from common import resumable, save, so_far, unknown
+
+LIMIT = 60
+LAYERS = {
+    "num_hidden_layers", "encoder_layers", "decoder_layers", "num_layers", "num_decoder_layers", "n_layer",
+    "num_encoder_layers", "n_layers", "num_attention_layers", "depth",
+}  # fmt: skip
+SHORT = 2
+FIRST = (
+    "", "FOR_IMAGE_TEXT_TO_TEXT_", "FOR_CAUSAL_LM_", "FOR_SEQ_TO_SEQ_CAUSAL_LM_", "FOR_SPEECH_SEQ_2_SEQ_",
+    "FOR_IMAGE_CLASSIFICATION_", "FOR_MASKED_LM_", "FOR_OBJECT_DETECTION_", "FOR_TIME_SERIES_PREDICTION_",
+    "FOR_MASK_GENERATION_", "FOR_AUDIO_CLASSIFICATION_", "FOR_SEMANTIC_SEGMENTATION_",
+    "FOR_VIDEO_CLASSIFICATION_",
+)  # fmt: skip
+FILLED = {
+    "prediction_length": 24, "vocab_size": 100, "image_token_id": 5, "image_token_index": 5,
+    "audio_token_id": 6, "video_token_id": 7,
+}  # fmt: skip
+"""Fields that have no default and that every user sets."""
+MOST_ON_CPU = 2**30
+"""Bytes of weights up to which a class is counted on the CPU where meta cannot run it."""
+
+
+def classes() -> dict[str, str]:
+    """Each class in an auto mapping, and its model type; those of the main tasks first."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    found: dict[str, str] = {}
+    first = [f"MODEL_{task}MAPPING_NAMES" for task in FIRST]
+    for name in (*first, *sorted(vars(modeling_auto))):
+        if name.startswith("MODEL_") and name.endswith("MAPPING_NAMES"):
+            for model_type, listed in vars(modeling_auto)[name].items():
+                for cls in listed if isinstance(listed, (list, tuple)) else (listed,):
+                    if hasattr(transformers, cls):  # some mappings name what is not exported
+                        found.setdefault(cls, model_type)
+    return found
+
+
+def shortened(config: Any) -> dict[str, Any]:
+    """The fields of a configuration that make it short."""
+    fields: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        if hasattr(value, "to_dict"):
+            inner = shortened(value)
+            if inner:
+                fields[name] = {**inner, "model_type": value.model_type}
+        elif name in LAYERS and isinstance(value, int) and value > SHORT:
+            fields[name] = SHORT
+    return fields
+
+
+def configurations(cls: Any) -> Iterator[tuple[Any, bool]]:
+    """The short one, then the whole one."""
+    kind = cls.config_class  # of this class: a model type can have several
+    whole = kind()
+    filled = {name: value for name, value in FILLED.items() if getattr(whole, name, 0) is None}
+    fields = shortened(whole)
+    if fields:
+        try:
+            yield kind(**fields, **filled), False
+        except Exception:  # a list of layers that must be as long, or the like
+            pass
+    yield kind(**filled), True
+
+
+def row(name: str, model_type: str) -> dict[str, Any]:
+    import transformers
+
+    from inspector.core.errors import InspectError
+    from inspector.models.huggingface import from_config
+
+    refused: Exception | None = None
+    result: dict[str, Any] | None = None
+    for config, whole in configurations(getattr(transformers, name)):
+        config.architectures = [name]
+        recipe = from_config(config, name)
+        try:
+            weights = sum(tensor.nbytes for tensor in recipe.build("meta").state_dict().values())
+        except InspectError as error:
+            refused = error
+            continue
+        result = {**({"whole": True} if whole else {}), **counted(recipe, weights)}
+        if "forward" in result:
+            return result
+    if result is not None:
+        return result
+    plain = refused_by_transformers(getattr(transformers, name))
+    return {"error": plain, "plain": True} if plain else {"error": str(refused)[:240]}
+
+
+def refused_by_transformers(cls: Any) -> str | None:
+    """What transformers alone raises where a default configuration builds no model."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            cls._from_config(cls.config_class())
+    except Exception as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    return None
+
+
+def counted(recipe: Any, weights: int) -> dict[str, Any]:
+    from inspector.core.errors import InspectError
+    from inspector.profiling.run import trace
+    from inspector.profiling.views.totals import totals
+
+    result: dict[str, Any] = {}
+    for phase in ("forward", "train"):
+        try:
+            run = trace(recipe, phase=phase, device=None if weights < MOST_ON_CPU else "meta")
+        except InspectError as error:
+            result[f"{phase}_error"] = " ".join(str(error).split())[:240]
+            break
+        sums = totals(run)
+        result[phase] = sums["macs"]
+        if phase == "forward":
+            result["params"] = sums["params"]
+            result["inputs"] = " ".join(run.inputs)
+        if run.device != "meta":
+            note = next(note for note in run.notes if note.startswith("counted on"))
+            result["device"] = note.removeprefix("counted on cpu, because meta cannot run it: ")[:120]
+        if sums["unknown_ops"]:
+            result["unknown"] = unknown(run)
+    return result
+
+
+def main() -> None:
+    import transformers
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    types = classes()
+    if sys.argv[1:] and sys.argv[1:] != ["--so-far"]:
+        for name, kind in types.items():
+            if any(fnmatch.fnmatch(kind, word) or name == word for word in sys.argv[1:]):
+                print(name, row(name, kind), flush=True)
+        return
+    if sys.argv[1:] == ["--so-far"]:
+        types = {name: types[name] for name in so_far("transformers_sweep")}
+    rows = resumable("transformers_sweep", list(types), lambda name: row(name, types[name]), LIMIT)
+    summary = {
+        "transformers": transformers.__version__,
+        "classes": len(rows),
+        "model_types": len(set(types.values())),
+        "refused_by_transformers_alone": sum("plain" in found for found in rows.values()),
+        "built": sum("error" not in found for found in rows.values()),
+        "run": sum("forward" in found for found in rows.values()),
+        "trained": sum("train" in found for found in rows.values()),
+        "on_cpu": sum("device" in found for found in rows.values()),
+        "with_unknown_operators": sum("unknown" in found for found in rows.values()),
+        "seconds": round(sum(found["seconds"] for found in rows.values())),
+    }
+    print(summary)
+    save("transformers_sweep", {**summary, "rows": {f"{types[k]} {k}": v for k, v in rows.items()}})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Values on meta that follow from sizes, or from what stayed on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import inspector
+from inspector.models.inputs import Inputs, InputSpec
+from inspector.models.python import from_module
+from inspector.profiling.run import trace
+from inspector.tracing.capture import ForwardError
+
+
+class Net(nn.Module):
+    """A layer of 4 to 4 and, besides, what a test wants done."""
+
+    def __init__(self, work: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4, bias=False)
+        self.work = work
+
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
+        return self.work(self.layer, x, *more)
+
+
+def macs(work: Callable[..., Tensor], *inputs: Any) -> int:
+    """On meta; the CPU must say the same."""
+    chosen = Inputs((InputSpec((3, 4)), *inputs))
+    counts = [
+        inspector.profile(from_module(Net(work)), chosen, device=device).metrics["macs"].value
+        for device in ("meta", "cpu")
+    ]
+    assert counts[0] == counts[1]
+    return counts[0]
+
+
+def test_a_branch_on_a_mask_of_ones() -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        mask = torch.ones(3, 4, device=x.device)
+        return layer(x) if mask.all() else layer(layer(x))
+
+    assert macs(work) == 3 * 4 * 4
+
+
+def test_a_loop_over_a_number_of_rows() -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        for _ in range(torch.full((2,), x.shape[0], device=x.device).sum().item()):
+            x = layer(x)
+        return x
+
+    assert macs(work) == (3 + 3) * 3 * 4 * 4
+
+
+def test_a_list_of_sizes() -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        return layer(x.split(torch.arange(1, 3, device=x.device).tolist())[1])  # 1 and 2 rows
+
+    assert macs(work) == 2 * 4 * 4
+
+
+def test_rows_under_a_mask() -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        return layer(x[torch.arange(3, device=x.device) > 0])  # two of three
+
+    assert macs(work) == 2 * 4 * 4
+
+
+def test_rows_written_under_a_mask() -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        mask = torch.arange(3, device=x.device) > 0
+        y[mask] = layer(x[mask])
+        return y
+
+    assert macs(work) == 2 * 4 * 4
+
+
+def test_places_that_nonzero_finds() -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        return layer(x[torch.eye(3, device=x.device).nonzero()[:, 0]])
+
+    assert macs(work) == 3 * 4 * 4
+
+
+IDS = InputSpec((1, 5), torch.int64, below=9, runs=((7, 2), (8, 1)), never=(0,))
+
+
+def test_an_input_with_runs_is_read_on_meta() -> None:
+    def work(layer: nn.Module, x: Tensor, ids: Tensor) -> Tensor:
+        for _ in range((ids.to(x.device) == 7).sum().item()):  # two, and none in the rest
+            x = layer(x)
+        return x
+
+    assert macs(work, IDS) == 2 * 3 * 4 * 4
+
+
+def test_an_input_that_keeps_its_values_takes_memory_on_the_device_of_the_pass() -> None:
+    chosen = Inputs((InputSpec((3, 4)), IDS))
+    counted = trace(from_module(Net(lambda layer, x, ids: layer(x))), chosen, device="meta")
+    held = [one for one in counted.storages if one.role == "input"]
+    assert sorted((one.nbytes, one.device) for one in held) == [(5 * 8, "meta"), (3 * 4 * 4, "meta")]
+
+
+def test_what_was_written_before_counts_and_what_comes_after_does_not() -> None:
+    def work(layer: nn.Module, x: Tensor, ids: Tensor) -> Tensor:
+        ids[:, 0] = 8
+        moved = ids.to(x.device) * 1
+        ids[:, 1] = 8
+        for _ in range((moved == 7).sum().item()):  # one: only the first was written before
+            x = layer(x)
+        return x
+
+    assert macs(work, IDS) == 3 * 4 * 4
+
+
+def test_consecutive_values_and_their_cost() -> None:
+    def work(layer: nn.Module, x: Tensor, ids: Tensor) -> Tensor:
+        return layer(x[: torch.unique_consecutive(ids.to(x.device)[0, :3]).numel()])  # 7 7 8
+
+    assert macs(work, IDS) == 2 * 4 * 4
+
+
+def test_a_check_of_values_that_nobody_knows_is_taken_to_hold() -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        torch._check_tensor_all(x < 100)
+        return layer(x)
+
+    assert macs(work) == 3 * 4 * 4
+
+
+def test_a_check_of_values_that_are_known_still_fails() -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        torch._check_tensor_all(torch.zeros(3, device=x.device) > 1)
+        return layer(x)
+
+    with pytest.raises(ForwardError):
+        inspector.profile(from_module(Net(work)), "3x4", device="meta")
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [lambda x: x.sum() > 0, lambda x: torch.rand(3, device=x.device).sum() > 1],
+)
+def test_values_that_nothing_tells_are_not_made_up(unknown: Callable[[Tensor], Tensor]) -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        return layer(x) if unknown(x) else x
+
+    with pytest.raises(ForwardError):
+        inspector.profile(from_module(Net(work)), "3x4", device="meta")
+    assert inspector.profile(from_module(Net(work)), "3x4").subject["device"] == "cpu"
+
+
+def test_parameters_on_meta_have_no_values() -> None:
+    def work(layer: Any, x: Tensor) -> Tensor:
+        return layer(x) if (layer.weight * 0).sum().item() == 0 else x
+
+    with pytest.raises(ForwardError):
+        inspector.profile(from_module(Net(work)), "3x4", device="meta")
+
+
+def test_the_gradient_of_a_masked_scatter_is_known() -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        mask = torch.arange(3, device=x.device)[:, None].expand(3, 4) > 0
+        return x.masked_scatter(mask, layer(x)[:2])
+
+    report = inspector.profile(from_module(Net(work)), "3x4", phase="train")
+    assert report.metrics["unknown_ops"].value == 0
