@@ -158,9 +158,7 @@ class Recorder(TorchDispatchMode):
                 entry = self.storages[part.storage]
                 entry[2] = role if entry[2] == "intermediate" else entry[2]
                 entry[5] = entry[5] or module
-                entry[1] = (
-                    self.device.partition(":")[0] if role == "input" else entry[1]
-                )  # also one on the CPU
+                entry[1] = "meta" if (role, self.device) == ("input", "meta") else entry[1]  # with values too
                 if role == "parameter" and part.storage != spec.storage:
                     entry[2] = "packing"
 
