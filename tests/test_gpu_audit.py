@@ -22,11 +22,14 @@ from inspector.distributed.job import Place
 from inspector.distributed.loop import hits
 from inspector.footprint.cublas import LARGE, LT, SMALL, Workspaces
 from inspector.footprint.step import Plan, simulate
-from inspector.models.inputs import Inputs, InputSpec
+from inspector.models import as_recipe
+from inspector.models.inputs import Inputs, InputSpec, as_inputs
 from inspector.pages.report import page
-from inspector.profiling import flags, timer
+from inspector.profiling import flags, run, timer
 from inspector.regress.sweep import measure as measuring
 from inspector.reporting.checks import examine
+from inspector.tracing.capture.kernels import Kernels
+from inspector.tracing.capture.setting import Setting
 from tests.fake_gpu import A100, CARDS, H100, SLICE, Card, FakeGpu, a_gpu
 
 QUICK = {"batches": [2], "seconds": 0.02, "device": "cuda"}
@@ -408,3 +411,44 @@ def test_the_fake_counts_what_lives() -> None:
         assert torch.cuda.get_device_name() == A100.name
     assert not torch.cuda.is_available()
     assert SLICE.mig
+
+
+class TestCudnnAttention:
+    """12: compute capability 9 and 10 take cuDNN's kernel first, masked calls too."""
+
+    class Attend(nn.Module):
+        def forward(self, q: Tensor, mask: Tensor | None = None) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(q, q, q, mask)
+
+    def kernels(self, gpu: str | None, dtype: str, mask: bool, width: int = 64) -> set[str]:
+        q = torch.empty(2, 4, 17, width, dtype=getattr(torch, dtype))
+        inputs = (q, torch.ones(17, 17, dtype=torch.bool)) if mask else q
+        major = {"a100": 8, "h100": 9}.get(gpu or "")
+        setting = Setting(kernels=Kernels("cuda", major=major))
+        trace = run.trace(as_recipe(self.Attend()), as_inputs(inputs), setting=setting)
+        return {op.name.removeprefix("aten._scaled_dot_product_") for op in trace.ops if op.macs}
+
+    @pytest.mark.parametrize(
+        ("gpu", "dtype", "mask", "width", "kernel"),
+        [
+            ("h100", "float16", False, 64, "cudnn_attention"),
+            ("h100", "bfloat16", True, 64, "cudnn_attention"),
+            ("h100", "float16", False, 256, "flash_attention"),
+            ("h100", "float32", False, 64, "efficient_attention"),
+            ("a100", "float16", False, 64, "flash_attention"),
+            ("a100", "float16", True, 64, "efficient_attention"),
+            (None, "float16", False, 64, "flash_attention"),
+        ],
+    )
+    def test_12_the_kernel_of_each_card(
+        self, gpu: str | None, dtype: str, mask: bool, width: int, kernel: str
+    ) -> None:
+        with mock.patch.object(torch.backends.cudnn, "version", return_value=92000):
+            assert self.kernels(gpu, dtype, mask, width) == {kernel}
+
+    def test_12_older_libraries_and_the_environment_keep_flash(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+        assert self.kernels("h100", "float16", False) == {"flash_attention"}
+        monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92000)
+        monkeypatch.setenv("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
+        assert self.kernels("h100", "float16", False) == {"flash_attention"}

@@ -44,7 +44,9 @@ def measured(question: Question, batch: int | None) -> Measured:
     cuda = device != "cpu"
     kernels = question.setting.kernels
     assert kernels is not None
-    setting = replace(question.setting, kernels=replace(kernels, device=device))
+    setting = replace(
+        question.setting, kernels=replace(kernels, device=device.partition(":")[0], major=_major(device))
+    )
     trace = question.trace(batch, setting)
     plan = replace(question.plan(trace), exact=not cuda)
     if cuda:
@@ -64,6 +66,10 @@ def measured(question: Question, batch: int | None) -> Measured:
     frame["ratio"] = frame["predicted"] / frame["measured"]
     name = gpu_name(device) or "the CPU, with the CPU's kernels and without rounding"
     return Measured(frame, f"measured on {name}")
+
+
+def _major(device: str) -> int | None:
+    return torch.cuda.get_device_capability(device)[0] if device.startswith("cuda") else None
 
 
 def _on_cuda(loop: Loop, predicted: Memory) -> list[tuple[str, int, int]]:

@@ -64,7 +64,8 @@ def memory(
     """
     limit = parse_size(fits) if fits is not None else None
     room = parse_size(max_batch) if max_batch is not None else None
-    workspaces = Workspaces.expected(named(gpu).major if gpu is not None else None)
+    major = named(gpu).major if gpu is not None else None
+    workspaces = Workspaces.expected(major)
     _check_processes(world_size, shard)
     ask = partial(sections.Asked, depth=depth, limit=limit, world_size=world_size, shard=shard)
     if isinstance(model, Trace):
@@ -74,7 +75,7 @@ def memory(
         plan = Plan.of(model, optimizer or "sgd", master_weights=master_weights, workspaces=workspaces)
         return sections.report(ask(model, plan, simulate(model, plan)))
     _check_optimizer(optimizer, phase)
-    kernels = Kernels("cuda", attention, "bfloat16" if amp else None)
+    kernels = Kernels("cuda", attention, "bfloat16" if amp else None, major)
     question = Question.of(
         as_recipe(model, model_args, call), inputs, phase, seed, kernels, dtype, checkpoint_activations,
         optimizer or "sgd", master_weights, workspaces,

@@ -61,7 +61,9 @@ class Roofline:
         if self.device is None:
             return PORTABLE
         kind = "cpu" if self.device.name.startswith("CPU") else "cuda"
-        return Setting(self.dtype, Kernels(kind, "fused", "bfloat16" if self.amp else None))
+        return Setting(
+            self.dtype, Kernels(kind, "fused", "bfloat16" if self.amp else None, self.device.major)
+        )
 
     def add(
         self,

@@ -65,6 +65,7 @@ NAMES = {
     "registrations_for_key": "torch._C._dispatch_get_registrations_for_dispatch_key",
     "flash_attention": "torch.ops.aten._scaled_dot_product_flash_attention.default",
     "flash_attention_on_cpu": "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default",
+    "cudnn_attention": "torch.ops.aten._scaled_dot_product_cudnn_attention.default",
     "efficient_attention": "torch.ops.aten._scaled_dot_product_efficient_attention.default",
     "NestedTensor": "torch.nested._internal.nested_tensor.NestedTensor",
     "EventType": "torch._C._profiler._EventType",

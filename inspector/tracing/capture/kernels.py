@@ -12,9 +12,11 @@ weights), ATen/native/Dropout.cpp (the fused kernel of CUDA), ATen/native/transf
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,11 +54,13 @@ _BANNED = "binary_cross_entropy"
 @dataclass(frozen=True)
 class Kernels:
     """Whose choices to make: `device` cuda or cpu, `attention` fused or math, `autocast` the dtype that
-    autocast lowers to ("bfloat16", "float16"; None: off)."""
+    autocast lowers to ("bfloat16", "float16"; None: off), `major` the first figure of the card's compute
+    capability, where it is known."""
 
     device: str = "cuda"
     attention: str = "fused"
     autocast: str | None = None
+    major: int | None = None
 
     def __post_init__(self) -> None:
         if self.attention not in ATTENTION:
@@ -80,7 +84,7 @@ def choosing(kernels: Kernels | None, name: Callable[[str], AbstractContextManag
         others.fallback(torch.library.fallthrough_kernel, _KEY.name)
         choices: dict[str, Any] = {"dropout": _dropout} if kernels.device == "cuda" else {}
         if kernels.attention == "fused":
-            choices["scaled_dot_product_attention"] = _ATTENTION[kernels.device]
+            choices["scaled_dot_product_attention"] = _attention(kernels)
         casts = _Autocast(kernels, name) if kernels.autocast else None
         for operator in {*choices, *(casts.operators() if casts else ())}:
             library.impl(operator, _kernel(operator, choices.get(operator), casts), _KEY.name)
@@ -221,13 +225,19 @@ def _attention_on_cuda(
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
+    cudnn: bool = False,
 ) -> Any:
-    """FlashAttention for half precision without a mask, else the memory-efficient kernel, else the math
-    form (NotImplemented)."""
+    """`cudnn`'s kernel for half precision where it is preferred; FlashAttention for half precision without a
+    mask, else the memory-efficient kernel, else the math form (NotImplemented)."""
     if not _four_equal_dims(query, key, value):
         return NotImplemented
     width, half = query.shape[-1], query.dtype in (torch.float16, torch.bfloat16)
     same_heads = query.shape[1] == key.shape[1] == value.shape[1]
+    trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
+    if cudnn and half and width == value.shape[-1] <= 128 and width % 8 == 0 and (same_heads or enable_gqa):
+        boolean = attn_mask is not None and attn_mask.dtype is torch.bool
+        bias = _additive(attn_mask, query) if attn_mask is not None and boolean else attn_mask
+        return _torch.cudnn_attention(query, key, value, bias, trains, dropout_p, is_causal, scale=scale)[0]
     if half and attn_mask is None and width == value.shape[-1] <= 256 and (same_heads or enable_gqa):
         scale = scale if scale is not None else width**-0.5  # of the width before padding
         padded = [_padded(tensor, 8) for tensor in (query, key, value)]
@@ -239,7 +249,6 @@ def _attention_on_cuda(
     if query.dtype is torch.float64:
         return NotImplemented
     bias = _bias(attn_mask, query, key)
-    trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
     return _torch.efficient_attention(query, key, value, bias, trains, dropout_p, is_causal, scale=scale)[0]
 
 
@@ -265,7 +274,17 @@ def _attention_on_cpu(
     )[0]
 
 
-_ATTENTION = {"cuda": _attention_on_cuda, "cpu": _attention_on_cpu}
+def _attention(kernels: Kernels) -> Callable[..., Any]:
+    if kernels.device == "cpu":
+        return _attention_on_cpu
+    return partial(_attention_on_cuda, cudnn=_prefers_cudnn(kernels.major))
+
+
+def _prefers_cudnn(major: int | None) -> bool:
+    """Data-centre cards of compute capability 9 and 10 take cuDNN's attention first, from cuDNN 9.15.1 on:
+    check_prefer_cudnn_attention in sdp_utils.cpp."""
+    refused = os.environ.get("TORCH_CUDNN_SDPA_DEPRIORITIZED") == "1"
+    return major in (9, 10) and (torch.backends.cudnn.version() or 0) > 91500 and not refused
 
 
 def _four_equal_dims(query: Tensor, key: Tensor, value: Tensor) -> bool:
