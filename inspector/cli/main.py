@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
 from inspector.core.version import __version__
+from inspector.core.visible import visible, visible_lines
 
 COMMANDS = (
     "profile", "memory", "params", "reconcile", "stages", "freeze", "init", "bench", "ddp", "table", "diff",
@@ -137,9 +138,9 @@ def _explain(error: Exception, debug: bool) -> int:
         message, hint = error.message, error.hint
     else:
         message, hint = _unexpected(error), "see the full traceback with --debug"
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {visible_lines(hint)}", file=sys.stderr)
     return 2
 
 

@@ -190,9 +190,9 @@ class Trainer(Parts):
         """Resume where `file` was saved. Nodes without the file get it from rank 0."""
         exists = gathered(file.exists())
         if all(exists) or not exists[0]:
-            state = checkpoint.load(file, "cpu")
+            state = checkpoint.load(file)
         else:
-            box = [checkpoint.load(file, "cpu") if self.place.rank == 0 else None]
+            box = [checkpoint.load(file) if self.place.rank == 0 else None]
             dist.broadcast_object_list(box, src=0)
             state = box[0]  # type: ignore[assignment]
         if state["world"] != self.place.world:

@@ -29,7 +29,7 @@ from torch import nn
 
 from inspector.core.errors import InspectError, first_line
 from inspector.core.files import write_whole
-from inspector.core.log import FORMAT, logger
+from inspector.core.log import Formatter, logger
 from inspector.core.processes import PARENT, end_with
 from inspector.distributed import evidence, gradients
 from inspector.distributed.group import connect, gathered
@@ -276,7 +276,7 @@ def _log(job: Job, place: Place) -> list[logging.Handler]:
         handlers.append(logging.StreamHandler())
         handlers[1].setLevel(logging.INFO if job.verbose else logging.WARNING)
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(FORMAT))
+        handler.setFormatter(Formatter())
         logger.addHandler(handler)
     logger.propagate = False
     logger.setLevel(logging.INFO)

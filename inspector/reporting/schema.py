@@ -15,7 +15,7 @@ import math
 from pathlib import Path
 from typing import Any, TypeVar
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.reporting.parts import STATUSES, Content, Finding, Metric
 from inspector.reporting.registry import DIRECTIONS, KINDS, Quantity, Unit, column, is_missing, quantity
 
@@ -124,9 +124,9 @@ def plain_content(text: str, place: str) -> dict[str, Any]:
     errors."""
     try:
         content = json.loads(text, parse_constant=_no_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InspectError(
-            f"{place} is not a complete JSON file: {error}", 'write it again with `report.save("FILE.json")`'
+            f"{place} is not a complete JSON file: {first_line(error)}", 'write it again with `report.save("FILE.json")`'
         ) from error
     return current(content, place)
 
