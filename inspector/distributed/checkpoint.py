@@ -38,7 +38,9 @@ def load(file: Path) -> dict[str, Any]:
         hint = "delete it, or train without `resume=`"
         raise InspectError(f"cannot read the checkpoint: {error.message}", hint) from error
     except OSError as error:
-        raise InspectError(f"cannot read the checkpoint {file}: {first_line(error)}", "check its mode") from error
+        raise InspectError(
+            f"cannot read the checkpoint {file}: {first_line(error)}", "check its mode"
+        ) from error
     if state is None:
         raise InspectError(f"no checkpoint at {file}", "train once without `resume=`")
     if not isinstance(state, dict) or "step" not in state:

@@ -16,6 +16,8 @@ from inspector.reporting.numbers import size
 INFLATED = 2**26
 """Bytes that the compressed entries of an archive may declare in all: torch.save compresses nothing,
 torch.jit only source text."""
+MARKS = 10_000
+"""How many tuples, lists and dicts of a pickle may be open at once."""
 _SAVE_AGAIN = "download it again, or save it again with torch.save: it compresses nothing"
 
 
@@ -91,17 +93,31 @@ class _Inert:
     extend = update = add = append
 
 
-_SIZED = ("builtins.bytearray", *(f"torch.{kind}" for kind in vars(torch) if kind.endswith("Tensor")))
+_SIZED = (
+    "builtins.bytearray",
+    "__builtin__.bytearray",
+    *(f"torch.{kind}" for kind in vars(torch) if kind.endswith("Tensor")),
+)
 """Callables that weights_only allows and that a single number makes allocate."""
 
 
-class _Declared(pickle._Unpickler):  # type: ignore[name-defined, misc]
+_Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _Declared(_Unpickler):  # type: ignore[misc]
     """Reads a pickle for the sizes of its storages alone. In Python, because the memo of the one in C grows
     to whatever index a pickle names."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream, encoding="utf-8")
         self.storages: dict[str, int] = {}
+
+    def load_mark(self) -> None:
+        super().load_mark()
+        if len(self.metastack) > MARKS:
+            raise _Refused(f"it nests more than {MARKS:,} deep")
+
+    dispatch = {**_Unpickler.dispatch, pickle.MARK[0]: load_mark}
 
     def find_class(self, module: str, name: str) -> type[_Inert]:
         return type(name.rpartition(".")[2] or "_", (_Inert,), {"path": f"{module}.{name}"})

@@ -52,15 +52,17 @@ def is_safetensors(file: Path) -> bool:
 def readable(path: str | Path) -> Iterator[Path]:
     """The file at `path`. Raises InspectError where it is missing, empty or not readable."""
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise InspectError(f"no file at {path}", "name a .pth, .pt, .bin, .ckpt or .safetensors file")
     try:
+        if not file.is_file():
+            raise InspectError(f"no file at {path}", "name a .pth, .pt, .bin, .ckpt or .safetensors file")
         if file.stat().st_size == 0:
             raise InspectError(f"{path} is empty", "save or download it again")
         file.open("rb").close()
         yield file
     except PermissionError as error:
         raise InspectError(f"cannot read {path}: permission denied", "check its mode") from error
+    except OSError as error:
+        raise InspectError(f"cannot read {path}: {error.strerror or error}", "name another file") from error
 
 
 def load(file: Path, values: bool = False) -> Any:
@@ -97,7 +99,9 @@ def _doubt(file: Path) -> Exception | None:
     """What is wrong with the pickle of an archive, where torch itself must say whether it is one."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a storage with a type is deprecated, and files name nothing else
+            warnings.simplefilter(
+                "ignore"
+            )  # a storage with a type is deprecated, and files name nothing else
             archive.check_storages(file)
     except InspectError:
         raise
@@ -139,14 +143,15 @@ def _entries(content: Any) -> tuple[StateEntry, ...]:
 
 DEPTH = 100
 """How deep the containers of a checkpoint may nest."""
-VISITED = 3_000_000
-"""How many entries are walked at most: a list that holds another ten times, ten levels deep, has 10**10."""
+REPEATED = 500_000
+"""How many entries are walked again at most: lists that hold one another ten times over, ten levels deep,
+have 10**10."""
 
 
 def named_tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of a nested checkpoint with its dotted path. Raises InspectError for containers that hold
-    themselves, nest deeper than DEPTH, or repeat one another beyond VISITED entries."""
-    left, bare = iter(range(VISITED)), set[int]()
+    themselves, nest deeper than DEPTH, or repeat one another beyond REPEATED entries."""
+    left, bare, walked = iter(range(REPEATED)), set[int](), set[int]()
 
     def walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, torch.Tensor]]:
         if isinstance(value, torch.Tensor):
@@ -156,9 +161,10 @@ def named_tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tenso
             return
         if depth > DEPTH:
             raise InspectError(f"the checkpoint nests more than {DEPTH} deep", "save model.state_dict()")
-        prefix, empty = f"{path}." if path else "", True
+        prefix, empty, again = f"{path}." if path else "", True, id(value) in walked
+        walked.add(id(value))
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-            if next(left, None) is None:
+            if again and next(left, None) is None:
                 raise InspectError("the checkpoint repeats itself without end", "save model.state_dict()")
             if isinstance(entry, (torch.Tensor, dict, list, tuple)):
                 for named in walk(entry, f"{prefix}{key}", depth + 1):

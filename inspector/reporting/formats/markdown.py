@@ -19,7 +19,7 @@ _MENTION = re.compile(r"@(?=\w)")
 def render(report: Content) -> str:
     parts = [f"### {escape(report.title)}"]
     if report.header:
-        parts.append("\n".join(f"- {escape(label)}: {escape(text)}" for label, text in report.header))
+        parts.append("\n".join("- " + escape(f"{label}: {text}") for label, text in report.header))
     if rows := metric_rows(report):
         parts.append(table(["metric", "value", "exact"], rows, [False, True, True]))
     for section in report.sections:
