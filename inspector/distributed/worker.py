@@ -32,6 +32,7 @@ from inspector.core.files import write_whole
 from inspector.core.log import Formatter, logger
 from inspector.core.processes import PARENT, end_with
 from inspector.distributed import evidence, gradients
+from inspector.distributed.drawn import Drawn
 from inspector.distributed.group import connect, gathered
 from inspector.distributed.job import Job, Place
 from inspector.distributed.loop import Trainer
@@ -100,6 +101,7 @@ class _Run:
         if go_on:
             trainer.load(self.file)
             self.seen["resumed_at"] = trainer.step
+            self.seen["unrestored"] = {"names": evidence.unrestored(trainer, self.file)}
         if trainer.step >= self.steps:
             raise InspectError(
                 f"the checkpoint is at step {trainer.step}, and SOLVER.STEPS is {self.steps}",
@@ -111,8 +113,11 @@ class _Run:
             self._leave()
             return
         self.beat("train", step=trainer.step)
-        trainer.run(self.steps, self._tell, self.file)
+        drawn = Drawn(self.steps, trainer.step, self.job.seed)
+        with evidence.writes(trainer) as places:
+            trainer.run(self.steps, self._tell, self.file, drawn)
         self.beat("examine", step=trainer.step)
+        self.seen["drawn"], self.seen["wrote"] = drawn.seen, sorted(places)
         self.seen["fingerprint"] = {"sums": evidence.fingerprint(trainer)}
         self.seen["after"] = evidence.after(trainer)
         self._stop_and_go_on()
@@ -192,6 +197,7 @@ class _Run:
     def _resumed(self, where: str) -> int:
         trainer = self._again(self.folder / "middle.pt")
         start = trainer.step
+        self.seen["unrestored"] = {"names": evidence.unrestored(trainer, self.folder / "middle.pt")}
         trainer.run(self.steps)
         self.seen["resumed"] = {"sums": evidence.fingerprint(trainer), "from": start, "where": where}
         return start

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from inspector.distributed.checks.case import Case
-from inspector.reporting.checks import check, failed
+from inspector.reporting.checks import check, failed, warned
 from inspector.reporting.report import Finding
 
 FRAMES = 12
@@ -36,6 +36,13 @@ def worker(case: Case) -> Iterator[Finding]:
     outcome = case.outcome
     if outcome is None:
         return
+    first = case.ranks[0] if case.ranks else {}
+    if first.get("attempt"):
+        how = f" ({', '.join(dict.fromkeys(outcome.exits))})" if outcome.exits else ""
+        step = first.get("resumed_at")
+        start = f"at step {step}, where the checkpoint is" if step else "from the beginning"
+        message = f"a process died{how}, by a signal or out of memory, and none was killed on purpose: all"
+        yield warned(f"{message} were started again, and went on {start}", attempt=first["attempt"])
     if outcome.errors:
         error, others = outcome.errors[0], len(outcome.errors) - 1
         after = f"; {others} other ranks failed after it" if others else ""
