@@ -48,6 +48,20 @@ def load(file: Path) -> dict[str, Any]:
     return state
 
 
+def check(state: dict[str, Any], world: int, steps: int) -> None:
+    """Raise InspectError where `world` processes cannot go on from a checkpoint, up to `steps`."""
+    if state.get("world") != world:
+        raise InspectError(
+            f"the checkpoint was written by {state.get('world')} processes, but {world} run here",
+            f"use `nproc={state.get('world')}`",
+        )
+    if not isinstance(state["step"], int) or state["step"] >= steps:
+        raise InspectError(
+            f"the checkpoint is at step {state['step']}, and SOLVER.STEPS is {steps}",
+            "raise `steps=`, or leave out `resume=`",
+        )
+
+
 def random_states() -> dict[str, Any]:
     """The random states of this process, as tensors and plain values."""
     drawn: Any = np.random.get_state()

@@ -183,7 +183,7 @@ def writes(trainer: Trainer) -> Iterator[set[str]]:
         see(getattr(file, "name", file))
         save(value, file, *more, **named)
 
-    trainer.write, torch.save = seen_write, seen_save  # type: ignore[method-assign]
+    trainer.write, torch.save = seen_write, seen_save  # type: ignore[method-assign, assignment]
     try:
         yield places
     finally:

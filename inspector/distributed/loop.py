@@ -30,7 +30,7 @@ STATEFUL = ("model", "optimizer", "scheduler", "scaler")
 """The parts of a trainer that a checkpoint holds the state_dict of."""
 
 
-def _nothing(trainer: Trainer, batches: list[Batch]) -> AbstractContextManager[Any]:  # noqa: ARG001
+def _nothing(trainer: Trainer, batches: list[Batch]) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
@@ -215,11 +215,7 @@ class Trainer(Parts):
             box = [checkpoint.load(file) if self.place.rank == 0 else None]
             dist.broadcast_object_list(box, src=0)
             state = box[0]  # type: ignore[assignment]
-        if state["world"] != self.place.world:
-            raise InspectError(
-                f"the checkpoint was written by {state['world']} processes, but {self.place.world} run here",
-                f"use `nproc={state['world']}`",
-            )
+        checkpoint.check(state, self.place.world, self.node.SOLVER.STEPS)
         try:
             self.restore(state)
         except (RuntimeError, ValueError, KeyError) as error:

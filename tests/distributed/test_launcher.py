@@ -48,7 +48,7 @@ def test_nothing_stays_behind_when_the_command_is_ended(end: signal.Signals, tmp
     try:
         deadline = time.monotonic() + 120
         # the launcher's agent and two workers
-        while sum("inspector.distributed.rank" in " ".join(p.cmdline()) for p in family) < 3:
+        while sum("inspector.distributed.start" in " ".join(p.cmdline()) for p in family) < 3:
             assert time.monotonic() < deadline
             time.sleep(0.2)
             family = command.children(recursive=True)

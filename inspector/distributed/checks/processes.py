@@ -37,12 +37,13 @@ def worker(case: Case) -> Iterator[Finding]:
     if outcome is None:
         return
     first = case.ranks[0] if case.ranks else {}
-    if first.get("attempt"):
-        how = f" ({', '.join(dict.fromkeys(outcome.exits))})" if outcome.exits else ""
-        step = first.get("resumed_at")
+    deaths, step = first.get("deaths"), first.get("resumed_at")
+    if deaths:
         start = f"at step {step}, where the checkpoint is" if step else "from the beginning"
-        message = f"a process died{how}, by a signal or out of memory, and none was killed on purpose: all"
-        yield warned(f"{message} were started again, and went on {start}", attempt=first["attempt"])
+        start = "with the resume that was checked" if "killed" in first else start
+        times = "a process died" if deaths == 1 else f"processes died {deaths} times"
+        message = f"{times}, and not on purpose (a signal: out of memory?)"
+        yield warned(f"{message}: all were started again, and went on {start}", deaths=deaths)
     if outcome.errors:
         error, others = outcome.errors[0], len(outcome.errors) - 1
         after = f"; {others} other ranks failed after it" if others else ""

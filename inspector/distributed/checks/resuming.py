@@ -45,7 +45,7 @@ def resume(case: Case) -> Iterator[Finding]:
     """
     whole, again = case.part("fingerprint"), case.part("resumed")
     first = case.ranks[0]
-    lost = next((part["names"] for part in case.part("unrestored") if part["names"]), [])
+    lost: list[str] = next((part["names"] for part in case.part("unrestored") if part["names"]), [])
     if lost:
         yield from listed(
             failed, lost, f"is not as the checkpoint has it after a resume ({len(lost)} in all)"
@@ -79,6 +79,8 @@ def killed(case: Case) -> Iterator[Finding]:
 def _why_none_killed(case: Case) -> str:
     if case.outcome is None:
         return "nobody here would start it again"
+    if case.ranks[0].get("deaths"):
+        return "one that had died before was started again"
     if case.job.kill:
         return _too_few(case)
     return "this run was a resumed one" if case.job.resume else "not asked for, or not possible (see --kill)"
