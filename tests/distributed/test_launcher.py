@@ -31,6 +31,9 @@ def test_a_worker_that_somebody_else_kills_goes_on_too() -> None:
     assert report.verdict == "pass", [f for f in report.findings if f.status == "fail"]
     resumed = next(f for f in report.findings if f.check == "resumed")
     assert "step 3" in resumed.message
+    (told,) = [f for f in report.findings if f.check == "worker"]
+    assert told.status == "warn"
+    assert "went on at step 3" in told.message
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
