@@ -43,8 +43,12 @@ def main(words: list[str]) -> None:
     draw = random.Random(int(words[1]) if len(words) > 1 else 0)
     span = _whole_run()
     rows: list[dict[str, Any]] = []
+    wrong: list[dict[str, Any]] = []
     for number in range(runs):
-        rows.append(_one("launcher" if number % 2 else "worker", draw.uniform(0.5, span), draw))
+        victim, row = "launcher" if number % 2 else "worker", {"killed": "", "wrong": ""}
+        while not (row["killed"] or row["wrong"]):  # it may end before the moment
+            row = _one(victim, draw.uniform(0.5, span), draw)
+        rows.append(row)
         print(number + 1, rows[-1], flush=True)
         wrong = [row for row in rows if row["wrong"]]
         save("ddp_kill", {"runs": len(rows), "whole_run_seconds": span, "wrong": len(wrong), "rows": rows})

@@ -135,7 +135,8 @@ def test_a_signal_is_never_taken_for_the_end_of_a_model(tmp_path: Path) -> None:
     """GIVEN a model that is being built when SIGTERM comes, THEN the command ends by it, without an error."""
     file = tmp_path / "net.py"
     file.write_text(
-        "import os, signal, time\n\n\ndef build():\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(30)\n"
+        "import os, signal, time\n\n\n"
+        "def build():\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(30)\n"
     )
     words = [
         sys.executable,
