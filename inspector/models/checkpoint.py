@@ -131,6 +131,8 @@ def damaged(file: Path, error: Exception | None = None) -> InspectError:
 
 def _brief(error: Exception) -> str:
     name, message = type(error).__name__, first_line(error)
+    if "weights_only" in message:  # torch's advice to run what is in the file
+        return "it would have to run code to load"
     return name if isinstance(error, LookupError) or message == name else f"{name}: {message[:120]}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import tarfile
 import time
 import zipfile
 import zlib
@@ -20,6 +21,7 @@ from inspector.models.resolve import resolve
 from inspector.models.weights import load_tensors
 
 SECONDS = 3.0
+"""Of this process alone: the machine may be busy."""
 Change = Callable[[str, bytes], bytes]
 
 
@@ -109,10 +111,10 @@ def test_what_inflates_a_thousandfold_is_refused_by_its_declared_size(
         file.hardlink_to(bombed)
     if read is not resolve and suffix == ".pt2":
         pytest.skip("no checkpoint")
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(InspectError, match=r"declares 2\.794 GiB and has 2\.\d+ MiB"):  # 3e9 / 2**30
         read(str(file))
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize("read", [checkpoint.read, load_tensors])
@@ -140,24 +142,36 @@ def test_a_file_that_attacks_is_refused_in_one_line_and_at_once(
     tmp_path: Path, read: Any, make: Callable[[Path], Path], message: str
 ) -> None:
     file = make(tmp_path / "a.pth")
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(InspectError) as caught:
         read(file)
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     assert message in caught.value.message
     assert "\n" not in caught.value.message
     assert caught.value.hint
     assert "weights_only" not in caught.value.message
 
 
+@pytest.mark.parametrize("read", [checkpoint.read, load_tensors])
+def test_torchs_advice_to_run_what_is_in_a_file_is_never_passed_on(tmp_path: Path, read: Any) -> None:
+    """For the archives of torch before 0.1.10, too, which are tar files."""
+    (tmp_path / "pickle").write_bytes(pickle.dumps({}, 2))
+    with tarfile.open(tmp_path / "a.pth", "w") as archive:
+        for name in ("pickle", "storages", "tensors"):
+            archive.add(tmp_path / "pickle", name)
+    with pytest.raises(InspectError) as caught:
+        read(tmp_path / "a.pth")
+    assert "weights_only" not in f"{caught.value.message} {caught.value.hint}"
+
+
 def test_a_tensor_under_ten_billion_paths_is_not_walked_to_the_end() -> None:
     value: Any = torch.zeros(1)
     for _ in range(10):
         value = [value] * 10
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(InspectError, match="repeats itself"):
         sum(1 for _ in checkpoint.named_tensors(value))
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 @pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
