@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inspector.core.errors import first_line
 from inspector.distributed.checkpoint import random_states, restore_random_states
 from inspector.distributed.digest import sums
 from inspector.distributed.gradients import Gradients, backward, distance
@@ -42,7 +43,7 @@ class Drawn:
         if step not in self.steps or any(isinstance(m, nn.SyncBatchNorm) for m in trainer.model.modules()):
             yield
             return
-        expected, noise = _expected(trainer, batches)
+        expected, told = _expected(trainer, batches)
         taken: list[Gradients] = []
         names = {id(p): name for name, p in trainer.model.named_parameters()}
 
@@ -63,34 +64,37 @@ class Drawn:
                 "alike": all(digest == same[0] for digest in same),
                 "taken": len(taken),
                 "overflowed": trainer.scaler.get_scale() < scale,
-                **(_compared(taken[0], expected, noise) if taken and expected else {}),
+                **told,
+                **(_compared(taken[0], expected) if taken and expected else {}),
             }
         )
 
 
-def _expected(trainer: Trainer, batches: list[Batch]) -> tuple[Gradients, float | None]:
-    """On rank 0: the gradients of the step to come, and how far two computations of one shard are apart.
-    The other ranks give ({}, None)."""
+def _expected(trainer: Trainer, batches: list[Batch]) -> tuple[Gradients, dict[str, Any]]:
+    """On rank 0: the gradients of the step to come, and `noise`, how far two computations of one shard are
+    apart, or `reason`, why there are none. The other ranks give ({}, {})."""
     everyone, states = gathered(batches), gathered(random_states())
     if trainer.place.rank:
-        return {}, None
-    kept, world = random_states(), len(everyone)
-    scale = trainer.scaler.get_scale()
-    total: Gradients = {}
+        return {}, {}
+    kept, total, noise = random_states(), Gradients(), None
     try:
-        shards = [_shard(trainer, *one, scale) for one in zip(everyone, states)]
-        again = _shard(trainer, everyone[0], states[0], scale)
+        again = _shard(trainer, everyone[0], states[0])
+        for number, one in enumerate(zip(everyone, states)):
+            shard = _shard(trainer, *one)
+            if number == 0:
+                noise = distance(again, shard)
+            for name, value in shard.items():
+                total[name] = total.get(name, 0.0) + value / len(everyone)
+    except Exception as error:  # no memory for a copy, or a model that cannot run a batch twice
+        return {}, {"reason": first_line(error)}
     finally:
         restore_random_states(kept)
-    for shard in shards:
-        for name, value in shard.items():
-            total[name] = total.get(name, 0.0) + value / world
-    return total, distance(again, shards[0])
+    return total, {"noise": noise}
 
 
-def _shard(trainer: Trainer, batches: list[Batch], state: dict[str, Any], scale: float) -> Gradients:
+def _shard(trainer: Trainer, batches: list[Batch], state: dict[str, Any]) -> Gradients:
     """The gradients of one rank's batches, with that rank's random numbers."""
-    model = replica(trainer.model)
+    model, scale = replica(trainer.model), trainer.scaler.get_scale()
     model.zero_grad(set_to_none=True)
     restore_random_states(state)
     for batch in batches:
@@ -98,7 +102,7 @@ def _shard(trainer: Trainer, batches: list[Batch], state: dict[str, Any], scale:
     return {n: p.grad.double() / scale for n, p in model.named_parameters() if p.grad is not None}
 
 
-def _compared(taken: Gradients, expected: Gradients, noise: float | None) -> dict[str, Any]:
+def _compared(taken: Gradients, expected: Gradients) -> dict[str, Any]:
     """How far the gradients are from a multiple of what they should be, and from which: clipping scales
     them all alike."""
     flat = {name: value.double() for name, value in taken.items()}
@@ -108,7 +112,6 @@ def _compared(taken: Gradients, expected: Gradients, noise: float | None) -> dic
     return {
         "scale": scale if math.isfinite(scale) else None,
         "distance": distance(flat, {name: value * scale for name, value in expected.items()}),
-        "noise": noise,
     }
 
 

@@ -45,7 +45,7 @@ class Record:
     seconds: list[float] = field(default_factory=list)
     rates: list[list[float]] = field(default_factory=list)
     digests: list[Any] = field(default_factory=list)
-    epochs: list[list[int]] = field(default_factory=list)
+    epochs: list[list[int | None]] = field(default_factory=list)
     start: dict[str, Any] | None = None
     validations: list[dict[str, Any]] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
@@ -139,7 +139,7 @@ class Trainer(Parts):
     def look(self, group: list[Batch]) -> None:
         """Note what the step to come trains on, and the modules that are in eval mode."""
         record = self.record
-        record.epochs.append([self.data.sampler.epoch, self.data.dataset.epoch])
+        record.epochs.append([getattr(one, "epoch", None) for one in (self.data.sampler, self.data.dataset)])
         record.batches.append(sum(sums([samples for samples, _ in group]).tolist()))
         for path, module in self.model.named_modules():
             if not module.training:

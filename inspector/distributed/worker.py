@@ -119,9 +119,10 @@ class _Run:
     def _interrupted(self) -> bool:
         """Whether this start follows another of this run that wrote a checkpoint, and was not at its end. (A
         the same folder), and was not at its end."""
-        if not self.place.attempt or not (self.folder / "saved").exists():
+        if not self.place.attempt:
             return False
-        return bool(checkpoint.load(self.file)["step"] < self.steps)
+        mine = (self.folder / "saved").exists() and checkpoint.load(self.file)["step"] < self.steps
+        return bool(gathered(mine)[0])  # rank 0 wrote both, perhaps on another machine
 
     def _checked_before(self) -> bool:
         """The checks that need no training; False when training would hang or raise."""

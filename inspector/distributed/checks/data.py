@@ -69,7 +69,12 @@ def _standing_still(case: Case, part: dict[str, Any]) -> list[int]:
     """The epochs, of the sampler or of the augmentation, that were the same a whole epoch later."""
     length = case.part("before")[0]["steps_per_epoch"] // case.settings.SOLVER.ACCUMULATE
     pairs = zip(part["epochs"], part["epochs"][length:]) if length else ()
-    return [one for before, after in pairs for one, other in zip(before, after) if one == other]
+    return [
+        one
+        for before, after in pairs
+        for one, other in zip(before, after)
+        if one == other and one is not None
+    ]
 
 
 @check

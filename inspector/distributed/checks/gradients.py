@@ -76,6 +76,10 @@ def later_gradients(case: Case) -> Iterator[Finding]:
     if any((one.get("noise") or 0.0) > limit / NOISE for one in looked):
         yield skipped(f"not compared at {steps}: one process computes other gradients the second time")
         return
+    reason = next((one["reason"] for one in looked if "reason" in one), "")
+    if reason:
+        yield skipped(f"not compared at {steps}: one process cannot compute them ({reason})")
+        return
     smaller = [one["scale"] for one in looked if one.get("scale") and one["scale"] < 1 - limit]
     message = f"the optimizer's gradients at {steps} are those of one process"
     if smaller:
