@@ -33,7 +33,7 @@ from tests.regress.hand import finding, row, table
 
 pytestmark = pytest.mark.once
 BOUNDED = settings(
-    max_examples=150, deadline=None, derandomize=True, database=None,
+    max_examples=100, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 
