@@ -10,6 +10,7 @@ import typer
 
 from inspector.cli.choices import State, several
 from inspector.cli.command import command
+from inspector.core.visible import visible
 
 _Names = Optional[list[str]]
 
@@ -17,7 +18,7 @@ _Names = Optional[list[str]]
 def _tell(report: Any) -> None:
     """What was done besides the comparison: the baseline that was written, GitHub's summary."""
     for note in report.notes():
-        print(note, file=sys.stderr)
+        print(visible(note), file=sys.stderr)
 
 
 @command("regress.diff:diff", "inputs model_args seed", after=_tell)

@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
 from inspector.core.version import __version__
+from inspector.core.visible import visible, visible_lines
 
 COMMANDS = (
     "profile", "memory", "params", "reconcile", "stages", "freeze", "init", "bench", "ddp", "table", "diff",
@@ -137,9 +138,9 @@ def _explain(error: Exception, debug: bool) -> int:
         message, hint = error.message, error.hint
     else:
         message, hint = _unexpected(error), "see the full traceback with --debug"
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {visible_lines(hint)}", file=sys.stderr)
     return 2
 
 
@@ -148,13 +149,22 @@ def _unexpected(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+class Terminated(BaseException):
+    """A signal asked for the end. No SystemExit, which a model's own code may raise and is told of then, and
+    no KeyboardInterrupt, which typer takes for itself."""
+
+
 def entry() -> None:
     """The console script. SIGTERM ends it as Ctrl-C does, so that processes and files of its own go with it;
     not under torchrun, whose workers must end at once, also inside a collective."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(main())
+    try:
+        code = main()
+    except Terminated as end:
+        code = 128 + int(end.args[0])
+    sys.exit(code)
 
 
 def _terminated(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
+    raise Terminated(number)

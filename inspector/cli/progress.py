@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from inspector.core.visible import visible, visible_lines
+
 
 @contextmanager
 def steps() -> Iterator[Callable[[str, float], None]]:
@@ -15,7 +17,7 @@ def steps() -> Iterator[Callable[[str, float], None]]:
         yield lambda what, share: None
         return
     with _bar(total=1.0) as update:
-        yield lambda what, share: update(description=what, completed=share)
+        yield lambda what, share: update(description=visible(what), completed=share)
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def training() -> Iterator[Callable[[dict[str, Any]], None]]:
 
     def settings(beat: dict[str, Any]) -> None:
         if "settings" in beat:
-            print(beat["settings"], file=sys.stderr)
+            print(visible_lines(beat["settings"]), file=sys.stderr)
 
     if not sys.stderr.isatty():
         yield settings
@@ -52,7 +54,7 @@ def _bar(total: float | None) -> Iterator[Callable[..., None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[numbers]}"),
         TimeElapsedColumn(),

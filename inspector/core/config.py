@@ -10,6 +10,7 @@ from yacs.config import CfgNode
 
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
+from inspector.core.values import yaml_file
 
 
 def defaults() -> CfgNode:
@@ -57,6 +58,12 @@ _TRAINING: dict[str, Any] = {
 }
 """The settings of `inspect ddp`. `DATA.SOURCE`: digits, synthetic or a folder of images; `DATA.BATCH` is
 that of one process; rates and decays as torch.optim takes them; times in seconds."""
+
+
+_NO_SETTING = (KeyError, ValueError, TypeError, AssertionError, AttributeError)
+"""What yacs raises for a name or a value that it does not take."""
+_LONGEST = 200
+"""Characters of its message that are shown."""
 
 
 def load(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> CfgNode:
@@ -115,22 +122,14 @@ def _plain(node: Any) -> Any:
 
 
 def _merge_file(node: CfgNode, file: Path) -> None:
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InspectError(f"cannot read {file}: {error}", "name a YAML file") from error
-    except yaml.YAMLError as error:
-        line = str(error).replace("\n", " ")
-        raise InspectError(f"{file} is not YAML: {line}", "correct it there") from error
+    content = yaml_file(file, "correct it there")
     if content is None:
         return
     if not isinstance(content, dict):
         raise InspectError(f"{file} holds no settings", "write MODEL: {NAME: resnet18}")
     try:
         node.merge_from_other_cfg(CfgNode(_like(node, content), new_allowed=True))
-    except (KeyError, ValueError, AssertionError) as error:
+    except _NO_SETTING as error:
         raise _explained(node, error, str(file)) from error
 
 
@@ -150,12 +149,13 @@ def _merge(node: CfgNode, pair: list[str], key: str) -> None:
         pair = [pair[0], f"{pair[1].strip()}.0"]
     try:
         node.merge_from_list(pair)
-    except (KeyError, ValueError, AssertionError, SyntaxError) as error:
+    except (*_NO_SETTING, SyntaxError, MemoryError, RecursionError) as error:  # literal_eval
         raise _explained(node, error, f"`settings=` {key}") from error
 
 
 def _explained(node: CfgNode, error: Exception, place: str) -> InspectError:
-    text = str(error).strip("'\"")
+    text = " ".join((str(error) or type(error).__name__).strip("'\"").split())
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     names = keys(node)
     if "Non-existent" in text:
         unknown = text.rpartition(" ")[2]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inspector.core.errors import InspectError
+from inspector.core.values import yaml_file
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,8 @@ def named(text: str, devices: tuple[Device, ...] = DEVICES) -> Device:
 def read(file: str | Path) -> tuple[Device, ...]:
     """Devices from a YAML file: one mapping, or a list of them, of name, peaks (TFLOP/s by precision),
     bandwidth (GB/s) and, if wanted, source. Raises InspectError that says what is wrong."""
-    import yaml
-
     hint = "write name: my card, bandwidth: 1000 and peaks: {fp32: 30, bf16: 120}"
-    try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InspectError(f"cannot read {file}: {error}", "name a YAML file") from error
-    except yaml.YAMLError as error:
-        raise InspectError(f"{file} is not YAML: {error}", hint) from error
+    content = yaml_file(file, hint)
     entries = content if isinstance(content, list) else [content]
     if not entries:
         raise InspectError(f"{file} holds no device", hint)

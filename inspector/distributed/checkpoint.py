@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from inspector.core.errors import InspectError, first_line
+from inspector.models import checkpoint as models
 
 
 def save(state: dict[str, Any], file: Path) -> None:
@@ -28,20 +29,37 @@ def save(state: dict[str, Any], file: Path) -> None:
             os.unlink(temporary)
 
 
-def load(file: Path, device: str) -> dict[str, Any]:
-    """A checkpoint on `device`; only tensors and plain values are read (weights_only). Random states stay
-    on the CPU. Raises InspectError for a file that is torn, or is no checkpoint."""
+def load(file: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU; only tensors and plain values are read (weights_only). Raises InspectError for
+    a file that is missing, torn, or no checkpoint."""
     try:
-        state = torch.load(file, map_location=device, weights_only=True)
-    except FileNotFoundError as error:
-        raise InspectError(f"no checkpoint at {file}", "train once without `resume=`") from error
-    except Exception as error:
+        state = models.load(file, values=True) if file.is_file() else None
+    except InspectError as error:
+        hint = "delete it, or train without `resume=`"
+        raise InspectError(f"cannot read the checkpoint: {error.message}", hint) from error
+    except OSError as error:
         raise InspectError(
-            f"cannot read the checkpoint {file}: {first_line(error)}", "delete it, or train without `resume=`"
+            f"cannot read the checkpoint {file}: {first_line(error)}", "check its mode"
         ) from error
+    if state is None:
+        raise InspectError(f"no checkpoint at {file}", "train once without `resume=`")
     if not isinstance(state, dict) or "step" not in state:
         raise InspectError(f"{file} is no checkpoint of inspect ddp", "name the folder of an earlier run")
     return state
+
+
+def check(state: dict[str, Any], world: int, steps: int) -> None:
+    """Raise InspectError where `world` processes cannot go on from a checkpoint, up to `steps`."""
+    if state.get("world") != world:
+        raise InspectError(
+            f"the checkpoint was written by {state.get('world')} processes, but {world} run here",
+            f"use `nproc={state.get('world')}`",
+        )
+    if not isinstance(state["step"], int) or state["step"] >= steps:
+        raise InspectError(
+            f"the checkpoint is at step {state['step']}, and SOLVER.STEPS is {steps}",
+            "raise `steps=`, or leave out `resume=`",
+        )
 
 
 def random_states() -> dict[str, Any]:

@@ -50,12 +50,12 @@ def compared(trainer: Trainer) -> dict[str, Any]:
     exact = _reference(trainer, steps, torch.float64)
     alone = _reference(trainer, steps, None)
     return {
-        "distance": _distance(first, exact),
-        "alone": _distance(alone, exact),
-        "same": _distance(first, alone),
+        "distance": distance(first, exact),
+        "alone": distance(alone, exact),
+        "same": distance(first, alone),
         "worst": _worst(first, exact),
         "micro_batches": len(mine),
-        "accumulated": _distance(later, _reference(trainer, everyone, None) if longer else alone),
+        "accumulated": distance(later, _reference(trainer, everyone, None) if longer else alone),
         "reduced": reduced,
         "expected": expected,
         "synchronised_norms": any(isinstance(m, nn.SyncBatchNorm) for m in trainer.model.modules()),
@@ -185,7 +185,7 @@ class _Plain(nn.BatchNorm1d):
         """Any shape that SyncBatchNorm takes."""
 
 
-def _distance(gradients: Gradients, truth: Gradients) -> float | None:
+def distance(gradients: Gradients, truth: Gradients) -> float | None:
     """||g - truth|| / ||truth|| over all parameters; a missing gradient counts as zero."""
     error = sum(float((gradients.get(n, 0 * t).to(t.device) - t).square().sum()) for n, t in truth.items())
     norm = sum(float(t.square().sum()) for t in truth.values())
@@ -195,6 +195,6 @@ def _distance(gradients: Gradients, truth: Gradients) -> float | None:
 def _worst(gradients: Gradients, truth: Gradients) -> list[tuple[str, float]]:
     """The five parameters whose gradients are furthest off."""
     pairs = {name: ({name: gradients[name]}, {name: t}) for name, t in truth.items() if name in gradients}
-    distances = {name: _distance(*pair) for name, pair in pairs.items()}
+    distances = {name: distance(*pair) for name, pair in pairs.items()}
     rows = [(name, distance) for name, distance in distances.items() if distance is not None]
     return sorted(rows, key=lambda row: -row[1])[:5]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,7 +18,7 @@ from torch import Tensor
 from inspector.core.errors import InspectError, first_line
 from inspector.core.log import logger
 from inspector.distributed import checkpoint, solver
-from inspector.distributed.digest import digests
+from inspector.distributed.digest import digests, sums
 from inspector.distributed.group import gathered
 from inspector.distributed.parts import Batch, Parts
 from inspector.tracing.capture.isolate import seed_all
@@ -28,18 +30,26 @@ STATEFUL = ("model", "optimizer", "scheduler", "scaler")
 """The parts of a trainer that a checkpoint holds the state_dict of."""
 
 
+def _nothing(trainer: Trainer, batches: list[Batch]) -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
 @dataclass
 class Record:
     """What happened at each step: mean loss of this rank, seconds, learning rates of the groups, sums of
-    the bits of every parameter (first row: after the wrap). `validations` hold step, loss, accuracy and
+    the bits of every parameter (first row: after the wrap), the epochs of the sampler and of the
+    augmentation; `start` is the scheduler's state before them. `validations` hold step, loss, accuracy and
     the scheduler's state after it."""
 
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     rates: list[list[float]] = field(default_factory=list)
     digests: list[Any] = field(default_factory=list)
+    epochs: list[list[int | None]] = field(default_factory=list)
+    start: dict[str, Any] | None = None
     validations: list[dict[str, Any]] = field(default_factory=list)
-    in_eval: list[str] | None = None
+    batches: list[int] = field(default_factory=list)
+    in_eval: dict[str, int] = field(default_factory=dict)
 
 
 class Trainer(Parts):
@@ -103,17 +113,18 @@ class Trainer(Parts):
         steps: int,
         tell: Callable[[Trainer, float], None] = lambda trainer, loss: None,
         file: Path | None = None,
+        around: Callable[[Trainer, list[Batch]], AbstractContextManager[Any]] = _nothing,
     ) -> None:
-        """Train until `steps` are done in all; validate, and save to `file`, at the steps that are due."""
+        """Train until `steps` are done in all; validate, and save to `file`, at the steps that are due.
+        `around` makes a context for each step."""
+        self.record.start = self.record.start or copy.deepcopy(self.scheduler.state_dict())
         for group in self.groups() if self.step < steps else ():
-            start = time.perf_counter()
-            if self.record.in_eval is None:
-                self.record.in_eval = [
-                    path or "(model)" for path, m in self.model.named_modules() if not m.training
-                ]
-            loss = float(self.train_step(self.wrapped, self.optimizer, group))
+            self.look(group)
+            with around(self, group):
+                start = time.perf_counter()
+                loss = float(self.train_step(self.wrapped, self.optimizer, group))
+                self.record.seconds.append(time.perf_counter() - start)
             self.step += 1
-            self.record.seconds.append(time.perf_counter() - start)
             self.record.losses.append(loss)
             self.record.rates.append([entry["lr"] for entry in self.optimizer.param_groups])
             self.record.digests.append(digests(self.model))
@@ -124,6 +135,15 @@ class Trainer(Parts):
             tell(self, loss)
             if self.step >= steps:
                 break
+
+    def look(self, group: list[Batch]) -> None:
+        """Note what the step to come trains on, and the modules that are in eval mode."""
+        record = self.record
+        record.epochs.append([getattr(one, "epoch", None) for one in (self.data.sampler, self.data.dataset)])
+        record.batches.append(sum(sums([samples for samples, _ in group]).tolist()))
+        for path, module in self.model.named_modules():
+            if not module.training:
+                record.in_eval.setdefault(path or "(model)", self.step + 1)
 
     def begin(self) -> None:
         """Seed the draws again: what the checks before the training drew must not matter."""
@@ -190,16 +210,12 @@ class Trainer(Parts):
         """Resume where `file` was saved. Nodes without the file get it from rank 0."""
         exists = gathered(file.exists())
         if all(exists) or not exists[0]:
-            state = checkpoint.load(file, "cpu")
+            state = checkpoint.load(file)
         else:
-            box = [checkpoint.load(file, "cpu") if self.place.rank == 0 else None]
+            box = [checkpoint.load(file) if self.place.rank == 0 else None]
             dist.broadcast_object_list(box, src=0)
             state = box[0]  # type: ignore[assignment]
-        if state["world"] != self.place.world:
-            raise InspectError(
-                f"the checkpoint was written by {state['world']} processes, but {self.place.world} run here",
-                f"use `nproc={state['world']}`",
-            )
+        checkpoint.check(state, self.place.world, self.node.SOLVER.STEPS)
         try:
             self.restore(state)
         except (RuntimeError, ValueError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""One process of `inspect ddp`: `python -m inspector.distributed.rank FOLDER`, started by torchrun."""
+"""One process of `inspect ddp` (see `start`)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,3 @@ def main(words: list[str]) -> int:
         print(f"error: {error.message}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

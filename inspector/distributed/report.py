@@ -9,7 +9,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial, reduce
 from math import inf
 from operator import getitem
@@ -21,6 +22,7 @@ import torch
 from inspector.core.config import completed, dump, load, summary
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
+from inspector.distributed import checkpoint
 from inspector.distributed.job import Job, Place, adopt_slurm
 from inspector.distributed.launch import Group, Outcome, Tell, launch
 from inspector.distributed.sections import report
@@ -32,7 +34,7 @@ from inspector.profiling.run import trace
 from inspector.reporting.report import Report
 from inspector.tracing.describe import describe
 
-WORKER = "inspector.distributed.rank"
+WORKER = "inspector.distributed.start"
 BACKENDS = ("auto", "gloo", "nccl")
 """"auto" is nccl on GPUs and gloo on a CPU."""
 LEAST = {
@@ -99,7 +101,8 @@ def ddp(
     inside = _started()
     group = _group(node, kind, nproc, nnodes, node_rank, rdzv_endpoint)
     kill = kill and not inside and nnodes == 1 and not resume and node.DDP.MAX_RESTARTS > 0
-    with _folder(node.OUTPUT_DIR, inside) as (folder, output):
+    group = replace(group, restarts=group.restarts + kill)  # for the one that is killed on purpose
+    with _folder(node.OUTPUT_DIR, inside, node_rank == 0) as (folder, output):
         job = _job(
             model, recipe, inputs, node, output, group.nproc, model_args=dict(model_args or {}), seed=seed,
             weights=str(weights) if weights is not None else None, device=kind, trainer=trainer,
@@ -164,7 +167,7 @@ def _job(model: str, recipe: Recipe, inputs: Any, node: Any, output: Path, count
 
 def _run(job: Job, folder: Path, output: Path, group: Group, inside: bool, tell: Tell) -> Report | None:
     """Be a worker, or launch them."""
-    _checkpoint(job, output)
+    _checkpoint(job, output, group, inside)
     write_whole(output / "config.yaml", job.config)
     if not inside or os.environ["RANK"] == "0":
         tell({"phase": "starting", "settings": summary(job.settings)})
@@ -249,15 +252,21 @@ def _inputs(recipe: Recipe, inputs: Any, batch: int) -> list[str]:
     return [*map(describe, batched.args), *named]
 
 
-def _checkpoint(job: Job, output: Path) -> None:
-    if job.resume and not (output / "checkpoint.pt").exists():
+def _checkpoint(job: Job, output: Path, group: Group, inside: bool) -> None:
+    """Refuse a resume that cannot be, before processes start."""
+    file = output / "checkpoint.pt"
+    if not job.resume:
+        return
+    if not file.exists() and (inside or group.node_rank == 0):
         raise InspectError(
             f"no checkpoint in {output}", 'name the folder of an earlier run: `output_dir="runs/one"`'
         )
+    if not inside and file.exists():
+        checkpoint.check(checkpoint.load(file), group.nproc * group.nnodes, job.settings.SOLVER.STEPS)
 
 
 @contextmanager
-def _folder(wanted: str | None, inside: bool) -> Iterator[tuple[Path, Path]]:
+def _folder(wanted: str | None, inside: bool, first: bool) -> Iterator[tuple[Path, Path]]:
     """(files of this run, where checkpoints and logs go); temporary folders are removed afterwards."""
     if inside and wanted is None:
         run = os.environ.get("TORCHELASTIC_RUN_ID", os.getppid())
@@ -273,13 +282,39 @@ def _folder(wanted: str | None, inside: bool) -> Iterator[tuple[Path, Path]]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         (temporary / "agents").mkdir()
-        yield temporary, output.resolve()
+        with _alone(output) if wanted and not inside and first else nullcontext():
+            yield temporary, output.resolve()
     except OSError as error:
         raise InspectError(
             f"cannot write to {output}: {error.strerror or error}", "choose another OUTPUT_DIR"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Refuse a folder that another run on this machine writes to. The lock is on the folder itself, and ends
+    with the process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise InspectError(
+            f"another run writes to {output}", "wait for its end, or choose another `output_dir=`"
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _inside(job: Job, folder: Path) -> Report | None:

@@ -29,9 +29,9 @@ from torch import nn
 
 from inspector.core.errors import InspectError, first_line
 from inspector.core.files import write_whole
-from inspector.core.log import FORMAT, logger
-from inspector.core.processes import PARENT, end_with
-from inspector.distributed import evidence, gradients
+from inspector.core.log import Formatter, logger
+from inspector.distributed import checkpoint, evidence, gradients
+from inspector.distributed.drawn import Drawn
 from inspector.distributed.group import connect, gathered
 from inspector.distributed.job import Job, Place
 from inspector.distributed.loop import Trainer
@@ -96,26 +96,33 @@ class _Run:
             "rank %d of %d on %s; settings:\n%s", place.rank, place.world, place.device, self.job.config
         )
         trainer.setup()
-        go_on = self.job.resume or bool(place.attempt and self.file.exists())
+        go_on = self.job.resume or self._interrupted()
         if go_on:
             trainer.load(self.file)
             self.seen["resumed_at"] = trainer.step
-        if trainer.step >= self.steps:
-            raise InspectError(
-                f"the checkpoint is at step {trainer.step}, and SOLVER.STEPS is {self.steps}",
-                "raise `steps=`, or leave out `resume=`",
-            )
-        self.seen["attempt"] = place.attempt
+            self.seen["unrestored"] = {"names": evidence.unrestored(trainer, self.file)}
+        self.seen["deaths"] = place.attempt
         self.seen["before"] = evidence.before(trainer)
         if not go_on and not self._checked_before():
             self._leave()
             return
         self.beat("train", step=trainer.step)
-        trainer.run(self.steps, self._tell, self.file)
+        drawn = Drawn(self.steps, trainer.step, self.job.seed)
+        with evidence.writes(trainer) as places:
+            trainer.run(self.steps, self._tell, self.file, drawn)
         self.beat("examine", step=trainer.step)
+        self.seen["drawn"], self.seen["wrote"] = drawn.seen, sorted(places)
         self.seen["fingerprint"] = {"sums": evidence.fingerprint(trainer)}
         self.seen["after"] = evidence.after(trainer)
         self._stop_and_go_on()
+
+    def _interrupted(self) -> bool:
+        """Whether this start follows another of this run that wrote a checkpoint, and was not at its end. (A
+        the same folder), and was not at its end."""
+        if not self.place.attempt:
+            return False
+        mine = (self.folder / "saved").exists() and checkpoint.load(self.file)["step"] < self.steps
+        return bool(gathered(mine)[0])  # rank 0 wrote both, perhaps on another machine
 
     def _checked_before(self) -> bool:
         """The checks that need no training; False when training would hang or raise."""
@@ -143,6 +150,8 @@ class _Run:
         last = trainer.record.validations[-1] if trainer.record.validations else {}
         progress = {"step": trainer.step, "of": self.steps, "loss": loss, "accuracy": last.get("accuracy")}
         self.beat("train", **progress, rate=trainer.images_per_second())
+        if last.get("step") == trainer.step and self.place.rank == 0:
+            (self.folder / "saved").touch()
         if trainer.step == self._middle() and self.place.rank == 0 and self.file.exists():
             shutil.copyfile(self.file, self.folder / "middle.pt")
 
@@ -158,7 +167,7 @@ class _Run:
         self._leave()
         if not ready or self.seen.get("resumed_at"):
             return
-        if not self.job.kill:
+        if not self.job.kill or self.place.attempt:
             self.beat("checks: resume")
             self._resumed("in the same process")
             self._leave()
@@ -177,6 +186,7 @@ class _Run:
     def _after_kill(self, kill: dict[str, Any]) -> None:
         self.beat("checks: resume after the kill")
         self.seen = json.loads((self.folder / f"evidence{self.place.rank}.json").read_text())
+        self.seen["deaths"] = self.place.attempt - 1  # less the one that was meant
         step = self._resumed("in new processes, after one was killed")
         self.seen["killed"] = {**kill, "step": step, "attempt": self.place.attempt}
         self._leave()
@@ -192,6 +202,7 @@ class _Run:
     def _resumed(self, where: str) -> int:
         trainer = self._again(self.folder / "middle.pt")
         start = trainer.step
+        self.seen["unrestored"] = {"names": evidence.unrestored(trainer, self.folder / "middle.pt")}
         trainer.run(self.steps)
         self.seen["resumed"] = {"sums": evidence.fingerprint(trainer), "from": start, "where": where}
         return start
@@ -216,8 +227,6 @@ def _watched(folder: Path, job: Job, place: Place) -> Iterator[Callable[..., Non
     if job.deadline:  # with a launcher, only for the case that it is gone
         left = max(job.deadline - time.time(), 1.0) + (LAUNCHER if job.launched else 0.0)
         faulthandler.dump_traceback_later(left, exit=True, file=stack if job.launched else sys.stderr)
-    if job.launched:
-        end_with(int(os.environ[PARENT]))  # the launcher's agent, which ends with the launcher
     try:
         if (folder / f"error{rank}.json").exists() or list(folder.glob("refused*.json")):
             raise SystemExit(1)  # started again after an error that would only come back
@@ -276,7 +285,7 @@ def _log(job: Job, place: Place) -> list[logging.Handler]:
         handlers.append(logging.StreamHandler())
         handlers[1].setLevel(logging.INFO if job.verbose else logging.WARNING)
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(FORMAT))
+        handler.setFormatter(Formatter())
         logger.addHandler(handler)
     logger.propagate = False
     logger.setLevel(logging.INFO)

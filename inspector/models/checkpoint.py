@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from inspector.core.errors import InspectError, first_line
+from inspector.models import archive
 from inspector.tracing.capture.state import Named, entries_of
 from inspector.tracing.record import StateEntry
 
@@ -51,15 +52,17 @@ def is_safetensors(file: Path) -> bool:
 def readable(path: str | Path) -> Iterator[Path]:
     """The file at `path`. Raises InspectError where it is missing, empty or not readable."""
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise InspectError(f"no file at {path}", "name a .pth, .pt, .bin, .ckpt or .safetensors file")
     try:
+        if not file.is_file():
+            raise InspectError(f"no file at {path}", "name a .pth, .pt, .bin, .ckpt or .safetensors file")
         if file.stat().st_size == 0:
             raise InspectError(f"{path} is empty", "save or download it again")
         file.open("rb").close()
         yield file
     except PermissionError as error:
         raise InspectError(f"cannot read {path}: permission denied", "check its mode") from error
+    except OSError as error:
+        raise InspectError(f"cannot read {path}: {error.strerror or error}", "name another file") from error
 
 
 def load(file: Path, values: bool = False) -> Any:
@@ -67,14 +70,10 @@ def load(file: Path, values: bool = False) -> Any:
 
     Raises InspectError for a file that is damaged or needs code to run.
     """
+    archive.check(file)
+    doubt = _doubt(file)
     try:
-        options: Any = {"map_location": "cpu" if values else "meta"}
-        if not values and zipfile.is_zipfile(file):
-            # On the CPU: on meta torch 2.8 forgets which tensors share a storage.
-            options = {"map_location": "cpu", "mmap": True}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(file, weights_only=True, **options)
+        content = _loaded(file, values)
     except pickle.UnpicklingError as error:
         if any(sign in str(error) for sign in ("GLOBAL", "add_safe_globals")):
             raise InspectError(
@@ -91,6 +90,34 @@ def load(file: Path, values: bool = False) -> Any:
                 "save the state_dict() of torch.jit.load(file) with torch.save",
             ) from error
         raise damaged(file, error) from error
+    if doubt is not None:  # torch reads what a pickle's rules forbid
+        raise damaged(file, doubt) from doubt
+    return content
+
+
+def _doubt(file: Path) -> Exception | None:
+    """What is wrong with the pickle of an archive, where torch itself must say whether it is one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # a storage with a type is deprecated, and files name nothing else
+            archive.check_storages(file)
+    except InspectError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        return error
+    return None
+
+
+def _loaded(file: Path, values: bool) -> Any:
+    options: Any = {"map_location": "cpu" if values else "meta"}
+    if not values and zipfile.is_zipfile(file):
+        # On the CPU: on meta torch 2.8 forgets which tensors share a storage.
+        options = {"map_location": "cpu", "mmap": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(file, weights_only=True, **options)
 
 
 _TRUNCATED = "save or download it again"
@@ -104,6 +131,8 @@ def damaged(file: Path, error: Exception | None = None) -> InspectError:
 
 def _brief(error: Exception) -> str:
     name, message = type(error).__name__, first_line(error)
+    if "weights_only" in message:  # torch's advice to run what is in the file
+        return "it would have to run code to load"
     return name if isinstance(error, LookupError) or message == name else f"{name}: {message[:120]}"
 
 
@@ -114,17 +143,39 @@ def _entries(content: Any) -> tuple[StateEntry, ...]:
     return tuple(replace(entry, device="meta") for entry in entries)
 
 
+DEPTH = 100
+"""How deep the containers of a checkpoint may nest."""
+REPEATED = 500_000
+"""How many entries are walked again at most: lists that hold one another ten times over, ten levels deep,
+have 10**10."""
+
+
 def named_tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a nested checkpoint with its dotted path."""
-    prefix = f"{path}." if path else ""
-    if isinstance(value, torch.Tensor):
-        yield path, value
-    elif isinstance(value, dict):
-        for key, entry in value.items():
-            yield from named_tensors(entry, f"{prefix}{key}")
-    elif isinstance(value, (list, tuple)):
-        for position, entry in enumerate(value):
-            yield from named_tensors(entry, f"{prefix}{position}")
+    """Every tensor of a nested checkpoint with its dotted path. Raises InspectError for containers that hold
+    themselves, nest deeper than DEPTH, or repeat one another beyond REPEATED entries."""
+    left, bare, walked = iter(range(REPEATED)), set[int](), set[int]()
+
+    def walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, torch.Tensor]]:
+        if isinstance(value, torch.Tensor):
+            yield path, value
+            return
+        if not isinstance(value, (dict, list, tuple)) or id(value) in bare:
+            return
+        if depth > DEPTH:
+            raise InspectError(f"the checkpoint nests more than {DEPTH} deep", "save model.state_dict()")
+        prefix, empty, again = f"{path}." if path else "", True, id(value) in walked
+        walked.add(id(value))
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            if again and next(left, None) is None:
+                raise InspectError("the checkpoint repeats itself without end", "save model.state_dict()")
+            if isinstance(entry, (torch.Tensor, dict, list, tuple)):
+                for named in walk(entry, f"{prefix}{key}", depth + 1):
+                    empty = False
+                    yield named
+        if empty:
+            bare.add(id(value))  # what holds no tensor is walked once, however often it stands there
+
+    return walk(value, path, 0)
 
 
 def header(file: Path) -> tuple[StateEntry, ...]:

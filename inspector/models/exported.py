@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from inspector.core.errors import InspectError, first_line
+from inspector.models import archive
 from inspector.models.calling import shallow
 from inspector.models.inputs import Inputs
 from inspector.models.subject import Recipe
@@ -38,6 +39,7 @@ def recipe(spec: str, model_args: Mapping[str, Any]) -> Recipe:
         )
     if model_args:
         raise InspectError(f"{spec} is a finished model: `model_args=` cannot reach it", "leave it out")
+    archive.check(file)
     if file.suffix.lower() in PROGRAMS:
         return of_program(_load(spec, lambda: torch.export.load(file)), spec)
     if not _is_script(file):
@@ -83,8 +85,8 @@ def running(model: nn.Module) -> nn.Module:
 
 def _is_script(file: Path) -> bool:
     try:
-        with zipfile.ZipFile(file) as archive:
-            return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+        with zipfile.ZipFile(file) as content:
+            return any(name.endswith("/constants.pkl") or "/code/" in name for name in content.namelist())
     except (OSError, zipfile.BadZipFile):
         return False
 

@@ -18,6 +18,8 @@ from inspector.models.subject import Recipe
 
 _TO_BUILDER = ("attn_implementation", "experts_implementation")
 """Arguments that choose kernels: they go to the constructor, all others change the configuration."""
+_LOCAL = {"trust_remote_code": False}
+"""Without it transformers asks on the terminal whether to run code that a configuration names."""
 
 
 def _transformers() -> Any:
@@ -54,6 +56,7 @@ def recipe(path: str, model_args: Mapping[str, Any]) -> Recipe:
     changes = {k: v for k, v in model_args.items() if k not in _TO_BUILDER}
     chosen = {k: v for k, v in model_args.items() if k in _TO_BUILDER}
     fields = {k: v for k, v in content.items() if k != "model_type"}
+    _refuse_kernels({**fields, **model_args}, file)
     try:
         config = transformers.AutoConfig.for_model(model_type, **fields)
         unknown = [key for key in changes if not hasattr(config, key)]
@@ -67,6 +70,17 @@ def recipe(path: str, model_args: Mapping[str, Any]) -> Recipe:
     return from_config(config, str(path), chosen)
 
 
+def _refuse_kernels(fields: Any, file: Path) -> None:
+    """Refuse kernels that transformers would fetch from the hub: "attn_implementation": "OWNER/NAME"."""
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            _refuse_kernels(value, file)
+        elif isinstance(key, str) and key.endswith("_implementation") and "/" in str(value):
+            raise InspectError(
+                f"{file}: {key} {value!r} is code on the hub, which is not run", "leave it out"
+            )
+
+
 def from_config(config: Any, name: str, chosen: Mapping[str, Any] = {}) -> Recipe:
     """The class that the configuration's `architectures` names, else the causal or the base model."""
     transformers = _transformers()
@@ -78,9 +92,9 @@ def from_config(config: Any, name: str, chosen: Mapping[str, Any] = {}) -> Recip
         if cls is not None:
             return cls._from_config(config, **chosen)
         try:
-            return transformers.AutoModelForCausalLM.from_config(config, **chosen)
+            return transformers.AutoModelForCausalLM.from_config(config, **_LOCAL, **chosen)
         except ValueError:
-            return transformers.AutoModel.from_config(config, **chosen)
+            return transformers.AutoModel.from_config(config, **_LOCAL, **chosen)
 
     return Recipe(
         name=name,
@@ -89,7 +103,7 @@ def from_config(config: Any, name: str, chosen: Mapping[str, Any] = {}) -> Recip
         defaults=_once_a_phase(default_inputs),
         rules=RULES,
         context=lambda model: _one_sequence_a_row(),
-        notes=_left_out(config),
+        notes=(*_left_out(config), *_not_run(config, cls)),
     )
 
 
@@ -105,6 +119,14 @@ def _left_out(config: Any) -> tuple[str, ...]:
     return (
         f"the configuration's quantization_config ({kind}) is left out: its weights are built unquantised",
     )
+
+
+def _not_run(config: Any, cls: Any) -> tuple[str, ...]:
+    """Code that the configuration brings along: which of transformers' own classes stands in for it."""
+    if cls is not None or not getattr(config, "auto_map", None):
+        return ()
+    stand_in = f"built as transformers' {config.model_type} model"
+    return (f"the configuration's own code (auto_map) is not run: {stand_in}",)
 
 
 @contextmanager

@@ -25,6 +25,8 @@ from inspector.core.values import yaml_value
 from inspector.models.copies import copied
 
 HINT = "write 1x3x224x224, 'float32[1,3,224,224]', 'ids=int64[1,128]', '[3x800x800]' or 'causal:=false'"
+DEPTH = 20
+"""How deep lists of inputs may nest."""
 _VALUE = re.compile(r"([A-Za-z_]\w*)?\s*:=(.*)", re.DOTALL)
 _NAMED = re.compile(r"([A-Za-z_]\w*)\s*=\s*(.+)", re.DOTALL)
 _TYPED = re.compile(r"([a-z]\w*)\s*\[\s*((?:\d+(?:\s*[x,]\s*\d+)*)?)\s*,?\s*\]")
@@ -102,10 +104,10 @@ def parse_inputs(texts: Iterable[str]) -> Inputs:
     return Inputs(tuple(args), kwargs)
 
 
-def _parse_value(text: str, whole: str) -> Any:
+def _parse_value(text: str, whole: str, depth: int = 0) -> Any:
     text = text.strip()
-    if text.startswith("[") and text.endswith("]"):
-        return [_parse_value(part, whole) for part in _split(text[1:-1])]
+    if text.startswith("[") and text.endswith("]") and depth < DEPTH:
+        return [_parse_value(part, whole, depth + 1) for part in _split(text[1:-1])]
     typed = _TYPED.fullmatch(text)
     if typed:
         dtype = getattr(torch, typed[1], None)
@@ -120,11 +122,11 @@ def _parse_value(text: str, whole: str) -> Any:
 
 
 def _shape(text: str, whole: str) -> tuple[int, ...]:
-    sizes = tuple(int(part) for part in re.split(r"[x,\s]+", text) if part)
-    for size in sizes:
-        if size >= 2**40:
-            raise InspectError(f"input {whole!r}: {size} is too large for a dimension", HINT)
-    return sizes
+    parts = [part for part in re.split(r"[x,\s]+", text) if part]
+    for part in parts:
+        if len(part) > 20 or int(part) >= 2**40:
+            raise InspectError(f"input {whole!r}: {part} is too large for a dimension", HINT)
+    return tuple(map(int, parts))
 
 
 def _split(text: str) -> list[str]:

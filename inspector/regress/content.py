@@ -116,8 +116,8 @@ def _single(content: dict[str, Any]) -> Row:
         question=_question(subject, notes),
         numbers={name: _number(metric) for name, metric in _of(dict, content["metrics"]).items()},
         checks=_checks(findings),
-        layers=None if layers is None else [_layer(row) for row in _of(list, layers)],
-        ops={_of(str, row["op"]): _of(int, row["calls"]) for row in _of(list, tables.get("ops", []))},
+        layers=None if layers is None else [_layer(row) for row in _once(layers, "path")],
+        ops=_calls(tables.get("ops", [])),
     )
 
 
@@ -167,10 +167,8 @@ _RANK = {"warn": 0, "pass": 1, "skip": 2, "fail": 3}
 def _table(content: dict[str, Any]) -> dict[str, Row]:
     tables, columns = _of(dict, content["tables"]), content["columns"]
     rows: dict[str, Row] = {}
-    for line in _of(list, tables["models"]):
+    for line in _once(tables["models"], "model"):
         name = _of(str, line["model"])
-        if name in rows:
-            raise ValueError(f"two rows are called {name!r}")
         bounds = _of(list, line["lower_bound"])
         _of(str, line["spec"]), _of(dict, line["model_args"]), _of(str, line["phase"])
         _of((list, type(None)), line["given_inputs"])
@@ -184,12 +182,10 @@ def _table(content: dict[str, Any]) -> dict[str, Row]:
             },
             error=_of(str, line["error"]),
         )
-    for line in _of(list, tables.get("layers", [])):
-        row = rows[line["model"]]
-        row.layers = row.layers or []
-        row.layers.append(_layer(line))
-    for line in _of(list, tables.get("ops", [])):
-        rows[line["model"]].ops[_of(str, line["op"])] = _of(int, line["calls"])
+    for name, lines in _by_model(tables.get("layers", [])).items():
+        rows[name].layers = [_layer(line) for line in _once(lines, "path")]
+    for name, lines in _by_model(tables.get("ops", [])).items():
+        rows[name].ops = _calls(lines)
     for line in _of(list, tables.get("stages", [])):
         rows[line["model"]].stages.append(stage_line(line))
     for line in _of(list, tables.get("rounds", [])):
@@ -201,6 +197,27 @@ def stage_line(line: dict[str, Any]) -> str:
     """A stage as the digest of all stages sees it."""
     index = "rest" if line["index"] is None else f"stage {line['index']}"
     return f"{index}: {line['params']} parameters, {line['macs']} MACs, {line['modules']}"
+
+
+def _by_model(lines: Any) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for line in _of(list, lines):
+        groups.setdefault(line["model"], []).append(line)
+    return groups
+
+
+def _once(lines: Any, key: str) -> list[dict[str, Any]]:
+    """The lines. Raises ValueError where two have one name."""
+    names = set[str]()
+    for line in _of(list, lines):
+        if line[key] in names:
+            raise ValueError(f"two rows are called {line[key]!r}")
+        names.add(line[key])
+    return list(lines)
+
+
+def _calls(lines: Any) -> dict[str, int]:
+    return {_of(str, line["op"]): _of(int, line["calls"]) for line in _once(lines, "op")}
 
 
 def _round(line: dict[str, Any]) -> Round:

@@ -23,20 +23,14 @@ def write(found: Comparison, form: str, color: bool = False, width: int | None =
     """The comparison as text in one of the formats of `inspector.reporting.formats`."""
     if form == "markdown":
         return markdown(found, COMMENT_LIMIT)
-    if form == "table":
-        from inspector.reporting.formats.table import render
-
-        return render(report(found, SHOWN[form]), color, width)
-    from inspector.reporting.formats import renderer
-
-    return renderer(form)(report(found, SHOWN.get(form), plain=form == "csv"))
+    return report(found, SHOWN.get(form), plain=form == "csv").written(form, color, width)
 
 
 def markdown(found: Comparison, limit: int) -> str:
     """The worst changes that fit into `limit` bytes."""
-    from inspector.reporting.formats.markdown import render
+    from inspector.reporting.formats import renderer
 
-    return fitted(found, render, limit)
+    return fitted(found, renderer("markdown"), limit)
 
 
 def add_to_summary(found: Comparison, file: str | Path) -> bool:

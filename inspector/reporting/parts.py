@@ -132,6 +132,11 @@ class Content:
     columns: dict[str, dict[str, Quantity]] = field(default_factory=dict)
 
     @property
+    def original(self) -> Content:
+        """The report itself, where this is what is shown of one."""
+        return self
+
+    @property
     def title(self) -> str:
         """The command, and what it was run on."""
         return f"inspect {self.command}: {self.subject.get('name', '')}"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from inspector.core.errors import InspectError
 from inspector.core.version import __version__
+from inspector.core.visible import visible
+from inspector.reporting.harmless import harmless
 from inspector.reporting.parts import Chart, Content, Finding, Metric, Section, metric, metrics
 from inspector.reporting.schema import as_text, plain_content, read_text, restored, to_dict
 
@@ -64,18 +66,16 @@ class Report(Content):
         return self.tables[name]
 
     def __str__(self) -> str:
-        from inspector.reporting.formats.table import render
-
-        return render(self, color=False)
+        return self.written("table")
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name}={metric.value}" for name, metric in self.metrics.items())
-        return f"<Report {self.command} {self.subject.get('name', '')}: {numbers}>"
+        return visible(f"<Report {self.command} {self.subject.get('name', '')}: {numbers}>")
 
     def _repr_html_(self) -> str:
         from inspector.reporting.formats.html import fragment
 
-        return fragment(self)
+        return fragment(harmless(self))
 
 
 def from_json(text: str, place: str) -> Report:

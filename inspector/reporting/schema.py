@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from inspector.core.errors import InspectError
+from inspector.core.errors import InspectError, first_line
 from inspector.reporting.parts import STATUSES, Content, Finding, Metric
 from inspector.reporting.registry import DIRECTIONS, KINDS, Quantity, Unit, column, is_missing, quantity
 
@@ -115,7 +116,7 @@ def read_text(file: Path) -> str:
         raise InspectError(
             f"no file {file}", 'name a report that `report.save("FILE.json")` wrote'
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InspectError(f"cannot read {file}: {error}", "name a JSON report") from error
 
 
@@ -123,10 +124,11 @@ def plain_content(text: str, place: str) -> dict[str, Any]:
     """The inverse of `as_text`, in the present version: whole numbers stay whole. `place` names the text in
     errors."""
     try:
-        content = json.loads(text, parse_constant=_no_constant)
-    except ValueError as error:
+        content = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         raise InspectError(
-            f"{place} is not a complete JSON file: {error}", 'write it again with `report.save("FILE.json")`'
+            f"{place} is not a complete JSON file: {first_line(error)}",
+            'write it again with `report.save("FILE.json")`',
         ) from error
     return current(content, place)
 
@@ -154,11 +156,19 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in it")
+    return content
+
+
 def _version(schema: Any, place: str) -> int:
     family, _, newest = SCHEMA.partition("/")
     kind, _, version = str(schema).partition("/")
     major = version.partition(".")[0]
-    if kind != family or not major.isdigit():
+    if kind != family or not re.fullmatch("[0-9]{1,9}", major):
         reason = f"its schema is {schema!r}" if schema is not None else "it names no schema"
         raise InspectError(f"{place} is not an inspector report: {reason}", f"a report says {SCHEMA!r}")
     if int(major) > int(newest):
@@ -197,6 +207,7 @@ def restored(make: type[C], content: dict[str, Any], place: str) -> C:
     import pandas as pd
 
     try:
+        _check_models(content["tables"].get("models", []))
         metrics = {name: _read_metric(metric) for name, metric in content["metrics"].items()}
         columns = {
             table: {name: _read_column(table, name, entry) for name, entry in entries.items()}
@@ -216,8 +227,17 @@ def restored(make: type[C], content: dict[str, Any], place: str) -> C:
             added=[restored(make, added, place) for added in content.get("added", [])],
             columns=columns,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise broken(place, content.get("schema"), error) from error
+
+
+def _check_models(rows: list[dict[str, Any]]) -> None:
+    """Raise ValueError where two rows of a table of models have one name."""
+    names = set[Any]()
+    for row in rows:
+        if "spec" in row and row["model"] in names:
+            raise ValueError(f"two rows are called {row['model']!r}")
+        names.add(row.get("model"))
 
 
 def _read_metric(content: dict[str, Any]) -> Metric:

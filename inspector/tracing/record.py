@@ -269,7 +269,7 @@ class Trace:
         try:
             content = json.loads(text)
             schema = content.pop("schema")
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise InspectError("not a trace file", "make one with `save_trace=FILE`") from error
         if schema != SCHEMA:
             raise InspectError(

@@ -31,6 +31,9 @@ def test_a_worker_that_somebody_else_kills_goes_on_too() -> None:
     assert report.verdict == "pass", [f for f in report.findings if f.status == "fail"]
     resumed = next(f for f in report.findings if f.check == "resumed")
     assert "step 3" in resumed.message
+    (told,) = [f for f in report.findings if f.check == "worker"]
+    assert told.status == "warn"
+    assert "went on at step 3" in told.message
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
@@ -48,13 +51,14 @@ def test_nothing_stays_behind_when_the_command_is_ended(end: signal.Signals, tmp
     try:
         deadline = time.monotonic() + 120
         # the launcher's agent and two workers
-        while sum("inspector.distributed.rank" in " ".join(p.cmdline()) for p in family) < 3:
+        while sum("inspector.distributed.start" in " ".join(p.cmdline()) for p in family) < 3:
             assert time.monotonic() < deadline
             time.sleep(0.2)
             family = command.children(recursive=True)
-        time.sleep(3)  # into the workers' own code
+        if end == signal.SIGTERM:
+            time.sleep(3)  # into the workers' own code; a dead launcher they notice before it
         command.send_signal(end)
-        _, alive = psutil.wait_procs(family, timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=60 if end == signal.SIGTERM else 10)
         assert alive == []
         assert command.wait(10) == (-end if end == signal.SIGKILL else 128 + end)
     finally:

@@ -161,13 +161,13 @@ def test_checkpoints_are_whole_or_not_there(tmp_path: Path) -> None:
     states = checkpoint.random_states()
     checkpoint.save({"step": 3, "random": [states]}, file)
     drawn = torch.rand(3)
-    checkpoint.restore_random_states(checkpoint.load(file, "cpu")["random"][0])
+    checkpoint.restore_random_states(checkpoint.load(file)["random"][0])
     assert torch.equal(torch.rand(3), drawn)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(InspectError, match="cannot read the checkpoint"):
-        checkpoint.load(file, "cpu")
+        checkpoint.load(file)
     with pytest.raises(InspectError, match="no checkpoint at"):
-        checkpoint.load(tmp_path / "other.pt", "cpu")
+        checkpoint.load(tmp_path / "other.pt")
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 

@@ -227,3 +227,43 @@ def test_the_command_line_prints_one_error_and_one_hint(save: Save, inspect: Any
 def test_without_transformers_the_install_command_is_named(save: Save, monkeypatch: Any) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     assert "pip install 'inspector[hf]'" in (refused(save(BERT)).hint or "")
+
+
+REMOTE = {
+    "architectures": ["EvilNet"], "trust_remote_code": True,
+    "auto_map": dict.fromkeys(("AutoConfig", "AutoModel", "AutoModelForCausalLM"), "evil.Evil"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [LLAMA, BERT], ids=["with a causal model", "without"])
+def test_code_beside_a_configuration_never_runs(
+    save: Save, tmp_path: Path, content: Any, monkeypatch: Any
+) -> None:
+    """Nor is anybody asked on the terminal whether it may."""
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    trusted: list[Any] = []
+    for name in ("AutoModel", "AutoModelForCausalLM"):
+        kind = getattr(transformers, name)
+        build = kind.from_config
+        monkeypatch.setattr(
+            kind,
+            "from_config",
+            lambda *a, build=build, **k: trusted.append(k["trust_remote_code"]) or build(*a, **k),
+        )
+    subject = resolve(save({**content, **REMOTE}), {})
+    subject.build("meta")
+    assert set(trusted) == {False}
+    assert not (tmp_path / "ran").exists()
+    assert any("is not run: built as transformers'" in note for note in subject.notes)
+
+
+@pytest.mark.parametrize("place", ["field", "nested", "argument"])
+def test_kernels_from_the_hub_are_refused(save: Save, place: str) -> None:
+    kernel = {"attn_implementation": "evil/kernels"}
+    content = {
+        **LLAMA,
+        **(kernel if place == "field" else {"text_config": kernel} if place == "nested" else {}),
+    }
+    error = refused(save(content), **(kernel if place == "argument" else {}))
+    assert "code on the hub, which is not run" in error.message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from inspector.distributed.checks.case import Case
 from inspector.reporting.checks import check, failed, passed
@@ -12,9 +13,18 @@ from inspector.reporting.report import Finding
 
 @check
 def sampler(case: Case) -> Iterator[Finding]:
-    """The ranks' shards cover every sample once, except for padding to equal lengths."""
+    """The ranks' shards cover every sample once, except for padding to equal lengths, and the training takes
+    its batches from them: other ones on every rank and at every step."""
     parts = case.part("after")
     if not parts:
+        return
+    trained = [part["batches"] for part in parts]
+    epoch = trained[0][: case.part("before")[0]["steps_per_epoch"] // case.settings.SOLVER.ACCUMULATE]
+    if len(trained) > 1 and all(len(set(row)) == 1 for row in zip(*trained)):
+        yield failed("all ranks train on the same batches: give the loader the sampler", batches=trained)
+        return
+    if len(epoch) > 2 and len(set(epoch)) == 1:
+        yield failed(f"{len(epoch)} steps of an epoch train on one and the same batch: keep the iterator")
         return
     total, padding = parts[0]["samples"], 0
     for epoch in range(len(parts[0]["orders"])):
@@ -33,14 +43,38 @@ def sampler(case: Case) -> Iterator[Finding]:
 
 @check
 def set_epoch(case: Case) -> Iterator[Finding]:
-    """The order of the samples changes from epoch to epoch."""
+    """The order of the samples and their augmentation change from epoch to epoch."""
     parts = case.part("after")
     if not parts:
         return
-    if all(part["orders"][0] == part["orders"][1] for part in parts) and len(parts[0]["orders"][0]) > 2:
-        yield failed("every epoch has the same order: call sampler.set_epoch(epoch)")
+    augments = all(part["augments"] for part in case.part("before"))
+    stuck = [epochs for part in parts for epochs in _standing_still(case, part)]
+    if any(_repeats(part["orders"]) for part in parts) and len(parts[0]["orders"][0]) > 2:
+        yield failed("two epochs have the same order: call sampler.set_epoch(epoch)")
+    elif augments and any(_repeats(part["augmented"]) for part in parts):
+        yield failed("two epochs augment the samples alike: give the dataset the epoch, too")
+    elif stuck:
+        yield failed(f"an epoch later the training is still in epoch {stuck[0]}: advance it", epochs=stuck)
     else:
-        yield passed("the order changes from epoch to epoch")
+        yield passed(
+            f"the order {'and the augmentation change' if augments else 'changes'} from epoch to epoch"
+        )
+
+
+def _repeats(rows: list[list[int]]) -> bool:
+    return len({tuple(row) for row in rows}) < len(rows)
+
+
+def _standing_still(case: Case, part: dict[str, Any]) -> list[int]:
+    """The epochs, of the sampler or of the augmentation, that were the same a whole epoch later."""
+    length = case.part("before")[0]["steps_per_epoch"] // case.settings.SOLVER.ACCUMULATE
+    pairs = zip(part["epochs"], part["epochs"][length:]) if length else ()
+    return [
+        one
+        for before, after in pairs
+        for one, other in zip(before, after)
+        if one == other and one is not None
+    ]
 
 
 @check

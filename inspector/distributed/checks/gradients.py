@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from inspector.distributed.checks.case import Case
-from inspector.reporting.checks import check, failed, passed, skipped
+from inspector.reporting.checks import check, failed, passed, skipped, warned
 from inspector.reporting.report import Finding
 
 FACTOR, FLOOR = 10.0, 1e-4
@@ -16,6 +16,11 @@ USELESS = 0.3
 """Where rounding alone moves the gradients this far, float64 says nothing about them."""
 ROUGH = 0.1
 """Then they may be this far from those of one process in the same precision, which rounds alike."""
+EXACT = 1e-3
+"""How far float32 gradients of the same kernels on the same batches may be apart: sums over ranks differ in
+their last bits."""
+NOISE = 10
+"""One process must repeat itself so many times better than that."""
 DIVISORS = "compute the loss as the mean over the rank's samples, and let DDP average over the ranks"
 
 
@@ -47,6 +52,57 @@ def gradients(case: Case) -> Iterator[Finding]:
         yield failed(f"{message}; {DIVISORS}", name, **part)
     else:
         yield passed(message, **part)
+
+
+@check
+def later_gradients(case: Case) -> Iterator[Finding]:
+    """At steps drawn at random and at the last one, the optimizer gets the gradients of one process, alike on
+    every rank.
+
+    Each rank's batches with its random numbers, one after the other, in the training's own precision,
+    averaged. A smaller multiple of them, as clipping makes it, is told and does not fail. Not compared with
+    SyncBatchNorm, and where one process computes the same shard twice and gets something else.
+    """
+    looked = [one for one in case.ranks[0].get("drawn") or () if one["taken"] or not one["overflowed"]]
+    limit = ROUGH if case.settings.AMP.ENABLED else EXACT
+    if not looked:
+        return
+    for one in looked:
+        wrong = _wrong(one, limit)
+        if wrong:
+            yield failed(f"at step {one['step']} {wrong}", **one)
+            return
+    steps = f"steps {', '.join(str(one['step']) for one in looked)}"
+    if any((one.get("noise") or 0.0) > limit / NOISE for one in looked):
+        yield skipped(f"not compared at {steps}: one process computes other gradients the second time")
+        return
+    reason = next((one["reason"] for one in looked if "reason" in one), "")
+    if reason:
+        yield skipped(f"not compared at {steps}: one process cannot compute them ({reason})")
+        return
+    smaller = [one["scale"] for one in looked if one.get("scale") and one["scale"] < 1 - limit]
+    message = f"the optimizer's gradients at {steps} are those of one process"
+    if smaller:
+        yield warned(f"{message}, down to {min(smaller):.3g} times as large, as clipping makes them")
+    else:
+        yield passed(message)
+
+
+def _wrong(one: dict[str, Any], limit: float) -> str:
+    """What is wrong with the gradients of one step; "" for nothing."""
+    if not one["taken"]:
+        return "the optimizer takes no step"
+    if not one["alike"]:
+        return "the ranks hand different gradients to their optimizers"
+    if "scale" not in one or (one["noise"] or 0.0) > limit / NOISE:
+        return ""
+    scale, far = one["scale"], one["distance"]
+    if scale is None or far is None:
+        return "the optimizer gets a gradient that is not finite, or none"
+    if far > limit or not 0 < scale <= 1 + limit:
+        size = f"{scale:.3g} times those of one process, and {far:.2g} from that"
+        return f"the optimizer's gradients are {size}; {DIVISORS}"
+    return ""
 
 
 @check

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from inspector.distributed.checks.case import Case
-from inspector.reporting.checks import check, failed
+from inspector.reporting.checks import check, failed, warned
 from inspector.reporting.report import Finding
 
 FRAMES = 12
@@ -36,6 +36,14 @@ def worker(case: Case) -> Iterator[Finding]:
     outcome = case.outcome
     if outcome is None:
         return
+    first = case.ranks[0] if case.ranks else {}
+    deaths, step = first.get("deaths"), first.get("resumed_at")
+    if deaths:
+        start = f"at step {step}, where the checkpoint is" if step else "from the beginning"
+        start = "with the resume that was checked" if "killed" in first else start
+        times = "a process died" if deaths == 1 else f"processes died {deaths} times"
+        message = f"{times}, and not on purpose (a signal: out of memory?)"
+        yield warned(f"{message}: all were started again, and went on {start}", deaths=deaths)
     if outcome.errors:
         error, others = outcome.errors[0], len(outcome.errors) - 1
         after = f"; {others} other ranks failed after it" if others else ""

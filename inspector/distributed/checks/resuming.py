@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from inspector.distributed.checks.case import Case
-from inspector.reporting.checks import check, failed, note, passed, skipped, warned
+from inspector.reporting.checks import check, failed, listed, note, passed, skipped, warned
 from inspector.reporting.report import Finding
 
 
 @check
 def checkpoint(case: Case) -> Iterator[Finding]:
-    """A save that fails half-way leaves the previous checkpoint intact."""
+    """A save that fails half-way leaves the previous checkpoint intact, and one rank writes it."""
     fault = case.ranks[0].get("interrupted_save")
-    if fault:
+    writers: dict[str, list[int]] = {}
+    for rank, places in enumerate(case.part("wrote")):
+        for place in places:
+            writers.setdefault(place, []).append(rank)
+    shared = {place: ranks for place, ranks in writers.items() if len(ranks) > 1}
+    if shared:
+        place, ranks = next(iter(shared.items()))
+        message = f"ranks {', '.join(map(str, ranks))} all write it: let rank 0 write, and the others wait"
+        yield failed(message, place.partition(":")[2].rpartition("/")[2], files=shared)
+    elif fault:
         yield failed(f"{fault}: write a temporary file, then os.replace")
     elif fault is not None:
         yield passed("a save that fails half-way leaves the previous checkpoint intact")
@@ -31,11 +40,16 @@ def resumed(case: Case) -> Iterator[Finding]:
 def resume(case: Case) -> Iterator[Finding]:
     """Training that resumes from a checkpoint ends bit for bit where uninterrupted training ends.
 
-    Parameters, buffers, optimizer, scheduler, scaler and random state of every rank; from the last
-    checkpoint before the end.
+    Parameters, buffers, optimizer, scheduler, scaler and random state of every rank: right after the resume,
+    against the checkpoint, and at the end; from the last checkpoint before the end.
     """
     whole, again = case.part("fingerprint"), case.part("resumed")
     first = case.ranks[0]
+    lost: list[str] = next((part["names"] for part in case.part("unrestored") if part["names"]), [])
+    if lost:
+        yield from listed(
+            failed, lost, f"is not as the checkpoint has it after a resume ({len(lost)} in all)"
+        )
     if whole and again:
         start = f"training resumed at step {again[0]['from']} ({again[0]['where']})"
         wrong = [rank for rank, (a, b) in enumerate(zip(whole, again)) if a["sums"] != b["sums"]]
@@ -45,7 +59,7 @@ def resume(case: Case) -> Iterator[Finding]:
         else:
             yield passed(f"{start} ends bit for bit where uninterrupted training ends")
     elif first.get("resumed_at") is None and "after" in first and "resumed" not in first:
-        yield skipped("not checked: no checkpoint lies before the last step (see SOLVER.VALIDATE_EVERY)")
+        yield skipped(f"not checked: {_too_few(case)}")
 
 
 @check
@@ -65,9 +79,18 @@ def killed(case: Case) -> Iterator[Finding]:
 def _why_none_killed(case: Case) -> str:
     if case.outcome is None:
         return "nobody here would start it again"
+    if case.ranks[0].get("deaths"):
+        return "one that had died before was started again"
     if case.job.kill:
-        return "no checkpoint lies before the last step"
+        return _too_few(case)
     return "this run was a resumed one" if case.job.resume else "not asked for, or not possible (see --kill)"
+
+
+def _too_few(case: Case) -> str:
+    every = case.settings.SOLVER.VALIDATE_EVERY
+    return (
+        f"no checkpoint lies before the last step; SOLVER.STEPS {every + 1} would do (SOLVER.VALIDATE_EVERY)"
+    )
 
 
 @note

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from inspector.distributed.checks.case import Case, differing
 from inspector.reporting.checks import check, failed, listed, passed, warned
@@ -16,9 +17,10 @@ def mode(case: Case) -> Iterator[Finding]:
     parts = case.part("after")
     for rank, part in enumerate(parts):
         kept = {path or "(model)" for path in part["resting"]}
-        wrong = [path for path in part["in_eval"] or [] if path not in kept]
+        wrong = [path for path in part["in_eval"] if path not in kept]
         if wrong:
-            message = f"is in eval mode while it trains, on rank {rank} ({len(wrong)} in all)"
+            step = part["in_eval"][wrong[0]]
+            message = f"is in eval mode at step {step} of the run, on rank {rank} ({len(wrong)} in all)"
             yield from listed(failed, wrong, message)
             return
     if parts:
@@ -82,7 +84,8 @@ def buffers(case: Case) -> Iterator[Finding]:
 
 @check
 def scheduler(case: Case) -> Iterator[Finding]:
-    """Validation loss, ReduceLROnPlateau and learning rates are the same on every rank."""
+    """Validation loss, ReduceLROnPlateau and learning rates are the same on every rank; the rates are those
+    that the scheduler gives, and none becomes zero."""
     parts = case.part("after")
     if not parts or not parts[0]["validations"]:
         return
@@ -96,14 +99,34 @@ def scheduler(case: Case) -> Iterator[Finding]:
     if any(part["rates"] != parts[0]["rates"] for part in parts):
         yield failed("differs between the ranks", "lr")
         return
+    wrong = _wrong_rate(parts[0])
+    if wrong:
+        yield failed(wrong, "lr")
+        return
     count = len(parts[0]["validations"])
     message = f"validation loss, ReduceLROnPlateau and rates are the same on {len(parts)} ranks"
     yield passed(f"{message} at {count} validations")
 
 
+def _wrong_rate(part: dict[str, Any]) -> str:
+    """What is wrong with the rates of the steps; "" for nothing. The first may be zero: a warm-up."""
+    rates, due = part["rates"], part["due_rates"]
+    for number, row in enumerate(rates, 1):
+        if number > 1 and not all(rate > 0 and math.isfinite(rate) for rate in row):
+            return f"is {row} at step {number} of the run: it trains nothing"
+        if due is not None and not all(map(math.isclose, row, due[number - 1])):
+            return f"is {row} at step {number} of the run, and ReduceLROnPlateau gives {due[number - 1]}"
+    return ""
+
+
 @check
 def loss_falls(case: Case) -> Iterator[Finding]:
-    """The loss falls when the model trains on one batch again and again."""
+    """The loss falls when the model trains on one batch again and again, and stays finite in the training."""
+    for rank, part in enumerate(case.part("after")):
+        wrong = [step for step, loss in enumerate(part["losses"], 1) if not math.isfinite(loss)]
+        if wrong:
+            yield failed(f"the loss is not finite at step {wrong[0]} of the run", f"rank {rank}", steps=wrong)
+            return
     losses = case.ranks[0].get("fixed_batch")
     if not losses:
         return

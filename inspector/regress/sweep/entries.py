@@ -7,10 +7,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
+from inspector.core.values import yaml_file
 from inspector.models import timm, torchvision
 from inspector.regress.sweep.row import Entry
 
@@ -48,7 +47,7 @@ def entries(
             wanted += [_entry(spec, common) for spec in _specs(text)]
     if not wanted:
         raise InspectError("no model is named", "name some, e.g. 'resnet*', or say `all=\"torchvision\"`")
-    return _once(wanted)
+    return once(wanted)
 
 
 def _entry(spec: str, common: Entry, **own: Any) -> Entry:
@@ -87,14 +86,7 @@ def _specs(text: str) -> list[str]:
 
 
 def _listed(file: Path, common: Entry) -> list[Entry]:
-    try:
-        lines = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InspectError(f"no file {file}", "name a YAML file with a list of models") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InspectError(
-            f"cannot read {file}: {' '.join(str(error).split())}", "the file must be YAML"
-        ) from error
+    lines = yaml_file(file, "the file must be YAML")
     if not isinstance(lines, list) or not lines:
         raise InspectError(f"{file} holds no list", "write '- resnet50' or '- model: net.py:build'")
     return [entry for line in lines for entry in _line(line, file, common)]
@@ -132,7 +124,7 @@ def _line(line: Any, file: Path, common: Entry) -> list[Entry]:
     return [_entry(spec, common, **own) for spec in specs]
 
 
-def _once(entries: list[Entry]) -> list[Entry]:
+def once(entries: list[Entry]) -> list[Entry]:
     """Without repetitions; two different entries of one name are an error."""
     kept: dict[str, Entry] = {}
     for entry in entries:

@@ -16,6 +16,7 @@ from inspector.profiling.meter import metered
 from inspector.regress.content import compared
 from inspector.regress.sweep import measure as measuring
 from inspector.regress.sweep.entries import entries as read_entries
+from inspector.regress.sweep.entries import once
 from inspector.regress.sweep.pool import sweep
 from inspector.regress.sweep.row import Counted, Entry
 from inspector.reporting.report import Finding, Report, Section, environment, metrics
@@ -98,7 +99,7 @@ def _entries(
     models: Any, source: Any, inputs: Any, model_args: Any, phase: str, call: str | None
 ) -> list[Entry]:
     if not isinstance(models, str) and models and all(isinstance(model, Entry) for model in models):
-        return list(models)
+        return once(list(models))
     texts = [models] if isinstance(models, str) else list(models)
     return read_entries(texts, all=source, inputs=inputs, model_args=model_args, phase=phase, call=call)
 

@@ -1,5 +1,8 @@
 """One file a format; every format renders a report. A file of this folder is a format by its name (less an
-underscore that keeps it apart from a module of Python's), with SUFFIXES of files and `render(report)`."""
+underscore that keeps it apart from a module of Python's), with SUFFIXES of files and `render(report)`.
+
+`renderer` is the one way in: it makes every text of a report harmless before a format for people sees it. A
+format with RAW = True is for programs, and gets the report itself."""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from inspector.core.errors import InspectError
+from inspector.reporting.harmless import harmless
 
 FORMATS = {
     file.stem.removesuffix("_"): f"{__name__}.{file.stem}"
@@ -19,11 +23,14 @@ FORMATS = {
 
 
 def renderer(name: str) -> Callable[..., str]:
-    """The function that writes a report in the format `name`."""
+    """The function that writes a report in the format `name`, harmless names and messages in it."""
     if name not in FORMATS:
         raise InspectError(f"unknown format {name!r}", f"use one of: {', '.join(FORMATS)}")
-    render: Callable[..., str] = _module(name).render
-    return render
+    module = _module(name)
+    render: Callable[..., str] = module.render
+    if getattr(module, "RAW", False):
+        return render
+    return lambda report, *how: render(harmless(report), *how)
 
 
 def format_of(path: str | Path) -> str:

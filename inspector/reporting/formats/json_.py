@@ -4,6 +4,7 @@ from inspector.reporting.parts import Content
 from inspector.reporting.schema import as_text, to_dict
 
 SUFFIXES = (".json",)
+RAW = True
 
 
 def render(report: Content) -> str:

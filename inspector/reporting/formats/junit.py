@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 from inspector.reporting.parts import Content, Finding
 
 SUFFIXES = (".xml",)
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render(report: Content) -> str:
     from junitparser import JUnitXml, TestSuite
 
-    suite = TestSuite(_clean(report.title))
+    suite = TestSuite(report.title)
     suite.add_testcases([_case(report, finding) for finding in report.findings])
     whole = JUnitXml()
     whole.add_testsuite(suite)
@@ -24,8 +21,8 @@ def render(report: Content) -> str:
 def _case(report: Content, finding: Finding):  # type: ignore[no-untyped-def]
     from junitparser import Failure, Skipped, TestCase
 
-    case = TestCase(_clean(finding.check), _clean(finding.subject or str(report.subject.get("name", ""))))
-    message = _clean(finding.message)
+    case = TestCase(finding.check, finding.subject or str(report.subject.get("name", "")))
+    message = finding.message
     if finding.status == "fail":
         case.result = [Failure(message, "fail")]
     elif finding.status == "skip":
@@ -33,8 +30,3 @@ def _case(report: Content, finding: Finding):  # type: ignore[no-untyped-def]
     else:
         case.system_out = message
     return case
-
-
-def _clean(text: str) -> str:
-    """Without the characters that XML cannot hold."""
-    return _NOT_XML.sub("?", text)

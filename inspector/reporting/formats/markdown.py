@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 from inspector.reporting.parts import Content
 from inspector.reporting.rows import MARKS, cells, metric_rows, shown_findings
 
 SUFFIXES = (".md",)
+_MARKED = re.compile(r"[\\`*_|~$]|\](?=[(\[:])")
+"""Emphasis, code, cells, formulas, and the middle of a link."""
+_LINK = re.compile(r"\b(?:(?:https?|ftp):(?=//)|mailto:|xmpp:|javascript:|www\.)", re.IGNORECASE)
+"""What GitHub makes a link of by itself, and what another reader might."""
+_MENTION = re.compile(r"@(?=\w)")
+"""Names and teams, who would be told."""
 
 
 def render(report: Content) -> str:
     parts = [f"### {escape(report.title)}"]
     if report.header:
-        parts.append("\n".join(f"- {escape(label)}: {escape(text)}" for label, text in report.header))
+        parts.append("\n".join("- " + escape(f"{label}: {text}") for label, text in report.header))
     if rows := metric_rows(report):
         parts.append(table(["metric", "value", "exact"], rows, [False, True, True]))
     for section in report.sections:
@@ -38,6 +46,6 @@ def _cell(text: str) -> str:
 
 def escape(text: str) -> str:
     """Text that markdown and HTML leave alone."""
-    for character in "\\`*_|":
-        text = text.replace(character, "\\" + character)
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    text = _MARKED.sub(r"\\\g<0>", text).replace("&", "&amp;").replace("<", "&lt;")
+    text = _LINK.sub(lambda match: f"{match[0][:-1]}&#{ord(match[0][-1])};", text)
+    return _MENTION.sub("@<!-- -->", text)

@@ -34,7 +34,7 @@ def render(report: Content) -> str:
         f"<title>{title}</title>\n<style>\n{_file('fragment.css')}{_file('page.css')}</style></head>\n<body>\n"
         f'<header><h1>{title}</h1></header>\n{body.contents()}<main class="inspector">\n{content}</main>\n'
         f"<footer>{escape(_environment(report))}</footer>\n"
-        f"{_data('report-json', to_dict(report))}\n{body.scripts()}\n"
+        f"{_data('report-json', to_dict(report.original))}\n{body.scripts()}\n"
         "</body></html>\n"
     )
 

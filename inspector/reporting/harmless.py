@@ -1,0 +1,66 @@
+"""Reports whose names and messages cannot act on what shows them: the one way into every text format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from inspector.core.visible import visible
+from inspector.reporting.parts import Chart, Content, Section
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Harmless(Content):
+    """What is shown of a report, every text in it made visible; `tables` are the report's own."""
+
+    report: Content | None = None
+
+    @property
+    def original(self) -> Content:
+        """The report itself, for the JSON that a page carries along."""
+        return self.report or self
+
+
+def harmless(report: Content) -> Content:
+    """A copy for people: each control character of its texts is an escape (see `visible`)."""
+    values = {part.name: getattr(report, part.name) for part in fields(Content)}
+    shown = {name: _shown(value) for name, value in values.items() if name not in ("tables", "added")}
+    added = [harmless(one) for one in report.added]
+    return Harmless(**{**values, **shown, "added": added, "report": report})
+
+
+def _shown(value: Any) -> Any:
+    """The same value with every text in it made visible."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_shown, value))
+    if isinstance(value, dict):
+        return {_shown(key): _shown(entry) for key, entry in value.items()}
+    if isinstance(value, (Section, Chart)):
+        parts = {part.name: getattr(value, part.name) for part in fields(value)}
+        shown = {name: _shown(part) for name, part in parts.items() if name != "frame"}
+        return replace(value, **shown, frame=_frame(value.frame))
+    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+        return replace(value, **{part.name: _shown(getattr(value, part.name)) for part in fields(value)})
+    return value
+
+
+def _frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with visible names and cells; columns of numbers stay as they are."""
+    import pandas as pd
+
+    columns = []
+    for place in range(frame.shape[1]):
+        column = frame.iloc[:, place]
+        if not pd.api.types.is_numeric_dtype(column.dtype):
+            cells = [_shown(value) for value in column]
+            if any(cell is not value for cell, value in zip(cells, column)):
+                column = pd.Series(cells, index=frame.index, dtype=object)
+        columns.append(column)
+    shown = pd.concat(columns, axis=1) if columns else frame.copy()
+    shown.columns = [_shown(name) for name in frame.columns]
+    return shown
