@@ -25,16 +25,18 @@ def empty(args: Any, kwargs: Any) -> bool:
     return any(isinstance(leaf, Tensor) and not leaf.numel() for leaf in tree_leaves((args, kwargs)))
 
 
-def first_sample(value: Any, batch: int) -> Any:
-    """The first sample of whatever holds `batch` of them."""
+def first_sample(value: Any, batch: int, dim: int = 0) -> Any:
+    """The first sample of whatever holds `batch` of them, along `dim` of a tensor; a tensor that has the
+    batch elsewhere only, such as a mask, is cut along its first dimension."""
     if isinstance(value, Tensor):
-        return value[:1] if value.dim() and value.shape[0] == batch else value
+        along = next((d for d in (dim, 0) if value.dim() > d and value.shape[d] == batch), None)
+        return value if along is None else value.narrow(along, 0, 1)
     if isinstance(value, dict):
-        return {key: first_sample(entry, batch) for key, entry in value.items()}
+        return {key: first_sample(entry, batch, dim) for key, entry in value.items()}
     if isinstance(value, list):
         return value[:1] if len(value) == batch else value
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(first_sample(entry, batch) for entry in value)
+        return tuple(first_sample(entry, batch, dim) for entry in value)
     return value
 
 

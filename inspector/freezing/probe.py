@@ -58,7 +58,8 @@ class Probe:
 @dataclass
 class Probes:
     """All probes of one model. `requires_grad` holds the last module of the frozen stages when its output
-    requires grad, `feeding` the trainable parameters that this comes from."""
+    requires grad, `feeding` the trainable parameters that this comes from; `why` says why there are none,
+    `outputs` what they give in eval mode."""
 
     plan: Plan
     args: Any
@@ -67,15 +68,49 @@ class Probes:
     observed: list[Probe] = field(default_factory=list)
     requires_grad: str = ""
     feeding: list[str] = field(default_factory=list)
+    why: str = ""
+    outputs: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def observe(
-        self, model: nn.Module, paths: Sequence[str], args: Any, kwargs: Any, seed: int
+        self,
+        model: nn.Module,
+        paths: Sequence[str],
+        args: Any,
+        kwargs: Any,
+        seed: int,
+        training: bool = True,
     ) -> dict[str, Seen]:
-        """The first call of each module in one forward, in the order in which they end."""
-        with _observed(model, self.plan, paths, seed) as seen, torch.no_grad():
+        """The first call of each module in one forward, in the order in which they end; in eval mode, which
+        the model is in, without `training`."""
+        with _observed(model, self.plan, paths, seed, training) as seen, torch.no_grad():
             args, kwargs = copied((args, kwargs))
             model(*args, **kwargs)
         return seen
+
+    @property
+    def through(self) -> list[str]:
+        """The modules that are observed as part of the model, and give the same each time."""
+        return [probe.path for probe in self.observed if probe.through_model and probe.drift is not None]
+
+    def evaluate(self, model: nn.Module) -> None:
+        """Keep what the frozen part gives in eval mode, before any training step; what gives something
+        else the second time is random, and left out."""
+        first, second = (self._evaluated(model) for _ in range(2)) if self.through else ({}, {})
+        self.outputs = {
+            path: output for path, output in first.items() if distance(output, second.get(path, [])) == 0.0
+        }
+
+    def evaluated(self, model: nn.Module) -> None:
+        """After training steps, in eval mode: the same arguments must give the same output."""
+        after = self._evaluated(model) if self.outputs else {}
+        for probe in self.observed:
+            if probe.path in self.outputs and probe.drift is not None:
+                gap = distance(self.outputs[probe.path], after.get(probe.path, []))
+                probe.drift = float("inf") if gap is None else max(gap, probe.drift)
+
+    def _evaluated(self, model: nn.Module) -> dict[str, list[Tensor]]:
+        seen = self.observe(model, self.through, self.args, self.kwargs, self.seed, training=False)
+        return {path: entry.output for path, entry in seen.items()}
 
     def again(self, model: nn.Module) -> None:
         """After training steps: the same arguments must give the same output."""
@@ -113,8 +148,9 @@ def probe(model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int) -> Pr
     """Observe the last module of the frozen stages, and each outermost module frozen by pattern."""
     probes = Probes(plan, args, kwargs, seed)
     prefix = [path for path in plan.prefix if path and (plan.parameters or plan.buffers)]
-    units = [path for path in outermost(plan.modules) if path and not inside(path, prefix)]
+    units = [path for path in outermost(plan.modules) if not inside(path, prefix)]
     whole = probes.observe(model, [*prefix, *units], args, kwargs, seed)
+    probes.why = _nothing_seen([*prefix, *units], whole)
     last = next((path for path in reversed(whole) if path in prefix), None)
     if last is not None:
         _trace_back(probes, model, last)
@@ -122,12 +158,22 @@ def probe(model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int) -> Pr
     frozen = set(plan.parameters)
     for path in units:
         if path in whole and whole[path].output:
-            own = [name for name, _ in model.get_submodule(path).named_parameters()]
-            all_frozen = all(f"{path}.{name}" in frozen for name in own)
+            own = [name for name, _ in model.get_submodule(path).named_parameters(path)]
+            all_frozen = frozen.issuperset(own)
             probes.observed.append(Probe(path, all_frozen, False, whole[path]))
     _repeat(probes, model)
     _alone(probes, model)
     return probes
+
+
+def _nothing_seen(paths: Sequence[str], seen: dict[str, Seen]) -> str:
+    if not paths:
+        return "no module is frozen as a whole"
+    if not seen:
+        return "no frozen module ran"
+    if not any(entry.output for entry in seen.values()):
+        return "the frozen modules that ran give no floating-point output"
+    return ""
 
 
 def _trace_back(probes: Probes, model: nn.Module, last: str) -> None:
@@ -173,13 +219,19 @@ def _alone(probes: Probes, model: nn.Module) -> None:
     """Compare one sample's output alone with its part of the batch's output."""
     batch = batch_size(probes.args, probes.kwargs)
     open_ = [entry for entry in probes.observed if not entry.why]
-    why = _no_batch(model, probes, batch)
-    if why or not open_:
+    if batch < 2 or not open_:
         for entry in open_:
-            entry.why = why
+            entry.why = "one sample is no batch"
         return
-    args, kwargs = first_sample(probes.args, batch), first_sample(probes.kwargs, batch)
+    args, kwargs = first_sample((probes.args, probes.kwargs), batch)
     try:
+        if _may_be_sequence_first(model, probes):
+            cut = _by_the_output(probes, model, batch)
+            if cut is None:
+                for entry in open_:
+                    entry.why = "nothing tells the batch from the sequence (batch_first=False)"
+                return
+            args, kwargs = cut
         alone = probes.observe(model, [entry.path for entry in open_], args, kwargs, probes.seed)
     except Exception as error:
         for entry in open_:
@@ -191,16 +243,37 @@ def _alone(probes: Probes, model: nn.Module) -> None:
         _compare(probes, model, entry, alone.get(entry.path))
 
 
-def _no_batch(model: nn.Module, probes: Probes, batch: int) -> str:
-    if batch < 2:
-        return "one sample is no batch"
-    leaf = next(
-        (leaf for leaf in tree_leaves((probes.args, probes.kwargs)) if isinstance(leaf, Tensor)), None
-    )
+def _may_be_sequence_first(model: nn.Module, probes: Probes) -> bool:
+    """Whether the first dimension of the input may be the sequence."""
+    leaf = _first_tensor(probes)
     sequences = any(getattr(module, "batch_first", True) is False for module in model.modules())
-    if sequences and leaf is not None and leaf.dim() == (3 if leaf.is_floating_point() else 2):
-        return "nothing tells the batch from the sequence (batch_first=False)"
-    return ""
+    return sequences and leaf is not None and leaf.dim() == (3 if leaf.is_floating_point() else 2)
+
+
+def _first_tensor(probes: Probes) -> Tensor | None:
+    leaves = tree_leaves((probes.args, probes.kwargs))
+    return next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
+
+
+def _by_the_output(probes: Probes, model: nn.Module, batch: int) -> Any:
+    """The arguments for one sample, where the model's own output tells which dimension that is: it gets
+    shorter with the batch, and not with a sequence that the model sums up. None where both shorten it, as
+    in a model that gives one output for each token."""
+    leaf = _first_tensor(probes)
+    assert leaf is not None
+    inputs = (probes.args, probes.kwargs)
+    first = first_sample(inputs, batch)
+    second = first_sample(inputs, leaf.shape[1], dim=1)
+    whole = _shapes(probes, model, inputs)
+    shorter = [_shapes(probes, model, cut) != whole for cut in (first, second)]
+    if shorter[0] == shorter[1]:
+        return None
+    return first if shorter[0] else second
+
+
+def _shapes(probes: Probes, model: nn.Module, inputs: Any) -> list[tuple[int, ...]]:
+    """The shapes of the model's outputs."""
+    return [tuple(leaf.shape) for leaf in probes.called(model, "", *inputs)]
 
 
 def _compare(probes: Probes, model: nn.Module, entry: Probe, alone: Seen | None) -> None:
@@ -245,8 +318,10 @@ def _apart(whole: list[Tensor], alone: list[Tensor]) -> float | None:
 
 
 @contextmanager
-def _observed(model: nn.Module, plan: Plan, paths: Sequence[str], seed: int) -> Iterator[dict[str, Seen]]:
-    """Fill the dict with the first call of each module while the body runs the model in train mode."""
+def _observed(
+    model: nn.Module, plan: Plan, paths: Sequence[str], seed: int, training: bool
+) -> Iterator[dict[str, Seen]]:
+    """Fill the dict with the first call of each module while the body runs the model."""
     begun: dict[str, Seen] = {}
     ended: dict[str, Seen] = {}
 
@@ -261,7 +336,8 @@ def _observed(model: nn.Module, plan: Plan, paths: Sequence[str], seed: int) -> 
 
     watched = {id(model.get_submodule(path)): path for path in paths}
     with preserved(model), module_calls(watched, enter, leave), _WithoutDropout():
-        calm(model, plan)
+        if training:
+            calm(model, plan)
         seed_all(seed)
         yield ended
 

@@ -16,13 +16,14 @@ from inspector.freezing.plan import Plan
 @dataclass(frozen=True)
 class Case:
     """The live model, the claim, and the record of the training steps; `optimizer` is a training script's
-    own one, `parallel` what two processes saw."""
+    own one, `parallel` what two processes saw. `strict`: what could not be verified fails."""
 
     model: nn.Module
     plan: Plan
     evidence: Evidence
     optimizer: torch.optim.Optimizer | None = None
     parallel: Parallel | None = None
+    strict: bool = False
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
