@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -182,10 +183,8 @@ def own_steps(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, step
 
 def _wants_closure(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a step evaluates the model by itself, as LBFGS does: its closure has no default."""
-    code = getattr(type(optimizer).step, "__wrapped__", type(optimizer).step).__code__
-    takes = "closure" in code.co_varnames[: code.co_argcount]
-    defaults = getattr(type(optimizer).step, "__wrapped__", type(optimizer).step).__defaults__
-    return takes and not defaults
+    closure = signature(type(optimizer).step).parameters.get("closure")
+    return closure is not None and closure.default is Parameter.empty
 
 
 def copied_optimizer(optimizer: torch.optim.Optimizer, carrier: Any) -> torch.optim.Optimizer:

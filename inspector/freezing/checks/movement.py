@@ -132,16 +132,24 @@ def _unmoved(case: Case, what: str, names: Sequence[str]) -> Finding:
 
 def _why_parameter(case: Case, name: str, entry: Moved) -> str:
     if entry.evaluated:
-        return "eval() or a forward in eval mode writes it"
-    return (
-        "it requires grad, is tied to something that trains, holds a stale gradient, or the forward or a hook"
-        " writes it"
-    )
+        return _EVALUATED
+    if case.tensors[name].requires_grad:
+        return "it requires grad"
+    if case.tensors[name].grad is not None:
+        return "it holds a gradient from before"
+    if name in case.tied:
+        return f"it shares its memory with {case.tied[name]}, which trains"
+    if name in case.evidence.touched:
+        return "something gives it a gradient in the backward"
+    return "a forward, a hook, or train() writes it"
+
+
+_EVALUATED = "eval(), a forward in eval mode, or state_dict() writes it"
 
 
 def _why_buffer(case: Case, name: str, entry: Moved) -> str:
     if entry.evaluated:
-        return "eval() or a forward in eval mode writes it"
+        return _EVALUATED
     last = name.rpartition(".")[2]
     unstopped = case.plan.norm == "train" or case.plan.observed
     advice = "pass --norm freeze" if unstopped else "--norm freeze cannot stop it"

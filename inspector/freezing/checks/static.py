@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
-from torch import Tensor
+from collections.abc import Iterator
 
 from inspector.freezing.checks.case import Case
 from inspector.freezing.hidden import frozen_owner
-from inspector.models.memory import neighbours, overlap
 from inspector.models.replica import named_state
 from inspector.reporting.checks import check, failed, listed, passed, skipped, warned
 from inspector.reporting.report import Finding
@@ -49,33 +46,15 @@ def ties(case: Case) -> Iterator[Finding]:
     element in common. Another name of a frozen parameter only warns: it cannot train.
     """
     tensors = dict(named_state(case.model))
-    frozen = [*case.plan.parameters, *case.plan.buffers]
-    free = _not_frozen(case)
-    alone = True
-    for group in neighbours({name: tensors[name] for name in dict.fromkeys((*frozen, *free))}):
-        held = [name for name in frozen if name in group]
-        for name in (name for name in free if name in group):
-            other = next((one for one in held if overlap(tensors[name], tensors[one])), None)
-            if other is not None:
-                alone = False
-                yield _tied(tensors, name, other)
-    if alone:
+    for frozen, name in case.tied.items():
+        if tensors[name] is tensors[frozen]:
+            message = f"is the same parameter as {frozen}, which is frozen: it cannot train"
+            yield warned(message, name, frozen=frozen)
+        else:
+            message = f"shares its memory with {name}, which trains: every step writes through it"
+            yield failed(message, frozen, trainable=name)
+    if not case.tied:
         yield passed("no frozen tensor shares memory with a trainable one")
-
-
-def _tied(tensors: Mapping[str, Tensor], name: str, frozen: str) -> Finding:
-    if tensors[name] is tensors[frozen]:
-        message = f"is the same parameter as {frozen}, which is frozen: it cannot train"
-        return warned(message, name, frozen=frozen)
-    message = f"shares its memory with {name}, which trains: every step writes through it"
-    return failed(message, frozen, trainable=name)
-
-
-def _not_frozen(case: Case) -> list[str]:
-    """Trainable parameters, and other names of the frozen ones."""
-    frozen = {id(case.tensors[name]) for name in case.plan.parameters}
-    names = {*case.plan.trainable, *(name for name in case.tensors if id(case.tensors[name]) in frozen)}
-    return [name for name in case.tensors if name in names.difference(case.plan.parameters)]
 
 
 @check
