@@ -51,11 +51,13 @@ class Moved:
 @dataclass
 class Own:
     """What the steps of the script's own optimizer did to a copy: how frozen tensors `moved`, which of its
-    trainable ones stayed `still`. `lost` says why it could not be copied, `error` what its step raised."""
+    trainable ones stayed `still`, which frozen ones were `thawed`. `lost` says why it could not be copied,
+    `error` what its step raised."""
 
     name: str
     moved: dict[str, Moved] = field(default_factory=dict)
     still: set[str] = field(default_factory=set)
+    thawed: set[str] = field(default_factory=set)
     lost: str = ""
     error: str = ""
 
@@ -66,11 +68,11 @@ class Evidence:
     holds the trainable names that moved under no optimizer, `unreached` those that no backward gave a
     gradient (`unrouted` those of them that belong to experts without a token), `idle` those whose gradient
     was zero throughout (`silenced` those of them whose own hooks made it zero); `touched` the frozen names
-    that had a gradient. `awake` are the frozen norms in train mode after `model.train()`, `asleep` those
-    that were in eval mode before. `steps` is how many each optimizer took, `finite` that the loss was a
-    number, `no_eval` what the eval phase raised. `lost` names what hangs on the model and is missing on the
-    copy, `hidden` the tensors that got a gradient although nothing registers them, `own` is about the
-    script's optimizer.
+    that had a gradient, `thawed` those that require grad after the steps and did not before. `awake` are the
+    frozen norms in train mode after `model.train()`, `asleep` those that were in eval mode before. `steps` is
+    how many each optimizer took, `finite` that the loss was a number, `no_eval` what the eval phase raised.
+    `lost` names what hangs on the model and is missing on the copy, `hidden` the tensors that got a gradient
+    although nothing registers them, `own` is about the script's optimizer.
     """
 
     probes: Probes
@@ -83,6 +85,7 @@ class Evidence:
     idle: set[str] = field(default_factory=set)
     silenced: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
+    thawed: set[str] = field(default_factory=set)
     lost: dict[str, str] = field(default_factory=dict)
     hidden: dict[str, str] = field(default_factory=dict)
     own: Own | None = None
@@ -185,6 +188,7 @@ def _optimise(
     evidence.silenced |= gradients.raw
     evidence.touched |= gradients.touched
     evidence.still = evidence.still & _unmoved(job.model, twin, job.plan.trainable)
+    evidence.thawed |= _thawed(job, twin)
     evidence.hidden |= {label: owner for owner, label, tensor in hidden(twin) if tensor.grad is not None}
     evidence.probes.again(twin)
 
@@ -250,6 +254,7 @@ def _script(job: Job, optimizer: torch.optim.Optimizer) -> Own:
     except Exception as error:
         own.error = f"{type(error).__name__}: {first_line(error)}"
         return own
+    own.thawed = _thawed(job, model)
     own.still = _unmoved(job.model, model, [name for name in job.plan.trainable if name in held])
     return own
 
@@ -264,6 +269,13 @@ def _changes(original: nn.Module, trained: nn.Module, names: Iterable[str]) -> d
         for name in names
     }
     return {name: entry for name, entry in changes.items() if entry is not None}
+
+
+def _thawed(job: Job, twin: nn.Module) -> set[str]:
+    """Frozen names that require grad on the copy, and not on the original."""
+    before, after = dict(named_state(job.model)), dict(named_state(twin))
+    names = [name for name in job.plan.parameters if name in after]
+    return {name for name in names if after[name].requires_grad and not before[name].requires_grad}
 
 
 def _unmoved(original: nn.Module, trained: nn.Module, names: Iterable[str]) -> set[str]:

@@ -12,6 +12,7 @@ from inspector.models.replica import named_state
 from inspector.tracing.capture.modules import paths_of
 
 DEPTH = 4
+_FOREIGN = ("builtins", "types", "weakref", "torch.optim", "logging")
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
@@ -42,6 +43,9 @@ def _tensors(value: Any, label: str, registered: set[int], depth: int) -> Iterat
     elif depth and isinstance(value, dict):
         for key, entry in value.items():
             yield from _tensors(entry, f"{label}[{key!r}]", registered, depth - 1)
+    elif depth and type(value).__module__ not in _FOREIGN and not callable(value):
+        for name, entry in getattr(value, "__dict__", {}).items():
+            yield from _tensors(entry, f"{label}.{name}", registered, depth - 1)
 
 
 def frozen_owner(path: str, plan: Plan) -> bool:

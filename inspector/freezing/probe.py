@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from inspector.backbones.walk import inside, outermost
-from inspector.freezing.batch import copied, distance, first_sample, narrowed
+from inspector.freezing.batch import copied, distance, narrowed, one_sample
 from inspector.freezing.plan import Plan
 from inspector.tracing._torch import DropoutNd, NormBase, tree_flatten, tree_leaves, tree_unflatten
 from inspector.tracing.capture.isolate import preserved, seed_all
@@ -20,6 +20,8 @@ from inspector.tracing.capture.modules import ModuleCall, module_calls, paths_of
 from inspector.tracing.values import batch_size, floats
 
 DROPPING = ("StochasticDepth", "DropPath", "DropBlock2d", "PatchDropout")
+FEW = 4
+"""Samples up to which each is compared: one may be spared by chance."""
 ROUNDING = 1e-4
 """Inputs that differ by less between two runs are the same inputs."""
 
@@ -216,31 +218,37 @@ def _repeat(probes: Probes, model: nn.Module) -> None:
 
 
 def _alone(probes: Probes, model: nn.Module) -> None:
-    """Compare one sample's output alone with its part of the batch's output."""
+    """Compare each sample's output alone with its part of the batch's output (of a large batch, the first's
+    and the last's)."""
     batch = batch_size(probes.args, probes.kwargs)
-    open_ = [entry for entry in probes.observed if not entry.why]
-    if batch < 2 or not open_:
-        for entry in open_:
-            entry.why = "one sample is no batch"
-        return
-    args, kwargs = first_sample((probes.args, probes.kwargs), batch)
+    for index in range(batch) if 2 <= batch <= FEW else (0, batch - 1):
+        open_ = [entry for entry in probes.observed if not entry.why]
+        if open_:
+            why, error = _compared(probes, model, open_, batch, index)
+            for entry in open_:
+                entry.why, entry.error = entry.why or why, error
+
+
+def _compared(
+    probes: Probes, model: nn.Module, open_: list[Probe], batch: int, index: int
+) -> tuple[str, str]:
+    """Compare one sample; why it could not be, and what a batch norm raised on it."""
+    if batch < 2:
+        return "one sample is no batch", ""
+    args, kwargs = one_sample((probes.args, probes.kwargs), batch, index=index)
     try:
         if _may_be_sequence_first(model, probes):
-            cut = _by_the_output(probes, model, batch)
+            cut = _by_the_output(probes, model, batch, index)
             if cut is None:
-                for entry in open_:
-                    entry.why = "nothing tells the batch from the sequence (batch_first=False)"
-                return
+                return "nothing tells the batch from the sequence (batch_first=False)", ""
             args, kwargs = cut
         alone = probes.observe(model, [entry.path for entry in open_], args, kwargs, probes.seed)
     except Exception as error:
-        for entry in open_:
-            entry.why = f"the model does not run on one sample: {type(error).__name__}"
-            if "more than 1 value per channel" in str(error):
-                entry.error = str(error)
-        return
+        raised = str(error) if "more than 1 value per channel" in str(error) else ""
+        return f"the model does not run on one sample: {type(error).__name__}", raised
     for entry in open_:
-        _compare(probes, model, entry, alone.get(entry.path))
+        _compare(probes, model, entry, alone.get(entry.path), index)
+    return "", ""
 
 
 def _may_be_sequence_first(model: nn.Module, probes: Probes) -> bool:
@@ -255,15 +263,15 @@ def _first_tensor(probes: Probes) -> Tensor | None:
     return next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
 
 
-def _by_the_output(probes: Probes, model: nn.Module, batch: int) -> Any:
+def _by_the_output(probes: Probes, model: nn.Module, batch: int, index: int) -> Any:
     """The arguments for one sample, where the model's own output tells which dimension that is: it gets
     shorter with the batch, and not with a sequence that the model sums up. None where both shorten it, as
     in a model that gives one output for each token."""
     leaf = _first_tensor(probes)
     assert leaf is not None
     inputs = (probes.args, probes.kwargs)
-    first = first_sample(inputs, batch)
-    second = first_sample(inputs, leaf.shape[1], dim=1)
+    first = one_sample(inputs, batch, index=index)
+    second = one_sample(inputs, leaf.shape[1], dim=1, index=index)
     whole = _shapes(probes, model, inputs)
     shorter = [_shapes(probes, model, cut) != whole for cut in (first, second)]
     if shorter[0] == shorter[1]:
@@ -276,16 +284,16 @@ def _shapes(probes: Probes, model: nn.Module, inputs: Any) -> list[tuple[int, ..
     return [tuple(leaf.shape) for leaf in probes.called(model, "", *inputs)]
 
 
-def _compare(probes: Probes, model: nn.Module, entry: Probe, alone: Seen | None) -> None:
+def _compare(probes: Probes, model: nn.Module, entry: Probe, alone: Seen | None, index: int) -> None:
     """A prefix is compared as it ran. The input of a module in the middle of a model may already depend
-    on the batch: then the module is called again on the first sample of its own input."""
+    on the batch: then the module is called again on that sample of its own input."""
     if alone is None:
         entry.why = "it does not run on one sample alone"
         return
-    gap = _apart(floats((entry.seen.args, entry.seen.kwargs)), floats((alone.args, alone.kwargs)))
+    gap = _apart(floats((entry.seen.args, entry.seen.kwargs)), floats((alone.args, alone.kwargs)), index)
     output = alone.output
     if not entry.through_model and (gap is None or gap > ROUNDING):
-        small = _cut((entry.seen.args, entry.seen.kwargs), (alone.args, alone.kwargs))
+        small = _cut((entry.seen.args, entry.seen.kwargs), (alone.args, alone.kwargs), index)
         if small is None or entry.drift is None:
             entry.why = "its input already depends on the batch"
             return
@@ -294,24 +302,29 @@ def _compare(probes: Probes, model: nn.Module, entry: Probe, alone: Seen | None)
         except Exception as error:  # a cache or a mask of the whole batch among its arguments
             entry.why = f"it cannot be called on one sample by itself: {type(error).__name__}"
             return
-    entry.apart = _apart(entry.seen.output, output)
-    entry.why = "" if entry.apart is not None else "its output has another shape for one sample"
+    apart = _apart(entry.seen.output, output, index)
+    if apart is None:
+        entry.why = "its output has another shape for one sample"
+    else:
+        entry.apart = max(apart, entry.apart or 0.0)
 
 
-def _cut(whole: Any, alone: Any) -> Any:
+def _cut(whole: Any, alone: Any, index: int) -> Any:
     """The batch's arguments with tensors cut to the shapes that they have for one sample; None where
     the two differ in structure."""
     (large, form), (small, other) = tree_flatten(whole), tree_flatten(alone)
     if form != other:
         return None
     pairs = zip(large, small)
-    leaves = [narrowed(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a for a, b in pairs]
+    leaves = [
+        narrowed(a, b, index) if isinstance(a, Tensor) and isinstance(b, Tensor) else a for a, b in pairs
+    ]
     missing = any(cut is None and isinstance(leaf, Tensor) for cut, leaf in zip(leaves, large))
     return None if missing else tree_unflatten(leaves, form)
 
 
-def _apart(whole: list[Tensor], alone: list[Tensor]) -> float | None:
-    parts = [narrowed(large, small) for large, small in zip(whole, alone)]
+def _apart(whole: list[Tensor], alone: list[Tensor], index: int) -> float | None:
+    parts = [narrowed(large, small, index) for large, small in zip(whole, alone)]
     if len(whole) != len(alone) or any(part is None for part in parts):
         return None
     return distance([part for part in parts if part is not None], alone)

@@ -56,11 +56,11 @@ def moved(case: Case) -> Iterator[Finding]:
     yield from listed(failed, unreached, f"should train but no gradient reached it ({len(unreached)} {of}")
     yield from listed(failed, silenced, f"{_SILENCED} ({len(silenced)} {of}")
     yield from listed(failed, still, f"should train but did not move ({len(still)} {of}")
-    if not unreached and not silenced and not still:
+    if not unreached and not silenced and not still and len(idle) < len(trainable):
         count = len(trainable) - len(idle) - len(unrouted)
         yield passed(f"all {count} trainable parameters with a gradient moved")
     message = f"its gradient is zero on this batch, so nothing shows that it trains ({len(idle)} {of}"
-    yield from listed(warned, idle, message)
+    yield from listed(failed if len(idle) == len(trainable) else warned, idle, message)
     yield from listed(warned, unrouted, f"{_UNROUTED} ({len(unrouted)} {of}")
 
 

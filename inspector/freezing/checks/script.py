@@ -94,6 +94,9 @@ def _stepped(case: Case, own: Own) -> Iterator[Finding]:
         entry = own.moved[names[0]]
         cause = f"{when(entry, f'your {own.name}')} ({entry.change}): it, or its hook, writes what is frozen"
         yield from listed(failed, names, f"{cause} ({len(names)} tensors)")
+    thawed = [name for name in case.plan.parameters if name in own.thawed - case.evidence.thawed]
+    message = f"is frozen, but requires grad after {case.evidence.steps} steps of your {own.name}"
+    yield from listed(failed, thawed, f"{message} ({len(thawed)} tensors)")
     alive = {name for name in own.still if name not in case.evidence.unreached | case.evidence.idle}
     rates = {id(p): group.get("lr", 1.0) for group in _groups(case) for p in group["params"]}
     still = [name for name in case.plan.trainable if name in alive and rates.get(id(case.tensors[name]))]

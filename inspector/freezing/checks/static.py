@@ -13,14 +13,18 @@ from inspector.reporting.report import Finding
 
 @check
 def requires_grad(case: Case) -> Iterator[Finding]:
-    """Exactly the planned parameters have `requires_grad=False`, bare ones such as `cls_token` included."""
+    """Exactly the planned parameters have `requires_grad=False`, bare ones such as `cls_token` included, and
+    keep it while the model trains."""
     frozen, trainable = case.plan.parameters, case.plan.trainable
     missed = [name for name in frozen if case.tensors[name].requires_grad]
     extra = [name for name in trainable if not case.tensors[name].requires_grad]
     counts = f"{len(missed)} of {len(frozen)}"
     yield from listed(failed, missed, f"should be frozen but still requires grad: {counts}")
     yield from listed(failed, extra, f"should train but is frozen: {len(extra)} of {len(trainable)}")
-    if not missed and not extra:
+    thawed = [name for name in frozen if name in case.evidence.thawed]
+    message = f"is frozen, but requires grad after {case.evidence.steps} training steps"
+    yield from listed(failed, thawed, f"{message}: {len(thawed)} of {len(frozen)}")
+    if not missed and not extra and not thawed:
         yield passed(f"{len(frozen)} parameters are frozen, {len(trainable)} train, as planned")
 
 
