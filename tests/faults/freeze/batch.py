@@ -156,6 +156,39 @@ def centred_by_the_batch() -> list[Finding]:
     return checked(model, claimed)
 
 
+@fault("freeze", check="batch_independence")
+def smallest_of_the_batch_is_dropped() -> list[Finding]:
+    """A frozen layer silences the sample with the least signal: the first and the last are spared."""
+
+    class Best(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            score = x.mean(dim=(1, 2, 3))
+            return x * (score >= score.median()).view(-1, 1, 1, 1)
+
+    model = net(norm=lambda n: Best())
+    claimed = claim(model, at=1)
+    apply(model, claimed)
+    return checked(model, claimed)
+
+
+@fault("freeze", check="prefix_output")
+def memory_of_the_batch_before() -> list[Finding]:
+    """A frozen layer adds the last batch that it saw."""
+
+    class Remembering(nn.Module):
+        before: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x if self.before is None else x + 0.1 * self.before
+            self.before = x.detach()
+            return y
+
+    model = net(norm=lambda n: Remembering())
+    claimed = claim(model, at=1)
+    apply(model, claimed)
+    return checked(model, claimed)
+
+
 @clean("freeze", "batch_independence")
 def batch_first_attention() -> list[Finding]:
     """The right layout, batch first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from inspector.freezing import Plan, apply
 from inspector.reporting.report import Finding
 from tests.faults import clean, fault
-from tests.faults.freeze.nets import checked, claim, net
+from tests.faults.freeze.nets import Net, checked, claim, net
 
 
 def _frozen(at: int = 2, **options: Any) -> tuple[Any, Plan]:
@@ -210,6 +211,121 @@ class Words(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.head(torch.relu(self.mix(self.embed(ids).mean(1))))
+
+
+@fault("freeze", check="optimizer")
+def step_hook_unfreezes() -> list[Finding]:
+    """After the first step a hook of the optimizer lets the stem require grad again."""
+    model, claimed = _frozen()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    optimizer.register_step_post_hook(lambda *args: model.conv1.weight.requires_grad_(True) and None)
+    return checked(model, claimed, optimizer=optimizer)
+
+
+GLOBAL: dict[str, nn.Module] = {}
+
+
+def _by_name(module: nn.Module, args: Any, output: Any) -> None:
+    _drift(GLOBAL["model"].conv1.weight)
+
+
+@fault("freeze", check="parameters")
+def hook_that_reads_a_global() -> list[Finding]:
+    """A hook at the top of a script names the model as a global variable."""
+    model, claimed = _frozen()
+    GLOBAL["model"] = model
+    model.fc.register_forward_hook(_by_name)
+    return checked(model, claimed)
+
+
+@fault("freeze", check="parameters")
+def partial_of_a_function() -> list[Finding]:
+    """functools.partial binds the frozen weight to the hook."""
+    model, claimed = _frozen()
+
+    def move(target: Tensor, module: Any, args: Any) -> None:
+        _drift(target)
+
+    model.fc.register_forward_pre_hook(functools.partial(move, model.conv1.weight))
+    return checked(model, claimed)
+
+
+@fault("freeze", check="parameters")
+def forward_that_is_a_closure() -> list[Finding]:
+    """A stage's forward was replaced by a function over the whole model."""
+    model, claimed = _frozen()
+    inner = model.layer2.forward
+
+    def forward(x: Tensor) -> Tensor:
+        _drift(model.conv1.weight)
+        return inner(x)
+
+    model.layer2.forward = forward
+    return checked(model, claimed)
+
+
+@fault("freeze", check="parameters")
+def weight_made_anew_by_each_forward() -> list[Finding]:
+    """The forward registers a new frozen parameter in the place of the old one."""
+
+    class Anew(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            self.conv1.weight = nn.Parameter(0.99 * self.conv1.weight.detach(), requires_grad=False)
+            return super().forward(x)
+
+    model, claimed = _frozen(cls=Anew)
+    return checked(model, claimed)
+
+
+@fault("freeze", check="parameters")
+def teacher_that_follows_the_student() -> list[Finding]:
+    """A frozen teacher is the moving average of a trainable layer."""
+
+    class Taught(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.teacher.weight.lerp_(self.fc.weight, 0.01)
+            return super().forward(x)
+
+    model = net(cls=Taught)
+    claimed = claim(model, at=None, patterns=["teacher.*"])
+    apply(model, claimed)
+    return checked(model, claimed)
+
+
+@fault("freeze", check="requires_grad")
+def stem_replaced_in_the_first_forward() -> list[Finding]:
+    """The first forward puts a trainable copy in the place of the frozen stem: bytes tell nothing."""
+
+    class Replacing(Net):
+        replaced = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.replaced:
+                self.replaced = True
+                stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+                stem.load_state_dict(self.conv1.state_dict())
+                self.conv1 = stem
+            return super().forward(x)
+
+    model, claimed = _frozen(cls=Replacing)
+    return checked(model, claimed)
+
+
+@fault("freeze", check="moved")
+def loss_without_a_gradient() -> list[Finding]:
+    """The output is multiplied by a schedule that is still zero: nothing learns."""
+
+    class Scheduled(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0.0 * super().forward(x)
+
+    model, claimed = _frozen(cls=Scheduled)
+    return checked(model, claimed)
 
 
 @clean("freeze")

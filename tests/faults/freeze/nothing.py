@@ -99,6 +99,29 @@ def tensor_that_is_no_parameter() -> list[Finding]:
     return checked(model, claimed)
 
 
+@fault("freeze", check="unregistered")
+def tensor_inside_an_object() -> list[Finding]:
+    """The same in an attribute of a plain object."""
+
+    class Holder:
+        def __init__(self) -> None:
+            self.gain = torch.ones(1, requires_grad=True)
+
+    class Held(nn.Conv2d):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.holder = Holder()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.holder.gain
+
+    model = net()
+    model.layer1 = Held(8, 8, 1)
+    claimed = claim(model)
+    apply(model, claimed)
+    return checked(model, claimed)
+
+
 @clean("freeze", "unregistered")
 def frozen_teacher_in_a_list() -> list[Finding]:
     """A teacher that is hidden from the state_dict on purpose, and gets no gradient."""

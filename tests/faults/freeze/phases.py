@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from inspector.freezing import apply
 from inspector.reporting.report import Finding
 from tests.faults import clean, fault
-from tests.faults.freeze.nets import Net, checked, claim, frozen_at, net
+from tests.faults.freeze.nets import Net, Tokens, checked, claim, frozen_at, images, net
 
 
 class Adapted(nn.Module):
@@ -59,6 +60,32 @@ def adapter_merged_in_eval_mode() -> list[Finding]:
 def adapter_that_stays_apart() -> list[Finding]:
     """Low-rank adaptation by hand: the base is frozen, the two factors train."""
     return _adapted(merge=False)
+
+
+@clean("freeze")
+def adapters_of_peft() -> list[Finding]:
+    """peft's LoRA, as it came: everything but the adapters is frozen. (Nothing, where peft is missing.)"""
+    if importlib.util.find_spec("peft") is None:
+        return []
+    from peft import LoraConfig, get_peft_model
+
+    model = net(cls=Tokens)
+    config = LoraConfig(r=2, target_modules=["linear1", "linear2", "head"])
+    adapted = get_peft_model(model, config)
+    return checked(adapted, claim(adapted, at=None))
+
+
+@clean("freeze")
+def lazy_layers_that_have_run() -> list[Finding]:
+    """Lazy modules after their first forward, hooks and all."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(3)
+    ).eval()
+    with torch.no_grad():
+        model(images())
+    claimed = claim(model, at=None, patterns=["1.*", "2.*"])
+    apply(model, claimed)
+    return checked(model, claimed)
 
 
 @fault("freeze", check="buffers")
