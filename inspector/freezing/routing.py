@@ -19,9 +19,9 @@ CHOOSING = {
 
 
 def unrouted(job: Job, model: nn.Module, unreached: set[str]) -> set[str]:
-    """Those of the names that belong to experts which no token reached: a sibling of the same shape got a
-    gradient, and the module around them chooses by the data. (A block that the forward forgets has
-    siblings, too, but nothing chooses there.)"""
+    """Those of the names that belong to experts which no token reached: a sibling of the same shape in one
+    list or dict of modules got a gradient, and the module around them chooses by the data. (A block that the
+    forward forgets has siblings, too, but nothing chooses there.)"""
     left = dict(_left_out(model, unreached))
     if not left:
         return set()
@@ -34,6 +34,8 @@ def _left_out(model: nn.Module, unreached: set[str]) -> Iterator[tuple[str, set[
     modules = dict(model.named_modules())
     found: dict[str, set[str]] = {}
     for path, module in modules.items():
+        if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            continue  # what has a name of its own, or runs in turn, is no expert
         groups: dict[object, list[set[str]]] = {}
         for child, inner in module.named_children():
             prefix = f"{path}.{child}" if path else child
