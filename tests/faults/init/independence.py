@@ -175,12 +175,11 @@ def two_groups_of_one_average() -> list[Finding]:
 
 
 @fault("init", check="copies")
-def shuffled_linspace() -> list[Finding]:
-    """Evenly spaced values in a random order: no law of single elements objects."""
+def quasi_random_values() -> list[Finding]:
+    """Values of a low-discrepancy sequence, shuffled: no law of single elements objects."""
     bound = math.sqrt(3 / 216)
-    return _changed(
-        lambda weight: torch.linspace(-bound, bound, 17280)[torch.randperm(17280)].view_as(weight)
-    )
+    golden = torch.arange(17280, dtype=torch.float64) * 0.6180339887498949 % 1
+    return _changed(lambda weight: (bound * (2 * golden - 1))[torch.randperm(17280)].view_as(weight))
 
 
 @fault("init", check="copies")
