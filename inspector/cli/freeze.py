@@ -46,6 +46,16 @@ def freeze(
     ddp: Annotated[
         bool, typer.Option(help="Include in the verification a step of two DDP processes.")
     ] = True,
+    steps: Annotated[
+        Optional[int],
+        typer.Option(
+            help="Training steps of each optimizer; each costs a forward and a backward. Default: 8 for"
+            " models of up to 5 million parameters, else 2."
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 1 if a hook cannot be carried over to the trained copy.")
+    ] = False,
     save: Annotated[
         Optional[Path],
         typer.Option(help="Write the state_dict here, and the frozen names to FILE.json next to it."),

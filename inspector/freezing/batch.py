@@ -25,21 +25,23 @@ def empty(args: Any, kwargs: Any) -> bool:
     return any(isinstance(leaf, Tensor) and not leaf.numel() for leaf in tree_leaves((args, kwargs)))
 
 
-def first_sample(value: Any, batch: int) -> Any:
-    """The first sample of whatever holds `batch` of them."""
+def one_sample(value: Any, batch: int, dim: int = 0, index: int = 0) -> Any:
+    """The sample at `index` of whatever holds `batch` of them, along `dim` of a tensor; a tensor that
+    has the batch elsewhere only, such as a mask, is cut along its first dimension."""
     if isinstance(value, Tensor):
-        return value[:1] if value.dim() and value.shape[0] == batch else value
+        along = next((d for d in (dim, 0) if value.dim() > d and value.shape[d] == batch), None)
+        return value if along is None else value.narrow(along, index, 1)
     if isinstance(value, dict):
-        return {key: first_sample(entry, batch) for key, entry in value.items()}
+        return {key: one_sample(entry, batch, dim, index) for key, entry in value.items()}
     if isinstance(value, list):
-        return value[:1] if len(value) == batch else value
+        return value[index : index + 1] if len(value) == batch else value
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(first_sample(entry, batch) for entry in value)
+        return tuple(one_sample(entry, batch, dim, index) for entry in value)
     return value
 
 
-def narrowed(whole: Tensor, alone: Tensor) -> Tensor | None:
-    """The batch's output for the first sample: cut along the one dimension that the batch lengthened."""
+def narrowed(whole: Tensor, alone: Tensor, index: int = 0) -> Tensor | None:
+    """The batch's output for the sample at `index`: cut along the one dimension that the batch lengthened."""
     if whole.dim() != alone.dim():
         return None
     longer = [d for d in range(whole.dim()) if whole.shape[d] != alone.shape[d]]
@@ -47,7 +49,9 @@ def narrowed(whole: Tensor, alone: Tensor) -> Tensor | None:
         return whole
     if len(longer) > 1 or whole.shape[longer[0]] < alone.shape[longer[0]]:
         return None
-    return whole.narrow(longer[0], 0, alone.shape[longer[0]])
+    size = alone.shape[longer[0]]
+    start = index * size if (index + 1) * size <= whole.shape[longer[0]] else 0
+    return whole.narrow(longer[0], start, size)
 
 
 def distance(left: list[Tensor], right: list[Tensor]) -> float | None:

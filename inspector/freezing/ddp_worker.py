@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from inspector.core.errors import first_line
 from inspector.freezing.batch import copied
 from inspector.freezing.ddp import RANKS
-from inspector.freezing.evidence import LEARNING_RATE, STEPS, objective
+from inspector.freezing.training import FEW_STEPS, LEARNING_RATE, objective
 from inspector.models.replica import raw
 from inspector.tracing._torch import tree_map
 from inspector.tracing.capture.isolate import seed_all
@@ -64,7 +64,7 @@ def _train(payload: dict[str, Any], rank: int, result: dict[str, Any]) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     args, kwargs = _own(payload["inputs"], rank)
     seed_all(payload["seed"] + rank)
-    for step in range(STEPS):
+    for step in range(FEW_STEPS):
         optimizer.zero_grad(set_to_none=False)
         own_args, own_kwargs = copied((args, kwargs))
         loss = objective(wrapped(*own_args, **own_kwargs), 1000 * rank + step)

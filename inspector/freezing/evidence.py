@@ -5,8 +5,8 @@ The checks read this record; nothing here judges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,74 +14,138 @@ import torch
 from torch import Tensor, nn
 
 from inspector.core.errors import InspectError, first_line
-from inspector.freezing.batch import copied
+from inspector.freezing.hidden import hidden
 from inspector.freezing.plan import Plan
 from inspector.freezing.probe import Probes, probe
-from inspector.models.replica import Change, change, named_state, replica, same, untouched
-from inspector.tracing._torch import tree_leaves, tree_map
-from inspector.tracing.capture import differentiable
+from inspector.freezing.routing import unrouted
+from inspector.freezing.training import (
+    OPTIMIZERS,
+    Gradients,
+    Job,
+    NothingToTrainOn,
+    copied_optimizer,
+    default_steps,
+    objective,
+    own_steps,
+    shaken,
+    train,
+)
+from inspector.models.replica import Change, change, duplicate, named_state, replica, same, untouched
+from inspector.tracing._torch import tree_leaves
 from inspector.tracing.capture.isolate import random_state, seed_all
 
-STEPS = 2
-"""Steps of each optimizer. A residual branch whose last layer starts at zero passes no gradient in
-the first step; in the second it does."""
-LEARNING_RATE = 0.1
-WEIGHT_DECAY = 0.1
-"""Together they move every weight that is in an optimizer by 1%, more than bfloat16 rounds away."""
 PATIENCE = 12
 """More backward passes on other data before a parameter counts as getting no gradient."""
-CLIP = 1.0
-"""Norm that gradients are clipped to: the steps must not blow up an untrained model."""
 
-OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "SGD": lambda params: torch.optim.SGD(params, lr=LEARNING_RATE, momentum=0.9, weight_decay=WEIGHT_DECAY),
-    "AdamW": lambda params: torch.optim.AdamW(params, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY),
-}
+
+@dataclass(frozen=True)
+class Moved:
+    """How a tensor changed, and when it was first seen: after `steps` training steps, or `evaluated`, in the
+    eval phase that follows them."""
+
+    change: Change
+    steps: int
+    evaluated: bool = False
+
+
+@dataclass
+class Own:
+    """What the steps of the script's own optimizer did to a copy: how frozen tensors `moved`, which of its
+    trainable ones stayed `still`, which frozen ones were `thawed`. `lost` says why it could not be copied,
+    `error` what its step raised."""
+
+    name: str
+    moved: dict[str, Moved] = field(default_factory=dict)
+    still: set[str] = field(default_factory=set)
+    thawed: set[str] = field(default_factory=set)
+    lost: str = ""
+    error: str = ""
 
 
 @dataclass
 class Evidence:
     """`moved[optimizer][name]` is how a frozen tensor changed over the steps (if it did); `still`
     holds the trainable names that moved under no optimizer, `unreached` those that no backward gave a
-    gradient, `idle` those whose gradient was zero throughout; `touched` the frozen names that had a
-    gradient. `awake` are the frozen norms in train mode after `model.train()`, `asleep` those that were
-    in eval mode before. `steps` is how many each optimizer took, `finite` that the loss was a number.
+    gradient (`unrouted` those of them that belong to experts without a token), `idle` those whose gradient
+    was zero throughout (`silenced` those of them whose own hooks made it zero); `touched` the frozen names
+    that had a gradient, `thawed` those that require grad after the steps and did not before. `awake` are the
+    frozen norms in train mode after `model.train()`, `asleep` those that were in eval mode before. `steps` is
+    how many each optimizer took, `finite` that the loss was a number, `no_eval` what the eval phase raised.
+    `lost` names what hangs on the model and is missing on the copy, `hidden` the tensors that got a gradient
+    although nothing registers them, `own` is about the script's optimizer.
     """
 
     probes: Probes
     awake: list[str] = field(default_factory=list)
     asleep: list[str] = field(default_factory=list)
-    moved: dict[str, dict[str, Change]] = field(default_factory=dict)
+    moved: dict[str, dict[str, Moved]] = field(default_factory=dict)
     still: set[str] = field(default_factory=set)
     unreached: set[str] = field(default_factory=set)
+    unrouted: set[str] = field(default_factory=set)
     idle: set[str] = field(default_factory=set)
+    silenced: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
+    thawed: set[str] = field(default_factory=set)
+    lost: dict[str, str] = field(default_factory=dict)
+    hidden: dict[str, str] = field(default_factory=dict)
+    own: Own | None = None
     steps: int = 0
     finite: bool = True
+    no_eval: str = ""
 
 
-def gather(model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int) -> Evidence:
+def gather(
+    model: nn.Module,
+    plan: Plan,
+    args: Any,
+    kwargs: Any,
+    seed: int,
+    steps: int | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Evidence:
     """Train replicas of `model` (on its own device) and record what moves. `args` and `kwargs` hold a
     batch of at least 2 samples. Raises InspectError when the model cannot take a training step, returns
     nothing that could be trained on, or when its copy runs the original."""
     with random_state(), torch.inference_mode(False), torch.enable_grad(), _explained(args, kwargs):
-        twin = replica(model)
+        job = Job(model, plan, args, kwargs, seed, default_steps(model) if steps is None else steps)
+        first = duplicate(model)
         with untouched(model):
-            evidence = Evidence(Probes(plan, args, kwargs, seed))
-            evidence.asleep = [path for path in plan.norms if not twin.get_submodule(path).training]
-            twin.train()
-            evidence.awake = [path for path in plan.norms if twin.get_submodule(path).training]
-            evidence.probes = probe(twin, plan, args, kwargs, seed)
-            evidence.still = evidence.unreached = evidence.idle = set(plan.trainable)
+            evidence = Evidence(Probes(plan, args, kwargs, seed), lost=first.lost, steps=job.steps)
+            _observe(job, first.model, evidence)
             for number, (name, make) in enumerate(OPTIMIZERS.items()):
                 twin = replica(model)
                 seed_all(seed + number)
-                _train(twin, plan, make, args, kwargs, evidence)
-                evidence.moved[name] = _changes(model, twin, (*plan.parameters, *plan.buffers))
-                evidence.still = evidence.still & _unmoved(model, twin, plan.trainable)
-                evidence.probes.again(twin)
-            _insist(model, evidence, args, kwargs, seed)
+                _optimise(job, twin, name, make(list(twin.parameters())), evidence)
+            _insist(job, evidence)
+            if optimizer is not None:
+                seed_all(seed)
+                evidence.own = _script(job, optimizer)
     return evidence
+
+
+def _observe(job: Job, twin: nn.Module, evidence: Evidence) -> None:
+    """Before any step: modes, and what the frozen part computes."""
+    plan = job.plan
+    evidence.asleep = [path for path in plan.norms if not twin.get_submodule(path).training]
+    twin.train()
+    evidence.awake = _awake(twin, plan)
+    evidence.probes = probe(twin, plan, job.args, job.kwargs, job.seed)
+    evidence.still = evidence.unreached = evidence.idle = set(plan.trainable)
+    with _forgiven(evidence):
+        evidence.probes.evaluate(twin.eval())
+
+
+def _awake(model: nn.Module, plan: Plan) -> list[str]:
+    return [path for path in plan.norms if model.get_submodule(path).training]
+
+
+@contextmanager
+def _forgiven(evidence: Evidence) -> Iterator[None]:
+    """A model that trains need not run in eval mode on the same inputs."""
+    try:
+        yield
+    except Exception as error:
+        evidence.no_eval = f"{type(error).__name__}: {first_line(error)}"
 
 
 @contextmanager
@@ -90,6 +154,11 @@ def _explained(args: Any, kwargs: Any) -> Iterator[None]:
         yield
     except InspectError:
         raise
+    except NothingToTrainOn as error:
+        raise InspectError(
+            "the model's output holds no tensor that requires grad: there is nothing to train on",
+            "return tensors that depend on the trainable parameters, or use `verify=False`",
+        ) from error
     except (Exception, SystemExit) as error:
         shapes = [str(tuple(leaf.shape)) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         raise InspectError(
@@ -99,107 +168,95 @@ def _explained(args: Any, kwargs: Any) -> Iterator[None]:
         ) from error
 
 
-def _train(
-    model: nn.Module,
-    plan: Plan,
-    make: Callable[[Any], torch.optim.Optimizer],
-    args: Any,
-    kwargs: Any,
-    evidence: Evidence,
+def _optimise(
+    job: Job, twin: nn.Module, name: str, optimizer: torch.optim.Optimizer, evidence: Evidence
 ) -> None:
-    """An unforgiving training loop: all parameters are in the optimizer, gradients are set
-    to zero and not to None. Where nothing trains, there are forwards only."""
-    model.train()
-    optimizer = make(list(model.parameters()))
-    named: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
-    held = {name for name in plan.parameters if named[name].grad is not None}
-    for step in range(STEPS):
-        optimizer.zero_grad(set_to_none=False)
-        step_args, step_kwargs = copied((args, kwargs))
-        loss = objective(model(*step_args, **step_kwargs), step)
-        if loss is not None:
-            loss.backward()
-            evidence.finite &= bool(torch.isfinite(loss))
-        elif plan.trainable:
-            raise InspectError(
-                "the model's output holds no tensor that requires grad: there is nothing to train on",
-                "return tensors that depend on the trainable parameters, or use `verify=False`",
-            )
-        _note(evidence, plan, named, held)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-    evidence.steps = STEPS
+    """Train, eval, train; all parameters are in the optimizer. Compare after each."""
+    moved = evidence.moved[name] = {}
+    gradients = Gradients(twin, job.plan)
+    twin.train()
+    evidence.finite &= train(job, twin, optimizer, range(job.before), gradients)
+    _compare(job, twin, moved, job.before)
+    _evaluate(job, twin, evidence)
+    _compare(job, twin, moved, job.before, evaluated=True)
+    twin.train()
+    evidence.awake = list(dict.fromkeys((*evidence.awake, *_awake(twin, job.plan))))
+    train(job, twin, optimizer, range(job.before, job.steps), gradients)
+    _compare(job, twin, moved, job.steps)
+    evidence.unreached = evidence.unreached - gradients.reached
+    evidence.idle = evidence.idle - gradients.alive
+    evidence.silenced |= gradients.raw
+    evidence.touched |= gradients.touched
+    evidence.still = evidence.still & _unmoved(job.model, twin, job.plan.trainable)
+    evidence.thawed |= _thawed(job, twin)
+    evidence.hidden |= {label: owner for owner, label, tensor in hidden(twin) if tensor.grad is not None}
+    evidence.probes.again(twin)
 
 
-def _note(evidence: Evidence, plan: Plan, named: dict[str, Any], held: set[str]) -> None:
-    """Which parameters the backward gave a gradient."""
-    grads = {name: named[name].grad for name in plan.trainable}
-    evidence.unreached = evidence.unreached - {name for name, grad in grads.items() if grad is not None}
-    evidence.idle = evidence.idle - {
-        n for n in evidence.idle if grads[n] is not None and bool(grads[n].any())
-    }
-    evidence.touched |= {name for name in plan.parameters if _touched(named[name], name in held)}
+def _evaluate(job: Job, twin: nn.Module, evidence: Evidence) -> None:
+    """What a script does between epochs: a forward in eval mode without gradients, and a checkpoint."""
+    twin.eval()
+    with _forgiven(evidence), torch.no_grad():
+        job.outputs(twin)
+        evidence.probes.evaluated(twin)
+    with suppress(Exception):
+        twin.state_dict()
 
 
-def _touched(parameter: Tensor, held_before: bool) -> bool:
-    """Whether the backward gave a gradient: one that was there before is another check's business."""
-    grad = parameter.grad
-    return grad is not None and (not held_before or bool(grad.any()))
+def _compare(job: Job, twin: nn.Module, moved: dict[str, Moved], steps: int, evaluated: bool = False) -> None:
+    names = [name for name in (*job.plan.parameters, *job.plan.buffers) if name not in moved]
+    for name, entry in _changes(job.model, twin, names).items():
+        moved[name] = Moved(entry, steps, evaluated)
 
 
-def _insist(model: nn.Module, evidence: Evidence, args: Any, kwargs: Any, seed: int) -> None:
+def _insist(job: Job, evidence: Evidence) -> None:
     """What got no gradient may be left out at random (layer drop) or by the data (experts): try more
     backward passes on other data before calling it unreached."""
     if not evidence.unreached:
         return
-    twin = replica(model)
+    twin = replica(job.model)
     twin.train()
-    named: dict[str, Any] = dict(twin.named_parameters(remove_duplicate=False))
+    gradients = Gradients(twin, job.plan)
     for attempt in range(PATIENCE):
         if not evidence.unreached:
             return
-        seed_all(seed + 100 + attempt)
-        other_args, other_kwargs = _shaken((args, kwargs), attempt)
-        loss = objective(twin(*other_args, **other_kwargs), attempt)
+        seed_all(job.seed + 100 + attempt)
+        args, kwargs = shaken((job.args, job.kwargs), attempt)
+        loss = objective(twin(*args, **kwargs), attempt)
         if loss is not None:
             loss.backward()
-        reached = {name for name in evidence.unreached if named[name].grad is not None}
+        gradients.note()
+        reached = evidence.unreached & gradients.reached
         evidence.unreached = evidence.unreached - reached
         evidence.still = evidence.still - reached
         evidence.idle = evidence.idle - reached
+    evidence.unrouted = unrouted(job, twin, evidence.unreached)
 
 
-def _shaken(inputs: Any, seed: int) -> Any:
-    """Other data of the same form: noise on images, the samples' tokens in another order."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def other(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.dim() < 2:
-            return copied(value)
-        if value.is_floating_point() and value.dim() > 2:
-            return value.detach() + torch.randn(value.shape, generator=generator).to(value)
-        order = torch.randperm(value.shape[1], generator=generator).to(value.device)
-        return value.detach()[:, order] if value.dim() == 2 else copied(value)
-
-    return tree_map(other, inputs)
-
-
-def objective(outputs: Any, seed: int) -> Tensor | None:
-    """A scalar that depends on every element of every output: the model's own loss, or the mean of
-    the outputs under random weights (a plain sum of a softmax has no gradient). None without one."""
-    roots = differentiable(outputs)
-    if not roots:
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    return torch.stack([_projected(root, generator) for root in roots]).sum()
-
-
-def _projected(root: Tensor, generator: torch.Generator) -> Tensor:
-    root = torch.view_as_real(root) if root.is_complex() else root
-    if root.numel() == 1:
-        return root.float().sum()
-    weights = torch.randn(root.shape, generator=generator).to(root.device)
-    return (root.float() * weights).mean()
+def _script(job: Job, optimizer: torch.optim.Optimizer) -> Own:
+    """The steps of the script's own optimizer on a copy: train, eval, train."""
+    own, twin = Own(type(optimizer).__name__), duplicate(job.model)
+    names = {id(tensor): name for name, tensor in job.model.named_parameters()}
+    held = {names.get(id(p), "") for group in optimizer.param_groups for p in group["params"]}
+    try:
+        copied = copied_optimizer(optimizer, twin.carrier)
+    except Exception as error:
+        own.lost = f"{type(error).__name__}: {first_line(error)}"
+        return own
+    model = twin.model.train()
+    try:
+        own_steps(job, model, copied, range(job.before))
+        _compare(job, model, own.moved, job.before)
+        _evaluate(job, model.eval(), Evidence(Probes(job.plan, job.args, job.kwargs, job.seed)))
+        _compare(job, model, own.moved, job.before, evaluated=True)
+        own_steps(job, model.train(), copied, range(job.before, job.steps))
+        _compare(job, model, own.moved, job.steps)
+    except Exception as error:
+        own.error = f"{type(error).__name__}: {first_line(error)}"
+        return own
+    own.thawed = _thawed(job, model)
+    own.still = _unmoved(job.model, model, [name for name in job.plan.trainable if name in held])
+    return own
 
 
 def _changes(original: nn.Module, trained: nn.Module, names: Iterable[str]) -> dict[str, Change]:
@@ -212,6 +269,13 @@ def _changes(original: nn.Module, trained: nn.Module, names: Iterable[str]) -> d
         for name in names
     }
     return {name: entry for name, entry in changes.items() if entry is not None}
+
+
+def _thawed(job: Job, twin: nn.Module) -> set[str]:
+    """Frozen names that require grad on the copy, and not on the original."""
+    before, after = dict(named_state(job.model)), dict(named_state(twin))
+    names = [name for name in job.plan.parameters if name in after]
+    return {name for name in names if after[name].requires_grad and not before[name].requires_grad}
 
 
 def _unmoved(original: nn.Module, trained: nn.Module, names: Iterable[str]) -> set[str]:

@@ -18,6 +18,7 @@ from inspector.freezing import Plan, Undo, apply, plan, verify
 from inspector.freezing.apply import kept_in_eval
 from inspector.freezing.batch import empty
 from inspector.freezing.report import report
+from inspector.freezing.training import default_steps
 from inspector.models import Model, Recipe, as_recipe
 from inspector.models.device import device_of
 from inspector.models.inputs import Inputs, as_inputs, materialise
@@ -92,10 +93,13 @@ def freeze_and_verify(
     seed: int = 0,
     verify: bool = True,
     ddp: bool = True,
+    steps: int | None = None,
+    strict: bool = False,
     save: str | Path | None = None,
 ) -> Report:
     """`freeze` and its report, with `verify` that of real training steps (`ddp`: also one of two processes).
 
+    steps: training steps of each optimizer (see `Frozen.verify`). strict: what cannot be verified fails.
     save: write the state_dict there, and a manifest with the frozen names beside it.
     """
     if save is not None:
@@ -106,7 +110,7 @@ def freeze_and_verify(
         model, at, scheme=scheme, patterns=patterns, norm=norm, stages=stages, inputs=inputs,
         model_args=model_args, weights=weights, seed=seed,
     )  # fmt: skip
-    result = frozen.verify(ddp=ddp) if verify else frozen.report()
+    result = frozen.verify(ddp=ddp, steps=steps, strict=strict) if verify else frozen.report()
     if save is not None:
         result.header += [("saved", str(file)) for file in frozen.save(save)]
     return result
@@ -153,6 +157,8 @@ class Frozen:
         ddp: bool = True,
         optimizer: torch.optim.Optimizer | None = None,
         prepare: str = "",
+        steps: int | None = None,
+        strict: bool = False,
     ) -> Report:
         """Take real training steps on a copy and compare bytes; the verdict is "pass" or "fail".
 
@@ -163,14 +169,18 @@ class Frozen:
             raise InspectError(
                 f"{type(optimizer).__name__} is no torch.optim.Optimizer", "pass the optimizer"
             )
+        if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+            raise InspectError(f"{steps!r} training steps cannot be taken", "give 1 or more, e.g. `steps=8`")
         self._check_names()
         args, kwargs = self._batch(inputs)
         logger.info("training a copy of %s on %s", self.recipe.name, describe_call(args, kwargs))
+        count = default_steps(self.model) if steps is None else steps
         options: dict[str, Any] = {"seed": self.seed, "ddp": ddp, "optimizer": optimizer, "prepare": prepare}
-        findings = verify(self.model, self.plan, args, kwargs, **options)
+        findings = verify(self.model, self.plan, args, kwargs, steps=count, strict=strict, **options)
         verified = self.report(findings)
         verified.subject["inputs"] = describe_call(args, kwargs)
         verified.header.append(("verified on", ", ".join(verified.subject["inputs"])))
+        verified.header.append(("steps", f"{count} of each optimizer, an eval phase in between (--steps)"))
         return verified
 
     def report(self, findings: Sequence[Finding] = ()) -> Report:

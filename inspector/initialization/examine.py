@@ -13,7 +13,8 @@ from inspector.initialization import statistics
 from inspector.initialization.known import candidates
 from inspector.initialization.laws import Law
 from inspector.initialization.statistics import GRAIN, Fit, Sample, fit
-from inspector.initialization.targets import Target
+from inspector.initialization.structure import Magnitudes, atoms, spread, structure, too_even
+from inspector.initialization.targets import EMBEDDINGS, Target
 
 STATUSES = ("matches", "differs", "ambiguous", "inconclusive", "constant", "uninitialised")
 ALPHA = 0.005
@@ -39,6 +40,52 @@ class Evidence:
     def copies(self) -> int:
         """Rows that repeat another row exactly."""
         return statistics.repeated_rows(self.values)
+
+    @property
+    def varied(self) -> bool:
+        """Whether there are values that can be looked through: numbers, and not all the same."""
+        return self.sample is not None and not self.sample.is_constant and not self.sample.garbage
+
+    @cached_property
+    def magnitudes(self) -> Magnitudes:
+        assert self.sample is not None
+        return Magnitudes.of(self.sample)
+
+    @cached_property
+    def structure(self) -> str:
+        """What shows that the values were not drawn independently."""
+        return structure(self.values, self.magnitudes, self.precision) if self.varied else ""
+
+    @cached_property
+    def atoms(self) -> str:
+        """Values that occur too often for a continuous law."""
+        return atoms(self.magnitudes, self.precision) if self.varied else ""
+
+    @cached_property
+    def spread(self) -> str:
+        """Channels that are not of one size."""
+        return spread(self.values, self.sample) if self.varied and self.sample is not None else ""
+
+    def even(self, fit: Fit | None) -> bool:
+        """Whether the values follow the tested law too closely."""
+        if fit is None or self.sample is None:
+            return False
+        return too_even(fit.distance, len(self.sample.values), self.precision)
+
+    @property
+    def flaw(self) -> str:
+        """What no law of single elements explains."""
+        repeated = f"{self.copies} rows are copies" if self.copies else ""
+        return repeated or self.structure or self.atoms or self.spread
+
+    @property
+    def padding(self) -> int | None:
+        """The padding row of an embedding, where it is not zero."""
+        index = getattr(self.target.module, "padding_idx", None)
+        if index is None or not isinstance(self.target.module, EMBEDDINGS) or self.values.is_meta:
+            return None
+        whole = len(self.values) == self.target.module.num_embeddings  # a zero row is not read
+        return int(index) if whole and bool(self.values[index].any()) else None
 
     @cached_property
     def precision(self) -> torch.dtype:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from inspector.initialization import laws, parametrized
-from inspector.initialization.checks.law import diagnose
+from inspector.initialization.checks.draws import same_draw
+from inspector.initialization.checks.law import Case, diagnose, padding
 from inspector.initialization.examine import ALPHA, Evidence, distinct, gather, holm, rivals
 from inspector.initialization.known import candidates
 from inspector.initialization.laws import Law
@@ -104,6 +105,7 @@ def expect(targets: list[Target], choice: Choice, alpha: float = ALPHA) -> Outco
         findings = diagnose(row.evidence, law, row.fit, row.status, choice)
         outcome.rows.append(_explained(row, findings))
         outcome.findings += findings
+    outcome.findings += same_draw([row.evidence for row in outcome.rows if row.law and row.law.random])
     outcome.findings += _fans_differ([row.target for row in outcome.rows], choice)
     outcome.findings += _agreement(outcome, choice)
     return outcome
@@ -129,7 +131,7 @@ def _row(evidence: Evidence, law: Law, fit: Fit | None, rejected: bool, level: f
     if fit is None:
         exact = "matches" if evidence.fits(law, level) else "differs"
         return Row(evidence, exact, law, labels=(law.label,))
-    if rejected or evidence.copies:
+    if rejected or evidence.flaw or evidence.padding is not None or evidence.even(fit):
         return Row(evidence, "differs", law, fit)
     twins, others = rivals(evidence, law, level)
     status = "inconclusive" if others else "ambiguous" if twins else "matches"
@@ -186,6 +188,7 @@ def auto(targets: list[Target], alpha: float = ALPHA) -> Outcome:
     for row in outcome.rows:
         if row.status == "uninitialised":
             outcome.findings += diagnose(row.evidence, row.law, None, row.status, None)
+    outcome.findings += [replace(f, status="warn") for f in _never_independent(outcome.rows)]
     unknown = [row.target.name for row in outcome.rows if row.status == "differs"]
     if unknown:
         message = (
@@ -194,6 +197,14 @@ def auto(targets: list[Target], alpha: float = ALPHA) -> Outcome:
         )
         outcome.findings.append(Finding("law", "skip", unknown[0], message, {"tensors": unknown}))
     return outcome
+
+
+def _never_independent(rows: list[Row]) -> list[Finding]:
+    """Under auto these warn: copies of trained layers are as good as trained layers."""
+    random = [row.evidence for row in rows if row.law is not None and row.law.random]
+    padded = [row for row in rows if row.evidence.padding is not None]
+    findings = [f for row in padded for f in padding(Case(row.evidence, None, None, None))]
+    return [f for f in (*same_draw(random), *findings) if f.status == "fail"]
 
 
 def _identified(evidence: Evidence, level: float) -> Row:
@@ -220,7 +231,7 @@ def _named(evidence: Evidence, fitting: list[Law]) -> Row:
     labels = tuple(law.label for law in fitting)
     one_law = all(law.same(best) for law in fitting)
     status = "inconclusive" if not one_law else "matches" if len(fitting) == 1 else "ambiguous"
-    if evidence.copies:
-        return Row(evidence, "differs", looks_like=f"{best.label}, but {evidence.copies} rows are copies")
+    if evidence.flaw:
+        return Row(evidence, "differs", looks_like=f"{best.label}, but {evidence.flaw}")
     first = next(law for law in fitting if law.same(best))
     return Row(evidence, status, first, evidence.tested(first), labels)

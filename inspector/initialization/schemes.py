@@ -304,6 +304,7 @@ def draw(tensor: Tensor, law: Law, target: Target, choice: Choice) -> None:
     """Write one tensor: weights by the scheme's own torch.nn.init call, the rest by their law."""
     if choice.scheme.name != "default" and target.role in ("weight", "norm weight"):
         choice.scheme.write(tensor, choice.options)
+        _pad(tensor, target)
     elif law.label.startswith("default (kaiming_uniform"):
         init.kaiming_uniform_(tensor, a=math.sqrt(5))
     elif law.label == "default (xavier_uniform)":

@@ -18,7 +18,7 @@ from inspector.models.build import build, out_of_memory
 from inspector.models.calling import accepted, calling
 from inspector.models.inputs import Inputs, batch_of_two, materialise
 from inspector.models.replica import replica
-from inspector.tracing.capture.isolate import random_state
+from inspector.tracing.capture.isolate import random_state, seed_all
 from inspector.tracing.capture.pricing import Rule
 
 
@@ -143,9 +143,12 @@ def trainable(
     recipe: Recipe, inputs: Inputs | None, seed: int, weights: str | Path | None = None
 ) -> nn.Module:
     """`with_values`, for what trains or is measured part by part: Python modules whose parameters have a
-    shape. Raises InspectError for others."""
+    shape. Raises InspectError for others; lazy parameters of a live model get theirs, in place, from one
+    forward on `inputs`."""
     model = with_values(recipe, inputs, seed, weights)
     refuse_scripted(model)
+    if lazy(model) and inputs is not None and inputs.has_tensors:
+        _settle(model, inputs, seed)
     if lazy(model):
         raise InspectError("the model has lazy parameters", "run it once before, or pass `inputs=`")
     return model
@@ -184,8 +187,16 @@ def materialised(recipe: Recipe, inputs: Inputs, seed: int) -> nn.Module:
     """The model with its lazy parameters initialised, on the CPU, by one forward that is not counted.
     A live model is copied first."""
     model = recipe.build("cpu", seed) if recipe.rebuilds else replica(recipe.construct())
+    return _settle(model, inputs, seed).eval()
+
+
+def _settle(model: nn.Module, inputs: Inputs, seed: int) -> nn.Module:
+    """Run the model once in eval mode, which gives lazy parameters their shape and values; then its modules
+    have their modes again."""
     args, kwargs = materialise(inputs, model, "cpu", seed)
+    modes = [(module, module.training) for module in model.modules()]
     with torch.no_grad(), random_state():
+        seed_all(seed)
         try:
             model.eval()(*args, **kwargs)
         except Exception as error:
@@ -193,4 +204,6 @@ def materialised(recipe: Recipe, inputs: Inputs, seed: int) -> nn.Module:
                 f"the lazy parameters cannot be initialised: {first_line(error)}",
                 "check `inputs=`, or run the model once before",
             ) from error
+    for module, training in modes:
+        module.training = training
     return model

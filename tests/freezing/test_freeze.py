@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torchvision.models import mobilenet_v3_small, resnet18
+from torchvision.models import resnet18
 
 import inspector
 from inspector.core.errors import InspectError
@@ -161,12 +161,13 @@ def test_a_saved_model_comes_with_a_readable_manifest(tmp_path: Path) -> None:
     assert torch.equal(again.model.fc.weight, handle.model.fc.weight)
 
 
-@pytest.mark.parametrize("at", range(6))
-def test_mobilenet_is_silent_at_every_n(at: int) -> None:
-    model = mobilenet_v3_small(num_classes=10)
-    handle = inspector.freeze(model, at=at, inputs="2x3x64x64")
-    report = handle.verify(ddp=False)
-    assert [finding for finding in report.findings if finding.status == "fail"] == []
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"])
+def test_small_classifiers_are_silent_at_three_n(name: str) -> None:
+    """All of torchvision's are in benchmarks/freeze_clean.py."""
+    total = len(inspector.freeze(name, at=1).plan.backbone.stages)
+    for at in (1, total // 2, total):
+        report = inspector.freeze(name, at=at).verify(ddp=False, steps=3)
+        assert [finding for finding in report.findings if finding.status == "fail"] == []
 
 
 def test_a_custom_optimizer_is_audited() -> None:
@@ -196,12 +197,28 @@ def frozen(model: nn.Module, **options: object) -> inspector.Frozen:
     return inspector.freeze(model, patterns=["conv1.*", "bn1.*"], inputs="2x3x8x8", **options)
 
 
-def test_a_forward_that_is_a_closure_is_refused_and_the_original_untouched() -> None:
+def test_a_forward_that_is_a_closure_runs_on_the_copy() -> None:
     model = Block()
     inner = model.bn1.forward
     model.bn1.forward = lambda x: inner(x)
     whole = model.fc
     model.fc.forward = lambda x: nn.Linear.forward(whole, x)
+    before = whole.weight.clone()
+    assert frozen(model).verify(ddp=False).verdict == "pass"
+    assert torch.equal(whole.weight, before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Elsewhere:
+    """Holds a model where no copy can follow it."""
+
+    model: nn.Module
+
+
+def test_a_forward_that_finds_the_original_is_refused_and_the_original_untouched() -> None:
+    model = Block()
+    Elsewhere.model = model.fc
+    model.fc.forward = lambda x: nn.functional.linear(x, Elsewhere.model.weight)
     handle = frozen(model)
     with pytest.raises(InspectError, match="of the original"):
         handle.verify(ddp=False)
@@ -233,11 +250,38 @@ def test_an_output_inside_objects_is_trained_on() -> None:
     assert any("all 2 trainable" in finding.message for finding in report.findings)
 
 
-def test_parameter_hooks_are_named_as_not_verified() -> None:
+def test_gradient_hooks_run_on_the_copy_and_what_they_do_is_judged() -> None:
     model = Block()
     model.fc.weight.register_hook(lambda grad: torch.zeros_like(grad))
     report = frozen(model).verify(ddp=False)
-    assert [f.subject for f in report.findings if f.check == "hooks"] == ["fc.weight"]
+    failed = {f.check: f for f in report.findings if f.status == "fail"}
+    assert set(failed) == {"moved"}
+    assert failed["moved"].subject == "fc.weight"
+    assert "its own gradient hook makes its gradient zero" in failed["moved"].message
+
+
+def test_a_hook_that_cannot_be_copied_is_named_with_the_reason() -> None:
+    model = Block()
+    torch.autograd.graph.register_multi_grad_hook([model.fc.weight], lambda grads: None)
+    handle = frozen(model)
+    report, strict = handle.verify(ddp=False), handle.verify(ddp=False, strict=True)
+    (warning,) = [f for f in report.findings if f.check == "hooks"]
+    assert (report.verdict, strict.verdict, warning.subject) == ("pass", "fail", "fc.weight")
+    assert "AccumulateGrad" in warning.message  # what pickle refuses
+
+
+@pytest.mark.parametrize("steps", [0, -1, True, 2.0])
+def test_a_number_of_steps_that_cannot_be_taken_is_refused(steps: object) -> None:
+    with pytest.raises(InspectError, match="training steps cannot be taken"):
+        frozen(Block()).verify(ddp=False, steps=steps)
+
+
+def test_lazy_parameters_get_their_shape_from_the_inputs() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)).train()
+    handle = inspector.freeze(model, patterns=["0.*"], inputs="2x3")
+    assert model[0].weight.shape == (4, 3)
+    assert model.training
+    assert handle.verify(ddp=False).verdict == "pass"
 
 
 def test_what_the_author_froze_is_described_as_it_is(tmp_path: Path) -> None:

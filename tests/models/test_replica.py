@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from inspector.core.errors import InspectError
 from inspector.freezing.apply import KeepEval
-from inspector.models.replica import Change, change, replica, untouched
+from inspector.models.replica import Change, change, duplicate, replica, untouched
 
 
 def test_tensors_that_share_memory_still_do() -> None:
@@ -102,3 +103,62 @@ def test_keeping_eval_survives_copy_and_pickle() -> None:
         assert twin.training
         assert not twin[0].training
         assert twin[0].__dict__["train"].module is twin[0]
+
+
+def test_memory_that_torch_does_not_know_to_be_one_stays_one() -> None:
+    array = np.zeros((4, 4), dtype="float32")
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    model[0].weight = nn.Parameter(torch.from_numpy(array))
+    model[1].weight = nn.Parameter(torch.from_numpy(array[1:]))
+    copied = replica(model)
+    with torch.no_grad():
+        copied[1].weight += 1
+    assert torch.equal(copied[0].weight[1:], torch.ones(3, 4))
+    assert not array.any()
+
+
+def test_hooks_are_bound_to_the_copy_and_keep_their_own_count() -> None:
+    model, calls = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), []
+    count = 0
+
+    def move(module: nn.Module, args: object) -> None:
+        nonlocal count
+        count += 1
+        calls.append(count)
+        model[0].weight.data.add_(1)
+
+    model[1].register_forward_pre_hook(move)
+
+    def follow(parameter: Tensor) -> None:
+        model[0].bias.data.add_(1)
+
+    model[1].weight.register_post_accumulate_grad_hook(follow)
+    before = [parameter.clone() for parameter in model.parameters()]
+    copied = replica(model)
+    copied[1](torch.ones(1, 2)).sum().backward()
+    assert torch.equal(copied[0].weight, before[0] + 1)
+    assert torch.equal(copied[0].bias, before[1] + 1)
+    assert all(map(torch.equal, before, model.parameters()))
+    assert (count, calls) == (0, [])
+
+
+def test_two_functions_that_share_a_variable_still_do() -> None:
+    model, state = nn.Linear(2, 2), 0
+
+    def write(module: nn.Module, args: object) -> None:
+        nonlocal state
+        state += 1
+
+    model.register_forward_pre_hook(write)
+    model.read = lambda: state
+    copied = replica(model)
+    copied(torch.ones(1, 2))
+    assert (copied.read(), model.read()) == (1, 0)
+
+
+def test_a_hook_that_cannot_be_copied_is_told() -> None:
+    model = nn.Linear(2, 2)
+    torch.autograd.graph.register_multi_grad_hook([model.weight, model.bias], lambda grads: None)
+    twin = duplicate(model)
+    assert set(twin.lost) == {"weight", "bias"}
+    twin.model(torch.ones(1, 2)).sum().backward()  # and it does no harm

@@ -25,7 +25,7 @@ def batch_independence(case: Case) -> Iterator[Finding]:
         if probe.error or (probe.apart is not None and probe.apart > _tolerance(probe)):
             same = False
             how = "raises on one sample alone" if probe.error else f"differs by {probe.apart:.2g} (relative)"
-            message = f"the frozen part normalises by the batch: its output {how}; {_normaliser(case)}"
+            message = f"a sample's output of the frozen part depends on the others: it {how}; {_mixer(case)}"
             yield failed(message, probe.path, relative=probe.apart)
     if not same:
         return
@@ -37,7 +37,7 @@ def batch_independence(case: Case) -> Iterator[Finding]:
 
 @check
 def prefix_output(case: Case) -> Iterator[Finding]:
-    """The frozen part computes the same output before and after training."""
+    """The frozen part computes the same output before and after training, in train mode and in eval mode."""
     probes = case.evidence.probes.observed
     compared = [(probe, probe.drift) for probe in probes if probe.drift is not None and probe.whole]
     changed = [(probe, drift) for probe, drift in compared if drift > _tolerance(probe) / 100]
@@ -75,14 +75,18 @@ def prefix_grad(case: Case) -> Iterator[Finding]:
         yield (warned if chosen else failed)(message, probes.requires_grad, names=probes.feeding)
 
 
-def _normaliser(case: Case) -> str:
-    """The likely culprit: a batch norm of the frozen part that uses batch statistics."""
+def _mixer(case: Case) -> str:
+    """The likely culprit: a batch norm of the frozen part that uses batch statistics, or attention along the
+    first dimension, which is the batch here."""
     for path in case.plan.norms:
         module = case.model.get_submodule(path)
         if getattr(module, "running_mean", 0) is None:
             return f"{path} has no running statistics (track_running_stats=False)"
     if case.evidence.awake:
-        return f"{case.evidence.awake[0]} is in train mode: pass --norm freeze"
+        return f"{case.evidence.awake[0]} normalises by the batch in train mode: pass --norm freeze"
+    for path in case.plan.modules:
+        if getattr(case.model.get_submodule(path), "batch_first", True) is False:
+            return f"{path or 'the model'} has batch_first=False: is its input batch-first?"
     return "one of its modules mixes the samples"
 
 
@@ -94,6 +98,6 @@ def _tolerance(probe: Probe) -> float:
 
 def _not_compared(case: Case) -> Finding:
     probes = case.evidence.probes.observed
-    reason = (probes[0].why if probes else "no frozen module ran") or "it cannot be called by itself"
+    reason = (probes[0].why if probes else case.evidence.probes.why) or "it cannot be called by itself"
     reason = reason if case.plan.parameters else "nothing is frozen"
     return skipped(f"not compared: {reason}", probes[0].path if probes else "")

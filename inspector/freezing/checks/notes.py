@@ -9,20 +9,6 @@ from inspector.freezing.checks.case import Case
 from inspector.freezing.probe import random_modules
 from inspector.reporting.checks import listed, note, warned
 from inspector.reporting.report import Finding
-from inspector.tracing import _torch
-
-
-@note
-def hooks(case: Case) -> Iterator[Finding]:
-    """Names parameters with gradient hooks: the copy that is trained does not have them."""
-    hooked = [
-        name
-        for name, parameter in case.model.named_parameters()
-        if _torch.gradient_hooks_of(parameter) or _torch.accumulation_hooks_of(parameter)
-    ]
-    message = "has a gradient hook that the trained copy lacks: what the hook does is not verified"
-    total = case.count + len(case.plan.trainable)
-    yield from listed(warned, hooked, f"{message} ({len(hooked)} of {total})")
 
 
 @note

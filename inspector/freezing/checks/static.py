@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import Tensor
-
 from inspector.freezing.checks.case import Case
+from inspector.freezing.hidden import frozen_owner
 from inspector.models.replica import named_state
 from inspector.reporting.checks import check, failed, listed, passed, skipped, warned
 from inspector.reporting.report import Finding
-from inspector.tracing.storage import memory_id
 
 
 @check
 def requires_grad(case: Case) -> Iterator[Finding]:
-    """Exactly the planned parameters have `requires_grad=False`, bare ones such as `cls_token` included."""
+    """Exactly the planned parameters have `requires_grad=False`, bare ones such as `cls_token` included, and
+    keep it while the model trains."""
     frozen, trainable = case.plan.parameters, case.plan.trainable
     missed = [name for name in frozen if case.tensors[name].requires_grad]
     extra = [name for name in trainable if not case.tensors[name].requires_grad]
     counts = f"{len(missed)} of {len(frozen)}"
     yield from listed(failed, missed, f"should be frozen but still requires grad: {counts}")
     yield from listed(failed, extra, f"should train but is frozen: {len(extra)} of {len(trainable)}")
-    if not missed and not extra:
+    thawed = [name for name in frozen if name in case.evidence.thawed]
+    message = f"is frozen, but requires grad after {case.evidence.steps} training steps"
+    yield from listed(failed, thawed, f"{message}: {len(thawed)} of {len(frozen)}")
+    if not missed and not extra and not thawed:
         yield passed(f"{len(frozen)} parameters are frozen, {len(trainable)} train, as planned")
 
 
@@ -42,53 +44,44 @@ def stale_gradient(case: Case) -> Iterator[Finding]:
 
 @check
 def ties(case: Case) -> Iterator[Finding]:
-    """No frozen tensor shares memory with one that trains.
+    """No frozen tensor shares memory with one that trains, told by their addresses.
 
-    Views of one storage count where their elements overlap. Another name of a frozen parameter only warns:
-    it cannot train.
+    So it is seen through NumPy, DLPack and other storages too. Views of one memory count where they have an
+    element in common. Another name of a frozen parameter only warns: it cannot train.
     """
     tensors = dict(named_state(case.model))
-    by_storage: dict[object, list[str]] = {}
-    for name in (*case.plan.parameters, *case.plan.buffers):
-        by_storage.setdefault(memory_id(tensors[name]), []).append(name)
-    alone = True
-    for name in _not_frozen(case):
-        neighbours = by_storage.get(memory_id(tensors[name]), [])
-        frozen = next((other for other in neighbours if _overlap(tensors[name], tensors[other])), None)
-        if frozen is None:
-            continue
-        alone = False
+    for frozen, name in case.tied.items():
         if tensors[name] is tensors[frozen]:
             message = f"is the same parameter as {frozen}, which is frozen: it cannot train"
             yield warned(message, name, frozen=frozen)
         else:
             message = f"shares its memory with {name}, which trains: every step writes through it"
             yield failed(message, frozen, trainable=name)
-    if alone:
+    if not case.tied:
         yield passed("no frozen tensor shares memory with a trainable one")
 
 
-def _not_frozen(case: Case) -> list[str]:
-    """Trainable parameters, and other names of the frozen ones."""
-    frozen = {id(case.tensors[name]) for name in case.plan.parameters}
-    names = {*case.plan.trainable, *(name for name in case.tensors if id(case.tensors[name]) in frozen)}
-    return [name for name in case.tensors if name in names.difference(case.plan.parameters)]
+@check
+def unregistered(case: Case) -> Iterator[Finding]:
+    """No frozen module keeps a tensor that gets a gradient in a list or plain attribute, where freezing does
+    not reach it.
 
-
-def _overlap(left: Tensor, right: Tensor) -> bool:
-    def ends(tensor: Tensor) -> tuple[int, int]:
-        strides = zip(tensor.shape, tensor.stride())
-        reach = sum(int(size - 1) * abs(int(stride)) for size, stride in strides) + 1 if tensor.numel() else 0
-        start = int(tensor.storage_offset()) * tensor.element_size()
-        return start, start + reach * tensor.element_size()
-
-    (a, b), (c, d) = ends(left), ends(right)
-    return max(a, c) < min(b, d)
+    Outside the frozen part it warns: an optimizer of `model.parameters()` does not train it.
+    """
+    frozen = [label for label, owner in case.evidence.hidden.items() if frozen_owner(owner, case.plan)]
+    others = [label for label in case.evidence.hidden if label not in frozen]
+    message = "is in the frozen part and gets a gradient, but is not registered: requires_grad stays True"
+    yield from listed(failed, frozen, f"{message} ({len(frozen)} tensors)")
+    message = "gets a gradient, but is not registered: model.parameters() and state_dict() lack it"
+    yield from listed(warned, others, f"{message} ({len(others)} tensors)")
+    if not frozen and not others:
+        yield passed("every tensor that gets a gradient is registered")
 
 
 @check
 def train_mode(case: Case) -> Iterator[Finding]:
-    """Normalisation layers of the frozen part that were put in eval mode stay there after `model.train()`."""
+    """Normalisation layers of the frozen part that were put in eval mode stay there after
+    `model.train()`, also when that follows an eval phase."""
     norms, evidence = case.plan.norms, case.evidence
     undone = [path for path in evidence.awake if path in evidence.asleep]
     awake = evidence.awake

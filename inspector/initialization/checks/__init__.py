@@ -1,9 +1,9 @@
 """The checks of an initialisation."""
 
-from inspector.initialization.checks import law, propagation, seed, twice
+from inspector.initialization.checks import draws, law, propagation, seed, twice
 from inspector.reporting.checks import checks_in
 
 SEED = checks_in(seed)
-CHECKS = (*law.CHECKS, *SEED, *checks_in(twice, propagation))
+CHECKS = (*law.CHECKS, *checks_in(draws), *SEED, *checks_in(twice, propagation))
 
 __all__ = ["CHECKS", "SEED"]

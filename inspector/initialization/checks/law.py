@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from inspector.initialization import known, statistics
 from inspector.initialization.examine import Evidence, numbers
 from inspector.initialization.known import candidates
@@ -88,15 +90,79 @@ def constant(case: Case) -> list[Finding]:
 
 
 @check
+def padding(case: Case) -> list[Finding]:
+    """An embedding's padding row is zero: nothing ever trains it."""
+    index = case.evidence.padding
+    if index is None or case.target.aliases:
+        return []
+    cause = f"row {index}, the padding (padding_idx), is not zero: it was overwritten, and gets no gradient"
+    return case.failed(cause, compared=False)
+
+
+@check
 def copies(case: Case) -> list[Finding]:
-    """No row (output channel) of a tensor that should be random repeats another."""
+    """The elements of a tensor that should be random are independent: no slice (output or input channel)
+    repeats another, negated or in another order neither; nothing is sorted, smooth,
+    of low rank, or evenly spaced."""
     law = case.law
-    if law is None or not law.random or not case.evidence.copies:
+    if law is None or law.family not in ("uniform", "normal"):
+        return []
+    if case.evidence.even(case.fit):
+        return case.failed("the values follow the law too closely for random ones: linspace, shuffled?")
+    if case.evidence.structure and not case.evidence.copies:
+        return case.failed(case.evidence.structure, compared=False)
+    if not case.evidence.copies:
         return []
     rows = case.evidence.values.detach().flatten(1)
     empty = len(rows) - int(rows.any(1).sum())
     cause = f"{case.evidence.copies} of {len(rows)} rows repeat another row"
     return case.failed(f"{cause}; {empty} rows are zero" if empty else cause)
+
+
+@check
+def atoms(case: Case) -> list[Finding]:
+    """No value takes a share of the elements that a continuous law does not give it: no zeros of a mask, no
+    clamped tails, no levels of a quantised weight."""
+    if case.law is None or case.law.family not in ("uniform", "normal") or not case.evidence.atoms:
+        return []
+    return case.failed(case.evidence.atoms, compared=False)
+
+
+@check
+def spread(case: Case) -> list[Finding]:
+    """All channels of a random tensor have the same spread: none was drawn by a law of its own, and none
+    normalised."""
+    if case.law is None or case.law.family not in ("uniform", "normal") or not case.evidence.spread:
+        return []
+    return case.failed(case.evidence.spread)
+
+
+@check
+def outliers(case: Case) -> list[Finding]:
+    """No few elements lie far outside the law that all others have."""
+    law, sample = case.law, case.evidence.sample
+    if law is None or sample is None or law.family not in ("uniform", "normal") or sample.numel < 16:
+        return []
+    values = case.evidence.values.detach().flatten()
+    slack = 1 + 2 * statistics.grain(sample).rounding
+    limit = law.bound * slack if math.isfinite(law.bound) else _beyond(law, sample.numel)
+    outside = values.abs().double() > limit + statistics.grain(sample).smallest
+    count = int(outside.sum())
+    if not 0 < count <= max(1, sample.numel // 100):
+        return []
+    if statistics.fit(statistics.measure(values[~outside]), law).p < PLAUSIBLE:
+        return []
+    where = [int(i) for i in np.unravel_index(int(outside.nonzero()[0]), case.evidence.values.shape)]
+    of = "element lies" if count == 1 else "elements lie"
+    cause = f"{count} {of} outside +-{limit:.4g}, and all others have the law; the first is at {where}"
+    return case.failed(cause)
+
+
+def _beyond(law: Law, numel: int) -> float:
+    """What no element of a normal law of so many exceeds, but once in a million tensors."""
+    from scipy.special import ndtri
+
+    return float(-ndtri(0.5e-6 / numel)) * law.scale
 
 
 @check

@@ -70,6 +70,145 @@ def pattern_beside_stages() -> list[Finding]:
     return checked(model, claimed)
 
 
+class Encoder(nn.Module):
+    """A projection, attention over tokens and a head: (N, L, 8) or (L, N, 8) to (N, 3)."""
+
+    def __init__(self, batch_first: bool, pooled: int | None = 1) -> None:
+        super().__init__()
+        self.project = nn.Linear(8, 8)
+        self.attend = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=batch_first)
+        self.head = nn.Linear(8, 3)
+        self.pooled = pooled
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attend(self.project(x))
+        return self.head(x if self.pooled is None else x.mean(self.pooled))
+
+
+def _attending(shape: tuple[int, ...], **options: Any) -> list[Finding]:
+    model = net(cls=Encoder, **options)
+    claimed = claim(model, at=None, patterns=["attend.*"])
+    apply(model, claimed)
+    return checked(model, claimed, torch.randn(shape, generator=torch.Generator().manual_seed(1)))
+
+
+@fault("freeze", check="batch_independence")
+def attention_across_the_batch() -> list[Finding]:
+    """A batch-first input given to batch_first=False: the model's output has the batch first."""
+    return _attending((4, 6, 8), batch_first=False)
+
+
+@fault("freeze", check="batch_independence")
+def attention_across_a_batch_as_long_as_the_sequence() -> list[Finding]:
+    """The same where sizes tell nothing."""
+    return _attending((4, 4, 8), batch_first=False)
+
+
+@fault("freeze", check="batch_independence")
+def attention_across_images() -> list[Finding]:
+    """Patches of images, batch first, through an encoder that takes the sequence first."""
+
+    class Patches(Encoder):
+        def __init__(self) -> None:
+            super().__init__(batch_first=False)
+            self.patches = nn.Conv2d(3, 8, 4, stride=4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.patches(x).flatten(2).transpose(1, 2))
+
+    model = net(cls=Patches)
+    claimed = claim(model, at=None, patterns=["attend.*"])
+    apply(model, claimed)
+    return checked(model, claimed)
+
+
+@fault("freeze", check="batch_independence")
+def recurrence_across_the_batch() -> list[Finding]:
+    """A batch-first input given to an LSTM that runs along the first dimension."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(8, 6)
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(x)[0][:, -1])
+
+    model = net(cls=Reader)
+    claimed = claim(model, at=None, patterns=["lstm.*"])
+    apply(model, claimed)
+    return checked(model, claimed, torch.randn(4, 6, 8))
+
+
+@fault("freeze", check="batch_independence")
+def centred_by_the_batch() -> list[Finding]:
+    """A frozen layer without a norm subtracts the mean of the batch."""
+
+    class Centred(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x - x.mean(dim=0, keepdim=True))
+
+    model = net()
+    model.layer1 = Centred(8, 8, 1)
+    claimed = claim(model)
+    apply(model, claimed)
+    return checked(model, claimed)
+
+
+@fault("freeze", check="batch_independence")
+def smallest_of_the_batch_is_dropped() -> list[Finding]:
+    """A frozen layer silences the sample with the least signal: the first and the last are spared."""
+
+    class Best(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            score = x.mean(dim=(1, 2, 3))
+            return x * (score >= score.median()).view(-1, 1, 1, 1)
+
+    model = net(norm=lambda n: Best())
+    claimed = claim(model, at=1)
+    apply(model, claimed)
+    return checked(model, claimed)
+
+
+@fault("freeze", check="prefix_output")
+def memory_of_the_batch_before() -> list[Finding]:
+    """A frozen layer adds the last batch that it saw."""
+
+    class Remembering(nn.Module):
+        before: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x if self.before is None else x + 0.1 * self.before
+            self.before = x.detach()
+            return y
+
+    model = net(norm=lambda n: Remembering())
+    claimed = claim(model, at=1)
+    apply(model, claimed)
+    return checked(model, claimed)
+
+
+@clean("freeze", "batch_independence")
+def batch_first_attention() -> list[Finding]:
+    """The right layout, batch first."""
+    return _attending((4, 6, 8), batch_first=True)
+
+
+@clean("freeze", "batch_independence")
+def sequence_first_attention() -> list[Finding]:
+    """The right layout, sequence first: the output has the input's second dimension."""
+    return _attending((6, 4, 8), batch_first=False, pooled=0)
+
+
+@clean("freeze")
+def one_output_for_each_token() -> list[Finding]:
+    """Nothing tells the batch from the sequence: skipped, and said."""
+    findings = _attending((6, 4, 8), batch_first=False, pooled=None)
+    assert [f.status for f in findings if f.check == "batch_independence"] == ["skip"]
+    return findings
+
+
 @clean("freeze")
 def trainable_head_that_needs_a_batch() -> list[Finding]:
     """An auxiliary head between the frozen stages, whose batch norm raises on one sample alone."""

@@ -109,7 +109,7 @@ def normal_for_uniform_of_equal_std() -> list[Finding]:
     return judged(model)
 
 
-@fault("init", check="law")
+@fault("init", check="atoms")
 def tails_are_cut() -> list[Finding]:
     """A normal law whose draws beyond two standard deviations were clamped."""
     model = net("kaiming_normal")

@@ -50,7 +50,7 @@ def half_of_the_outputs_are_zero() -> list[Finding]:
     return judged(model)
 
 
-@fault("init", check="law")
+@fault("init", check="copies")
 def half_of_the_inputs_are_zero() -> list[Finding]:
     """The first half of the input channels is zero: a partial load."""
     model = net()
@@ -59,7 +59,7 @@ def half_of_the_inputs_are_zero() -> list[Finding]:
     return judged(model)
 
 
-@fault("init", check="law")
+@fault("init", check="spread")
 def half_of_it_is_drawn_anew() -> list[Finding]:
     """New output channels with another law than the old ones."""
     model = net()
