@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -18,7 +20,10 @@ from inspector.benchmarking.precisions import PRECISIONS
 from inspector.benchmarking.record import Group, Row
 from inspector.benchmarking.run import Bench, Options
 from inspector.distributed import evidence, gradients, group
-from inspector.distributed.job import Place
+from inspector.distributed.checks import case as ddp
+from inspector.distributed.checks import resuming
+from inspector.distributed.deterministic import deterministic
+from inspector.distributed.job import Job, Place
 from inspector.distributed.loop import hits
 from inspector.footprint.cublas import LARGE, LT, SMALL, Workspaces
 from inspector.footprint.step import Plan, simulate
@@ -109,6 +114,59 @@ class TestDdp:
         labels = torch.zeros(2, dtype=torch.int64)
         assert hits(outputs.to("meta"), labels).device.type == "meta"
         assert float(hits(torch.zeros_like(outputs), labels)) == (2 if outputs.dim() == 2 else 0)
+
+    def test_08_a_gpu_runs_deterministic_kernels_where_there_are_some(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+        with deterministic("cpu") as missing:
+            assert not torch.are_deterministic_algorithms_enabled()
+        with warnings.catch_warnings(record=True) as others:
+            warnings.simplefilter("always")
+            with deterministic("cuda:0") as missing:
+                assert torch.are_deterministic_algorithms_enabled()
+                assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+                for _ in range(2):
+                    warnings.warn(
+                        "some_backward does not have a deterministic implementation, but", stacklevel=1
+                    )
+                warnings.warn("something else", stacklevel=1)
+        assert missing == ["some_backward"]
+        assert [str(other.message) for other in others] == ["something else"]
+        assert not torch.are_deterministic_algorithms_enabled()
+
+    @pytest.mark.parametrize(
+        ("missing", "loss", "status"),
+        [([], 1.0, "fail"), (["x_backward"], 1.001, "warn"), (["x_backward"], 1.1, "fail")],
+    )
+    def test_08_a_resume_is_compared_within_rounding_and_says_so(
+        self, missing: list[str], loss: float, status: str
+    ) -> None:
+        rank: dict[str, Any] = {
+            "nondeterministic": missing,
+            "fingerprint": {"sums": [1]},
+            "after": {"losses": [3.0, 2.0, 1.0]},
+            "resumed": {"sums": [2], "from": 2, "where": "here", "losses": [loss]},
+        }
+        (finding,) = examine([resuming.resume], ddp.Case(Job("m", "", [], ""), [rank]))
+        assert finding.status == status
+        assert ("x_backward has no deterministic kernel" in finding.message) == (status == "warn")
+
+    def test_08_the_scale_is_halved_until_gradients_are_finite(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # float16 ends at 65,504: a gradient of 10 at a scale of 4,096 is the first that is finite.
+        scaler = torch.amp.GradScaler("cpu", init_scale=65_536.0)
+        scaler.scale(torch.ones(()))
+        trainer: Any = SimpleNamespace(scaler=scaler)
+
+        def parallel(trainer: Any, batches: Any) -> Any:
+            scaled = torch.tensor([10.0 * trainer.scaler.get_scale()]).half()
+            return {"w": scaled.double() / trainer.scaler.get_scale()}, 1, 1
+
+        monkeypatch.setattr(gradients, "_parallel", parallel)
+        with gradients._halved(trainer, []):
+            assert scaler.get_scale() == 4_096.0
+            assert parallel(trainer, [])[0]["w"].isfinite().all()
+        assert scaler.get_scale() == 65_536.0
 
     def test_14_a_task_that_sees_one_gpu_takes_that_one(self) -> None:
         task = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}

@@ -5,7 +5,8 @@ Whatever runs a model here runs a copy of it, so that the training itself is not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -41,6 +42,28 @@ def compared(trainer: Trainer) -> dict[str, Any]:
     if any(gathered(_draws(trainer, mine[0]))):
         return {"skipped": "the model draws random numbers besides its dropout layers"}
     everyone = gathered(mine)
+    with _halved(trainer, mine[:many]):
+        return _compared(trainer, mine, everyone)
+
+
+@contextmanager
+def _halved(trainer: Trainer, batches: list[Batch]) -> Iterator[None]:
+    """Halve the loss scale until the gradients are finite, as GradScaler does at each skipped step; the
+    training starts with its own. The sums of all ranks decide, so that all decide alike."""
+    scaler = trainer.scaler
+    kept = scaler.state_dict()
+    try:
+        while scaler.is_enabled() and scaler.get_scale() > 1:
+            if all(bool(gradient.isfinite().all()) for gradient in _parallel(trainer, batches)[0].values()):
+                break
+            scaler.update(scaler.get_scale() / 2)
+        yield
+    finally:
+        scaler.load_state_dict(kept)
+
+
+def _compared(trainer: Trainer, mine: list[Batch], everyone: list[list[Batch]]) -> dict[str, Any]:
+    many = trainer.node.SOLVER.ACCUMULATE
     first, reduced, expected = _parallel(trainer, mine[:many])
     longer = len(mine) > many
     later, reduced, expected = _parallel(trainer, mine) if longer else (first, reduced, expected)

@@ -31,6 +31,7 @@ from inspector.core.errors import InspectError, first_line
 from inspector.core.files import write_whole
 from inspector.core.log import Formatter, logger
 from inspector.distributed import checkpoint, evidence, gradients
+from inspector.distributed.deterministic import deterministic
 from inspector.distributed.drawn import Drawn
 from inspector.distributed.group import connect, gathered
 from inspector.distributed.job import Job, Place
@@ -58,7 +59,8 @@ def main(folder: Path, recipe: Recipe, prepare: Prepare, build: Callable[[], nn.
         if backend == "auto":
             backend = "nccl" if place.device.startswith("cuda") else "gloo"
         connect(place, backend, 2 * float(trainer.node.DDP.STALL) + 60)
-        with random_state():
+        with random_state(), deterministic(place.device) as missing:
+            run.seen["nondeterministic"] = missing
             run()
         dist.destroy_process_group()  # after an error it would wait for ranks that are gone
 
@@ -117,8 +119,7 @@ class _Run:
         self._stop_and_go_on()
 
     def _interrupted(self) -> bool:
-        """Whether this start follows another of this run that wrote a checkpoint, and was not at its end. (A
-        the same folder), and was not at its end."""
+        """Whether this start follows another of this run that wrote a checkpoint, and was not at its end."""
         if not self.place.attempt:
             return False
         mine = (self.folder / "saved").exists() and checkpoint.load(self.file)["step"] < self.steps
@@ -204,7 +205,12 @@ class _Run:
         start = trainer.step
         self.seen["unrestored"] = {"names": evidence.unrestored(trainer, self.folder / "middle.pt")}
         trainer.run(self.steps)
-        self.seen["resumed"] = {"sums": evidence.fingerprint(trainer), "from": start, "where": where}
+        self.seen["resumed"] = {
+            "sums": evidence.fingerprint(trainer),
+            "from": start,
+            "where": where,
+            "losses": trainer.record.losses,
+        }
         return start
 
     def _leave(self) -> None:
