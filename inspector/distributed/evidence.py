@@ -193,7 +193,7 @@ def writes(trainer: Trainer) -> Iterator[set[str]]:
 
 def unrestored(trainer: Trainer, file: Path) -> list[str]:
     """What a rank that has just resumed from `file` holds otherwise than the file says, by dotted path."""
-    saved, now = checkpoint.load(file), trainer.state()
+    saved, now = trainer.saved(file), trainer.state()
     names = [name for name in ("step", "epoch", "batch", *STATEFUL) if name in saved and name in now]
     wrong = list(_differing({n: saved[n] for n in names}, {n: now[n] for n in names}))
     states = saved["random"][trainer.place.rank], checkpoint.random_states()

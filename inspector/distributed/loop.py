@@ -207,14 +207,8 @@ class Trainer(Parts):
         dist.barrier()
 
     def load(self, file: Path) -> None:
-        """Resume where `file` was saved. Nodes without the file get it from rank 0."""
-        exists = gathered(file.exists())
-        if all(exists) or not exists[0]:
-            state = checkpoint.load(file)
-        else:
-            box = [checkpoint.load(file) if self.place.rank == 0 else None]
-            dist.broadcast_object_list(box, src=0)
-            state = box[0]  # type: ignore[assignment]
+        """Resume where `file` was saved."""
+        state = self.saved(file)
         checkpoint.check(state, self.place.world, self.node.SOLVER.STEPS)
         try:
             self.restore(state)
@@ -222,6 +216,16 @@ class Trainer(Parts):
             message = f"the checkpoint {file} does not fit: {first_line(error)}"
             raise InspectError(message, "use the model and settings that wrote it") from error
         logger.info("resumed at step %d from %s", self.step, file)
+
+    def saved(self, file: Path) -> dict[str, Any]:
+        """The state in `file`, on every rank: nodes without the file get it from rank 0."""
+        exists = gathered(file.exists())
+        if all(exists) or not exists[0]:
+            return checkpoint.load(file)
+        box: list[Any] = [checkpoint.load(file) if self.place.rank == 0 else None]
+        dist.broadcast_object_list(box, src=0)
+        state: dict[str, Any] = box[0]
+        return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a loaded state."""
