@@ -132,8 +132,9 @@ def training() -> str:
         [
             f"- `inspect ddp` on {models} models that train correctly, at 1, 2 and 4 processes:",
             f"  {clean['runs']} runs, {clean['with_alarms']} with a false alarm (`benchmarks/ddp_clean.py`).",
-            f"- A worker killed by SIGKILL: {kills['passed']} of {kills['runs']} runs go on at the",
-            "  checkpoint, and end bit for bit where an undisturbed one does (`benchmarks/ddp_kill.py`).",
+            f"- A worker, or the launcher, killed by SIGKILL at a random moment: {kills['runs']} runs,",
+            f"  {kills['wrong']} that hang, leave a process, tear the checkpoint or do not tell of it",
+            "  (`benchmarks/ddp_kill.py`).",
             f"- Its steps take {cost['ratio']:.2f} times those of a bare DistributedDataParallel loop",
             "  (`benchmarks/ddp_speed.py`).",
         ]
