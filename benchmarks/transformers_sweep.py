@@ -45,7 +45,7 @@ MOST_ON_CPU = 2**30
 
 
 def classes() -> dict[str, str]:
-    """Each class in an auto mapping, and its model type; those of the main tasks first."""
+    """Each class in an auto mapping, and its model type: first one of each type, from its main task."""
     import transformers
     from transformers.models.auto import modeling_auto
 
@@ -57,7 +57,8 @@ def classes() -> dict[str, str]:
                 for cls in listed if isinstance(listed, (list, tuple)) else (listed,):
                     if hasattr(transformers, cls):  # some mappings name what is not exported
                         found.setdefault(cls, model_type)
-    return found
+    firsts = set({kind: cls for cls, kind in reversed(found.items())}.values())
+    return dict(sorted(found.items(), key=lambda pair: pair[0] not in firsts))
 
 
 def shortened(config: Any) -> dict[str, Any]:
