@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from inspector.models.inputs import InputSpec
-from inspector.models.transformers_rules import Asked, Way, number, ones, placed, vocabulary
+from inspector.models.transformers_rules import Asked, Way, fixed, number, ones, placed, vocabulary
 
 REGIONS = 36
 """Of an image, as the detector that LXMERT and VisualBERT are trained with finds them."""
@@ -42,6 +42,21 @@ def _kinds(asked: Asked, way: Way) -> InputSpec:
     return InputSpec((1, _length(asked, way)), torch.int64, below=1, runs=((1, images),))
 
 
+def _task(asked: Asked, way: Way) -> InputSpec:
+    length = number(asked.config, "task_seq_len", default=asked.length)
+    return InputSpec((1, length), torch.int64, below=vocabulary(asked))
+
+
+def _states(asked: Asked, *fields: str) -> InputSpec:
+    """One vector for each token."""
+    return InputSpec((1, asked.length, number(asked.config, *fields, "hidden_size", default=64)), asked.dtype)
+
+
+def _latents(asked: Asked, way: Way) -> InputSpec:
+    """What the first half of a codec of sounds made: a channel for each element."""
+    return InputSpec((1, number(asked.config, "hidden_size", default=64), FRAMES), asked.dtype)
+
+
 def _like_the_image(asked: Asked, way: Way) -> InputSpec:
     """An example and its mask are as large as the image."""
     return InputSpec(way["pixel_values"].shape, asked.dtype)
@@ -54,8 +69,7 @@ def _queries(asked: Asked, way: Way) -> InputSpec:
 
 def _encoded(asked: Asked, way: Way) -> InputSpec:
     """What another model made of an image or a text."""
-    fields = ("encoder_hidden_size", "cross_attention_hidden_size", "hidden_size")
-    return InputSpec((1, asked.length, number(asked.config, *fields, default=64)), asked.dtype)
+    return _states(asked, "encoder_hidden_size", "cross_attention_hidden_size")
 
 
 def _samples(asked: Asked, way: Way) -> InputSpec:
@@ -88,7 +102,11 @@ DEMANDED: dict[str, Callable[[Asked, Way], Any]] = {
     "input_ids": _ids,
     "qformer_input_ids": _ids,
     "tasks_input_ids": _ids,
-    "task_inputs": _ids,
+    "task_inputs": _task,
+    "classes_structure": lambda asked, way: fixed(1),
+    "inputs": lambda asked, way: _states(asked, "d_model"),
+    "inputs_embeds": lambda asked, way: _states(asked),
+    "latents": _latents,
     "classes_input_ids": _ids,
     "attention_mask": _mask,
     "tasks_attention_mask": _mask,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from inspector.models.inputs import InputSpec
-from inspector.models.transformers_rules import Asked, Way, fixed, number, ones, part
+from inspector.models.transformers_rules import Asked, Way, configurations, fixed, number, ones, part
 
 IMAGE_SIZES = (224, 640, 1536)
 FRAMES = 16
@@ -32,8 +32,14 @@ def images(asked: Asked) -> Iterator[Way]:
     if not names:
         return
     name = names[0]
-    for height, width in image_sizes(config, asked.config):
-        yield from _laid_out(asked, name, config, (height, width))
+    for size in _built_for(asked) or image_sizes(config, asked.config):
+        yield from _laid_out(asked, name, config, size)
+
+
+def _built_for(asked: Asked) -> list[tuple[int, int]]:
+    """The only size that a model of timm within this one takes."""
+    patches = (module for module in asked.model.modules() if getattr(module, "strict_img_size", False))
+    return [tuple(module.img_size) for module in patches if module.img_size][:1]
 
 
 def _laid_out(asked: Asked, name: str, config: Any, size: tuple[int, int]) -> Iterator[Way]:
@@ -87,17 +93,25 @@ def _tiles(config: Any, height: int, width: int) -> list[int]:
 
 
 def image_sizes(*configs: Any) -> list[tuple[int, int]]:
-    """What the configuration says; without, sizes from small to large, because some models need more."""
+    """What the configuration says; without, what a configuration in it says, and sizes from small to large,
+    because some models need more."""
     for config in configs:
-        for field in ("image_size", "input_size", "img_size", "max_img_size"):
-            size = getattr(config, field, None)
-            if isinstance(size, dict):
-                size = (size.get("height"), size.get("width"))
-            if isinstance(size, int):
-                return [(size, size)]
-            if isinstance(size, (list, tuple)) and len(size) >= 2 and all(isinstance(s, int) for s in size):
-                return [(size[-2], size[-1])]
-    return [(size, size) for size in IMAGE_SIZES]
+        if (size := _size(config)) is not None:
+            return [size]
+    inner = [size for one in configurations(configs[0]) if (size := _size(one)) is not None]
+    return list(dict.fromkeys([*inner, *((size, size) for size in IMAGE_SIZES)]))
+
+
+def _size(config: Any) -> tuple[int, int] | None:
+    for field in ("image_size", "input_size", "img_size", "max_img_size"):
+        size = getattr(config, field, None)
+        if isinstance(size, dict):
+            size = (size.get("height"), size.get("width"))
+        if isinstance(size, int):
+            return size, size
+        if isinstance(size, (list, tuple)) and len(size) >= 2 and all(isinstance(s, int) for s in size):
+            return size[-2], size[-1]
+    return None
 
 
 _DEEP = ("temporal_patch_size", "patch_temporal")

@@ -52,6 +52,8 @@ def sounds(asked: Asked) -> Iterator[Way]:
         lengths = {"feature_lens": InputSpec((1,), torch.int64, runs=((time, 1),))}
         sound = {name: InputSpec(shape, asked.dtype), **_spoken(asked)}
         yield asked.fits({**sound, **masks, **lengths})
+    for shape, _ in _samples(config) if asked.takes("padding_mask") else ():
+        yield {name: InputSpec(shape, asked.dtype)}
     hidden = number(config, "hidden_size", default=0)
     if asked.takes("decoder_input_values") and hidden:  # without the networks before the encoder and decoder
         states = InputSpec((1, asked.length, hidden), asked.dtype)
