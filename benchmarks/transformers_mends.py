@@ -24,7 +24,7 @@ MENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "bamba": (_LAYERS, {"num_hidden_layers": 2, "attn_layer_indices": [1]}),
     "cosmos3_omni": (_WIDTH, {"vision_config": {"out_hidden_size": 4096}}),
     "deepseek_v2": (_UNSET, {"num_experts_per_tok": 2}),
-    "esm": (_UNSET, {"mask_token_id": 4, "pad_token_id": 1}),
+    "esm": (_UNSET, {"vocab_size": 33, "mask_token_id": 4, "pad_token_id": 1}),
     "gemma3": (_GRID, {"vision_config": {"image_size": 896, "patch_size": 14}}),
     "glm46v": (_ROTARY, {"text_config": {"rope_parameters": _ROPE}}),
     "glm4v": (_ROTARY, {"text_config": {"rope_parameters": _ROPE}}),
@@ -72,7 +72,16 @@ REASONS = {
     "not enough memory": "needs more memory than the sweep allows",
 }
 """What an error holds, and what it means."""
-CLASSES: dict[str, str] = {}
+CLASSES: dict[str, str] = {
+    "EdgeTamModel": f"its default configuration contradicts itself: {_BACKBONE}",
+    "EdgeTamVisionModel": f"its default configuration contradicts itself: {_BACKBONE}",
+    "Llama4ForConditionalGeneration": "transformers alone raises too: it reads a field that its output lacks",
+    "TimmBackbone": "its default configuration names no backbone",
+    "MuseGlimmerAssistantModel": "needs the hidden states of the model that it assists",
+    "UVDocModel": "its default configuration contradicts itself: the head is narrower than the backbone",
+    "VibeVoiceAcousticTokenizerEncoderModel": "half of a codec: its input depends on the other half",
+    "VibeVoiceAcousticTokenizerDecoderModel": "half of a codec: its input depends on the other half",
+}
 """Of a class, what is in no error."""
 
 

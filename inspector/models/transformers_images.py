@@ -76,6 +76,7 @@ def _unfolded(asked: Asked, name: str, config: Any, size: tuple[int, int], chann
     if deep:
         yield {name: InputSpec((count, deep, patch, patch, channels), asked.dtype)}
     yield {name: InputSpec((1, count, channels * patch * patch), asked.dtype)}
+    yield {name: InputSpec((count, channels * patch * patch), asked.dtype)}
 
 
 def _sharper(asked: Asked) -> Way:

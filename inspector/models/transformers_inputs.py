@@ -134,10 +134,13 @@ def _whole(asked: Asked, parts: tuple[Way, ...]) -> Way:
 
 def _unknown(asked: Asked, name: str) -> InspectError:
     needed = ", ".join(f"`{one}`" for one in asked.demanded)
+    hint = f'pass them all, tensors with their shapes: `inputs=["{name}=1x16x{_width(asked)}"]`'
+    if "Tensor" not in asked.annotation(name):
+        hint = f"make it as the documentation of transformers shows, and pass it: `inputs={{{name!r}: ...}}`"
     return InspectError(
         f"{type(asked.model).__name__} has no default input: its forward demands {needed},"
         f" and nothing says what `{name}` is",
-        f'pass them all, tensors with their shapes: `inputs=["{name}=1x16x{_width(asked)}"]`',
+        hint,
     )
 
 

@@ -37,6 +37,11 @@ class Asked:
         named = [one for one in every if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
         return {one.name: one.default is one.empty for one in named if one.name != "self"}
 
+    def annotation(self, name: str) -> str:
+        """What the forward says that an input is; a tensor, where it says nothing."""
+        parameter = introspection.signature(type(self.model).forward).parameters[name]
+        return "Tensor" if parameter.annotation is parameter.empty else str(parameter.annotation)
+
     @cached_property
     def demanded(self) -> tuple[str, ...]:
         """What the forward has no default for."""
