@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+_AXES = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [16, 16, 16, 16]}
 _GRID = "an image makes fewer patches than are joined into one token"
 _WIDTH = "the features of an image or a sound are not as wide as the text"
 _ROTARY = "`mrope_section` does not add up to the rotary width of a head"
@@ -41,13 +42,22 @@ MENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "hunyuan_v1_dense": (_UNSET, {"head_dim": 128}),
     "hunyuan_v1_moe": (_UNSET, {"head_dim": 128}),
     "hunyuan_vl_text": (_UNSET, {"head_dim": 128}),
-    "hunyuan_vl": (_UNSET, {"text_config": {"head_dim": 128}}),
+    "hunyuan_vl": (_UNSET, {"text_config": {"head_dim": 128, "rope_parameters": _AXES}}),
     "idefics3": (_GRID, {"vision_config": {"image_size": 256}}),
     "janus": (_WIDTH, {"vision_config": {"projection_dim": 4096}}),
     "llama4": (_WIDTH, {"vision_config": {"intermediate_size": 3072, "vision_output_dim": 4096}}),
+    "lw_detr": (
+        _UNSET,
+        {
+            "projector_scale_factors": [1.0],
+            "backbone_config": {"model_type": "lw_detr_vit", "image_size": 1024},
+        },
+    ),
     "ministral": (_UNSET, {"head_dim": 128}),
     "modernvbert": (_GRID, {"vision_config": {"image_size": 256}}),
     "ovis2": (_WIDTH, {"hidden_size": 4096}),
+    "qwen2_5_vl": (_WIDTH, {"vision_config": {"out_hidden_size": 8192}}),
+    "qwen2_vl": (_WIDTH, {"vision_config": {"hidden_size": 8192}}),
     "qwen3_5_moe": (_WIDTH, {"vision_config": {"out_hidden_size": 2048}}),
     "qwen3_5": (_WIDTH, {"vision_config": {"out_hidden_size": 4096}}),
     "qwen3_asr": (_WIDTH, {"audio_config": {"output_dim": 2048}}),
@@ -55,6 +65,7 @@ MENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_vl_moe": (_WIDTH, {"vision_config": {"out_hidden_size": 2048}}),
     "qwen4_exp": (_WIDTH, {"vision_config": {"out_hidden_size": 2048}}),
     "rf_detr": (_GRID, {"backbone_config": {"model_type": "rf_detr_dinov2", "image_size": 560}}),
+    "shieldgemma2": (_GRID, {"vision_config": {"image_size": 896, "patch_size": 14}}),
     "smolvlm": (_GRID, {"vision_config": {"image_size": 256}}),
     "t5gemma2": (_GRID, {"encoder": {"vision_config": {"image_size": 896, "patch_size": 14}}}),
     "ultravbert": (_GRID, {"vision_config": {"image_size": 256}}),
@@ -76,6 +87,9 @@ CLASSES: dict[str, str] = {
     "EdgeTamModel": f"its default configuration contradicts itself: {_BACKBONE}",
     "EdgeTamVisionModel": f"its default configuration contradicts itself: {_BACKBONE}",
     "Llama4ForConditionalGeneration": "transformers alone raises too: it reads a field that its output lacks",
+    "GlmImageModel": "needs the grid of the image to be made beside that of the image given",
+    "PPOCRV6SmallDetModel": f"its default configuration contradicts itself: {_BACKBONE}",
+    "PPOCRV6SmallDetForObjectDetection": f"its default configuration contradicts itself: {_BACKBONE}",
     "TimmBackbone": "its default configuration names no backbone",
     "MuseGlimmerAssistantModel": "needs the hidden states of the model that it assists",
     "UVDocModel": "its default configuration contradicts itself: the head is narrower than the backbone",

@@ -127,7 +127,11 @@ def _packed(asked: Asked, name: str, config: Any, size: tuple[int, int], channel
     grid = [max(merge, side // patch // merge * merge) for side in size]
     count, width = grid[0] * grid[1], channels * patch * patch
     deep = width * number(config, *_DEEP, default=1)
-    grids = [n for n in ("image_grid_thw", "grid_thw", "image_grid_hws", "grid_hw") if asked.takes(n)]
+    grids = [
+        n
+        for n in ("image_grid_thw", "grid_thw", "image_grid_hws", "image_grid_hw", "grid_hw")
+        if asked.takes(n)
+    ]
     if grids:
         sizes = fixed(*((1, *grid) if grids[0].endswith("thw") else grid))
         more = {

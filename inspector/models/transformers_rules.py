@@ -163,6 +163,9 @@ def text(asked: Asked) -> Iterator[Way]:
     shapes = [(books, asked.length), (1, books, asked.length), (1, asked.length, books)] if books else []
     for shape in (*shapes, (1, 2, asked.length)):
         yield {**way, "input_ids": replace(known, shape=shape)}
+    if books:  # a text beside its sounds
+        codes = number(asked.config, "codebook_vocab_size", default=vocabulary(asked) or 2)
+        yield {**way, "input_ids": replace(tokens, shape=(1, asked.length, books + 1), below=codes)}
 
 
 def _last(config: Any) -> int:

@@ -35,9 +35,11 @@ def sounds(asked: Asked) -> Iterator[Way]:
         "encoder_config",
         "semantic_model_config",
         "semantic_config",
+        "encoder",
     )
     config = config or asked.config
     known = part(asked.config, "audio_config", "speech_config") is not None
+    known = known or asked.takes("inputs", "input_values", "input_features")  # one of three names
     name = next((n for n in _SOUNDS if asked.takes(n) and (n in asked.main or known)), None)
     if name is None:
         if asked.takes("decoder_input_values"):
