@@ -23,6 +23,7 @@ MENDS: dict[str, tuple[str, dict[str, Any]]] = {
         {"vision_config": {"model_type": "idefics3_vision", "image_size": 490, "patch_size": 14}},
     ),
     "bamba": (_LAYERS, {"num_hidden_layers": 2, "attn_layer_indices": [1]}),
+    "colmodernvbert": (_GRID, {"vlm_config": {"vision_config": {"image_size": 256}}}),
     "cosmos3_omni": (_WIDTH, {"vision_config": {"out_hidden_size": 4096}}),
     "deepseek_v2": (_UNSET, {"num_experts_per_tok": 2}),
     "esm": (_UNSET, {"vocab_size": 33, "mask_token_id": 4, "pad_token_id": 1}),

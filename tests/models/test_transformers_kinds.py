@@ -99,3 +99,31 @@ def test_two_samples_of_packed_patches_cost_twice_as_much() -> None:
     assert two.kwargs["pixel_values"].shape == (512, 2 * 3 * 14 * 14)
     counts = [inspector.profile(recipe, inputs=each).metrics["macs"].value for each in (one, two)]
     assert counts[1] == 2 * counts[0]
+
+
+def test_a_text_beside_its_sounds_has_a_column_for_each_codebook() -> None:
+    recipe = tiny(
+        "KyutaiSpeechToTextModel", vocab_size=32, codebook_vocab_size=16, num_codebooks=3, hidden_size=8,
+        num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=4, ffn_dim=32,
+        max_position_embeddings=16, sliding_window=16, audio_pad_token_id=15, audio_bos_token_id=14,
+        pad_token_id=3, bos_token_id=14,
+    )  # fmt: skip
+    assert inputs(recipe) == {"input_ids": (1, 16, 3 + 1)}
+    macs(recipe)
+
+
+def test_patches_in_films_come_one_by_one_and_their_channels_last() -> None:
+    recipe = tiny("InklingVisionModel", patch_size=4, temporal_patch_size=2, num_channels=3, hidden_size=8,
+                  num_hidden_layers=2, text_hidden_size=8)  # fmt: skip
+    assert inputs(recipe) == {"pixel_values": (56 * 56, 2, 4, 4, 3)}  # of an image of 224 x 224
+
+
+def test_sounds_that_are_added_to_the_text_are_as_many_as_its_tokens() -> None:
+    audio = {
+        "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "num_mel_bins": 4, "head_dim": 4, "max_position_embeddings": 64, "num_key_value_heads": 2,
+    }  # fmt: skip
+    text = {**TOKENS, "num_key_value_heads": 2, "head_dim": 4, "max_position_embeddings": 1024}
+    recipe = tiny("VoxtralRealtimeModel", audio_config=audio, text_config=text, downsample_factor=4)
+    # 3000 frames; a convolution halves them, four of those are joined into one
+    assert inputs(recipe) == {"input_ids": (1, 375), "input_features": (1, 4, 3000)}
