@@ -78,6 +78,7 @@ ON_VALUES = ("on meta tensors", "register_meta", "unallocated storage", "permute
 """What torch says where meta cannot go on."""
 REASONS = {
     "inference_session": "needs an inference session, which its processor makes of a video",
+    "'BltConfig' object has no attribute": "transformers alone raises too: its cache reads a field that it lacks",
     "has no forward": "has no forward: one of its methods is called",
     "requires the": "needs a package that is not installed",
     "no answer within the limit": "takes longer than the sweep allows a class on this machine",

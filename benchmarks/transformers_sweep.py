@@ -220,7 +220,7 @@ def main() -> None:
         "trained": sum("train" in found for found in rows.values()),
         "on_cpu": sum("device" in found for found in rows.values()),
         "with_unknown_operators": sum("unknown" in found for found in rows.values()),
-        "seconds": round(sum(found["seconds"] for found in rows.values())),
+        "seconds": round(sum(found.get("seconds", 0) for found in rows.values())),
     }
     print(summary)
     save("transformers_sweep", {**summary, "rows": {f"{types[k]} {k}": v for k, v in rows.items()}})
