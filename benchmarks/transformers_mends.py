@@ -42,7 +42,7 @@ MENDS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "hunyuan_v1_dense": (_UNSET, {"head_dim": 128}),
     "hunyuan_v1_moe": (_UNSET, {"head_dim": 128}),
-    "hunyuan_vl_text": (_UNSET, {"head_dim": 128}),
+    "hunyuan_vl_text": (_UNSET, {"head_dim": 128, "rope_parameters": _AXES}),
     "hunyuan_vl": (_UNSET, {"text_config": {"head_dim": 128, "rope_parameters": _AXES}}),
     "idefics3": (_GRID, {"vision_config": {"image_size": 256}}),
     "janus": (_WIDTH, {"vision_config": {"projection_dim": 4096}}),
@@ -78,7 +78,7 @@ ON_VALUES = ("on meta tensors", "register_meta", "unallocated storage", "permute
 """What torch says where meta cannot go on."""
 REASONS = {
     "inference_session": "needs an inference session, which its processor makes of a video",
-    "'BltConfig' object has no attribute": "transformers alone raises too: its cache reads a field that it lacks",
+    "'BltConfig' object has no attribute": "transformers alone raises: its cache reads a missing field",
     "has no forward": "has no forward: one of its methods is called",
     "requires the": "needs a package that is not installed",
     "no answer within the limit": "takes longer than the sweep allows a class on this machine",
