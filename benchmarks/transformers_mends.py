@@ -93,6 +93,7 @@ CLASSES: dict[str, str] = {
     "PPOCRV6SmallDetModel": f"its default configuration contradicts itself: {_BACKBONE}",
     "PPOCRV6SmallDetForObjectDetection": f"its default configuration contradicts itself: {_BACKBONE}",
     "TimmBackbone": "its default configuration names no backbone",
+    "MusicFlamingoModel": "how many placeholders it needs is told by values, which meta does not have",
     "MuseGlimmerAssistantModel": "needs the hidden states of the model that it assists",
     "UVDocModel": "its default configuration contradicts itself: the head is narrower than the backbone",
     "VibeVoiceAcousticTokenizerEncoderModel": "half of a codec: its input depends on the other half",
