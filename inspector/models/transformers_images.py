@@ -24,7 +24,8 @@ def images(asked: Asked) -> Iterator[Way]:
     """A picture in packed patches with its grid, as one image, as several images or frames."""
     config = part(asked.config, "vision_config", "backbone_config", "vision_tower_config") or asked.config
     names = [name for name in _IMAGE_NAMES if asked.takes(name)]
-    if not asked.takes("pixel_values") and "pixel_values_videos" not in asked.main:
+    films = "pixel_values_videos" in asked.main or part(asked.config, "video_config") is not None
+    if not asked.takes("pixel_values") and not films:
         names = [name for name in names if name != "pixel_values_videos"]
     if "hidden_states" in names and not asked.takes("grid_thw"):
         names.remove("hidden_states")

@@ -152,7 +152,9 @@ def text(asked: Asked) -> Iterator[Way]:
     way: Way = {}
     if asked.takes("decoder_input_ids") and getattr(asked.config, "is_encoder_decoder", False):
         way["decoder_input_ids"] = decoder_ids(asked)
-    if not asked.takes("input_ids") or not ("input_ids" in asked.main or part(asked.config, "text_config")):
+    foreign = not any(asked.takes(name) for name in asked.main)  # the main input of a class above it
+    wanted = "input_ids" in asked.main or foreign or part(asked.config, "text_config")
+    if not asked.takes("input_ids") or not wanted:
         yield way
         return
     yield {**way, "input_ids": tokens}
