@@ -93,7 +93,7 @@ CLASSES: dict[str, str] = {
     "GlmImageModel": "needs the grid of the image to be made beside that of the image given",
     "PPOCRV6SmallDetModel": f"its default configuration contradicts itself: {_BACKBONE}",
     "PPOCRV6SmallDetForObjectDetection": f"its default configuration contradicts itself: {_BACKBONE}",
-    "PPDocLayoutV2ForObjectDetection": "transformers alone raises too: fields of its configuration have no default",
+    "PPDocLayoutV2ForObjectDetection": "transformers alone raises too: a field has no default",
     "PI0Model": "needs actions that its other half embeds",
     "TimmBackbone": "its default configuration names no backbone",
     "MusicFlamingoModel": "how many placeholders it needs is told by values, which meta does not have",
