@@ -8,8 +8,9 @@ Each class is built on meta from the default configuration of its model type, ma
 counts layers (`num_hidden_layers`, `encoder_layers`, ...), there and in its sub-configurations, becomes 2.
 Where such a configuration is refused, builds no model or does not run, the default one is used: "whole".
 Nothing is downloaded. A row holds the inputs, MACs and parameters of the forward; the MACs of training; the
-operators without a formula; and the reason of whatever failed ("plain": transformers alone fails on its
-default configuration too). A class may take `LIMIT` seconds.
+operators without a formula; the reason of whatever failed ("plain": transformers alone fails on its default
+configuration too); and, where the default configuration contradicts itself, what was mended
+(`transformers_mends.py`). A class may take `LIMIT` seconds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from common import resumable, save, so_far, unknown
+from transformers_mends import MENDS, reason
 
 LIMIT = 60
 LAYERS = {
@@ -45,7 +47,7 @@ MOST_ON_CPU = 2**30
 
 
 def classes() -> dict[str, str]:
-    """Each class in an auto mapping, and its model type; those of the main tasks first."""
+    """Each class in an auto mapping, and its model type: first one of each type, from its main task."""
     import transformers
     from transformers.models.auto import modeling_auto
 
@@ -57,7 +59,8 @@ def classes() -> dict[str, str]:
                 for cls in listed if isinstance(listed, (list, tuple)) else (listed,):
                     if hasattr(transformers, cls):  # some mappings name what is not exported
                         found.setdefault(cls, model_type)
-    return found
+    firsts = set({kind: cls for cls, kind in reversed(found.items())}.values())
+    return dict(sorted(found.items(), key=lambda pair: pair[0] not in firsts))
 
 
 def shortened(config: Any) -> dict[str, Any]:
@@ -69,13 +72,40 @@ def shortened(config: Any) -> dict[str, Any]:
             if inner:
                 fields[name] = {**inner, "model_type": value.model_type}
         elif name in LAYERS and isinstance(value, int) and value > SHORT:
-            fields[name] = SHORT
+            fields[name] = max(SHORT, _each_kind(getattr(config, "layer_types", None) or []))
     return fields
 
 
-def configurations(cls: Any) -> Iterator[tuple[Any, bool]]:
-    """The short one, then the whole one."""
+def _each_kind(layers: list[str]) -> int:
+    """How many layers hold one of every kind."""
+    return max((layers.index(kind) + 1 for kind in set(layers)), default=0)
+
+
+def mended(kind: Any, fields: dict[str, Any]) -> Any:
+    """A short configuration with these fields."""
+    try:
+        short = shortened(kind())
+    except Exception:
+        short = {}
+    return kind(**_joined(short, fields))
+
+
+def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _joined(one[name], other[name])
+        for name in one.keys() & other.keys()
+        if isinstance(one[name], dict)
+    }
+    return {**one, **other, **both}
+
+
+def configurations(cls: Any, model_type: str) -> Iterator[tuple[Any, bool]]:
+    """The mended one, where the default contradicts itself; the short one, then the whole one."""
     kind = cls.config_class  # of this class: a model type can have several
+    mend = MENDS.get(getattr(kind, "model_type", model_type))
+    if mend:
+        yield mended(kind, mend[1]), False
+        return
     whole = kind()
     filled = {name: value for name, value in FILLED.items() if getattr(whole, name, 0) is None}
     fields = shortened(whole)
@@ -93,9 +123,11 @@ def row(name: str, model_type: str) -> dict[str, Any]:
     from inspector.core.errors import InspectError
     from inspector.models.huggingface import from_config
 
+    cls = getattr(transformers, name)
+    mend = MENDS.get(getattr(getattr(cls, "config_class", None), "model_type", model_type))
     refused: Exception | None = None
     result: dict[str, Any] | None = None
-    for config, whole in configurations(getattr(transformers, name)):
+    for config, whole in configurations(cls, model_type):
         config.architectures = [name]
         recipe = from_config(config, name)
         try:
@@ -105,10 +137,10 @@ def row(name: str, model_type: str) -> dict[str, Any]:
             continue
         result = {**({"whole": True} if whole else {}), **counted(recipe, weights)}
         if "forward" in result:
-            return result
+            return {**({"mended": f"{mend[0]}: {mend[1]}"} if mend else {}), **result}
     if result is not None:
         return result
-    plain = refused_by_transformers(getattr(transformers, name))
+    plain = refused_by_transformers(cls)
     return {"error": plain, "plain": True} if plain else {"error": str(refused)[:240]}
 
 
@@ -159,22 +191,36 @@ def main() -> None:
     if sys.argv[1:] and sys.argv[1:] != ["--so-far"]:
         for name, kind in types.items():
             if any(fnmatch.fnmatch(kind, word) or name == word for word in sys.argv[1:]):
-                print(name, row(name, kind), flush=True)
+                try:
+                    print(name, row(name, kind), flush=True)
+                except Exception as error:
+                    print(name, repr(error)[:200], flush=True)
         return
     if sys.argv[1:] == ["--so-far"]:
         types = {name: types[name] for name in so_far("transformers_sweep")}
     rows = resumable("transformers_sweep", list(types), lambda name: row(name, types[name]), LIMIT)
+    for name, one in rows.items():
+        if "forward" not in one:
+            one["reason"] = reason(name, one)
+    run = {types[name] for name, one in rows.items() if "forward" in one}
+    unexplained = [name for name, one in rows.items() if one.get("reason", "") is None]
     summary = {
         "transformers": transformers.__version__,
+        "families": len({types[name] for name in rows}),
+        "families_run": len(run),
+        "families_that_fail_with_a_reason": len(
+            {types[name] for name in rows} - run - {types[n] for n in unexplained}
+        ),
+        "without_a_reason": unexplained,
         "classes": len(rows),
-        "model_types": len(set(types.values())),
+        "classes_listed": len(classes()),
         "refused_by_transformers_alone": sum("plain" in found for found in rows.values()),
         "built": sum("error" not in found for found in rows.values()),
         "run": sum("forward" in found for found in rows.values()),
         "trained": sum("train" in found for found in rows.values()),
         "on_cpu": sum("device" in found for found in rows.values()),
         "with_unknown_operators": sum("unknown" in found for found in rows.values()),
-        "seconds": round(sum(found["seconds"] for found in rows.values())),
+        "seconds": round(sum(found.get("seconds", 0) for found in rows.values())),
     }
     print(summary)
     save("transformers_sweep", {**summary, "rows": {f"{types[k]} {k}": v for k, v in rows.items()}})

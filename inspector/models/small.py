@@ -39,9 +39,13 @@ def smallest(recipe: Recipe, model: nn.Module, batch: int = 4, values: Inputs | 
 
 def with_batch(inputs: Inputs, batch: int) -> Inputs:
     """The same inputs for `batch` samples: a first dimension of 1 becomes `batch` (tensors are varied), a
-    list of one (the images of a detector) is repeated."""
+    list of one (the images of a detector) is repeated, and so are patches that the samples share a first
+    dimension for."""
+    shared = _packed(inputs)
 
-    def more(value: Any) -> Any:
+    def more(value: Any, name: str = "") -> Any:
+        if name in shared:
+            return _repeated(value, batch)
         if isinstance(value, InputSpec) and value.shape[:1] == (1,) and value.values is None:
             return replace(value, shape=(batch, *value.shape[1:]))
         if isinstance(value, Tensor) and value.shape[:1] == (1,) and value.device.type != "meta":
@@ -50,7 +54,27 @@ def with_batch(inputs: Inputs, batch: int) -> Inputs:
             return value * batch
         return value
 
-    return Inputs(tuple(map(more, inputs.args)), {k: more(v) for k, v in inputs.kwargs.items()})
+    return Inputs(tuple(map(more, inputs.args)), {k: more(v, k) for k, v in inputs.kwargs.items()})
+
+
+def _packed(inputs: Inputs) -> set[str]:
+    """The images whose first dimension counts patches or tiles of all samples together: more than one, beside
+    one row of token ids or of a grid."""
+    rows = {name: tuple(getattr(value, "shape", ()))[:1] for name, value in inputs.kwargs.items()}
+    if not any(rows[name] == (1,) for name in rows if name == "input_ids" or "grid" in name):
+        return set()
+    images = (name for name in rows if name.startswith(("pixel_values", "hidden_states", "image_position")))
+    return {name for name in images if rows[name] and rows[name][0] > 1}
+
+
+def _repeated(value: Any, batch: int) -> Any:
+    if isinstance(value, InputSpec):
+        return (
+            replace(value, shape=(batch * value.shape[0], *value.shape[1:]))
+            if value.values is None
+            else value
+        )
+    return torch.cat([value, *(_varied(value, number) for number in range(1, batch))])
 
 
 def _varied(value: Tensor, number: int) -> Tensor:

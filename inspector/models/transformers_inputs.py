@@ -1,6 +1,6 @@
 """What a transformers model is called with when nobody says: read from its class and its configuration.
 
-A kind of input (text, images, sounds, time series: `transformers_rules`) is given where the forward names it
+A kind of input (text, images, sounds, time series) is given where the forward names it
 and the configuration describes it, or where it is the class's `main_input_name` or demanded. A kind can be
 laid out in several ways, and a configuration rarely tells which: each is tried on meta, and the first that
 runs is the default. Where images or sounds are merged into the text, their placeholder tokens stand before
@@ -22,12 +22,16 @@ from torch import nn
 from inspector.core.errors import InspectError
 from inspector.models.inputs import Inputs, InputSpec, materialise
 from inspector.models.transformers_companions import DEMANDED, USED
+from inspector.models.transformers_images import images
 from inspector.models.transformers_labels import labels
-from inspector.models.transformers_rules import KINDS, MERGED, Asked, Way, placed, placeholder, special
+from inspector.models.transformers_rules import MERGED, Asked, Way, placed, placeholder, special, text
+from inspector.models.transformers_series import decisions, series
+from inspector.models.transformers_sounds import sounds
 from inspector.tracing.capture import ForwardError, capture
 from inspector.tracing.capture.pricing import Rule
 from inspector.tracing.values import tensors
 
+KINDS: tuple[Callable[[Asked], Iterator[Way]], ...] = (text, images, sounds, series, decisions)
 MOST_WAYS = 16
 
 
@@ -68,6 +72,8 @@ def default_inputs(model: Any, phase: str, trial: Trial) -> Inputs | None:
     if best[0] < math.inf:  # for a forward that looks for empty images
         filled = _merged(asked, _filled(best[1]), trial)
         best = _further(best, _came(asked, filled, phase, trial))
+    if best[0] < math.inf:
+        best = _further(best, _came(asked, _alongside(asked, best[1], trial), phase, trial))
     return Inputs((), best[1])
 
 
@@ -128,10 +134,13 @@ def _whole(asked: Asked, parts: tuple[Way, ...]) -> Way:
 
 def _unknown(asked: Asked, name: str) -> InspectError:
     needed = ", ".join(f"`{one}`" for one in asked.demanded)
+    hint = f'pass them all, tensors with their shapes: `inputs=["{name}=1x16x{_width(asked)}"]`'
+    if "Tensor" not in asked.annotation(name):
+        hint = f"make it as the documentation of transformers shows, and pass it: `inputs={{{name!r}: ...}}`"
     return InspectError(
         f"{type(asked.model).__name__} has no default input: its forward demands {needed},"
         f" and nothing says what `{name}` is",
-        f'pass them all, tensors with their shapes: `inputs=["{name}=1x16x{_width(asked)}"]`',
+        hint,
     )
 
 
@@ -175,6 +184,15 @@ def _features(asked: Asked, kind: str, way: Way, trial: Trial) -> int:
     made: list[int] = []
     trial.run(_Probe(asked.model, method, made.append), Inputs((), named), "forward")
     return made[0] if made else 0
+
+
+def _alongside(asked: Asked, way: Way, trial: Trial) -> Way:
+    """With one token for each feature of a sound, for a forward that adds the two."""
+    ids = way.get("input_ids")
+    features = _features(asked, "audio", way, trial) if isinstance(ids, InputSpec) else 0
+    if not features or not isinstance(ids, InputSpec) or placed(asked, ids):
+        return way
+    return {**way, "input_ids": replace(ids, shape=(*ids.shape[:-1], features))}
 
 
 class _Probe(nn.Module):

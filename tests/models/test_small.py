@@ -62,6 +62,26 @@ def test_a_batch_grows_where_it_was_one() -> None:
     assert grown.kwargs["ids"].shape == (2, 7)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("texts", "shape"),
+    [
+        (["input_ids=int64[1,9]", "pixel_values=6x8", "image_grid_thw=int64[1,3]"], (12, 8)),
+        (["hidden_states=6x8", "grid_thw=int64[1,3]"], (12, 8)),
+        (["input_ids=int64[1,9]", "pixel_values=5x3x8x8"], (10, 3, 8, 8)),  # five tiles of one image
+        (["input_ids=int64[1,9]", "pixel_values=1x3x8x8"], (2, 3, 8, 8)),
+        (["input_ids=int64[3,9]", "pixel_values=3x3x8x8"], (3, 3, 8, 8)),  # three samples already
+        (["pixel_values=3x3x8x8"], (3, 3, 8, 8)),
+    ],
+)
+def test_patches_of_all_samples_in_one_dimension_are_twice_as_many(texts, shape) -> None:
+    given = as_inputs(texts)
+    name = "pixel_values" if "pixel_values" in given.kwargs else "hidden_states"
+    assert with_batch(given, 2).kwargs[name].shape == shape
+    tensors = {key: torch.zeros(spec.shape, dtype=spec.dtype) for key, spec in given.kwargs.items()}
+    assert with_batch(Inputs((), tensors), 2).kwargs[name].shape == shape
+
+
 @pytest.mark.parametrize(
     ("path", "pattern", "expected"),
     [

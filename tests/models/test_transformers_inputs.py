@@ -207,12 +207,27 @@ def test_a_classifier_that_looks_for_the_end_of_the_text_finds_it() -> None:
 
 
 @pytest.mark.once
-def test_a_forward_that_demands_what_nothing_describes_is_refused_by_name() -> None:
-    recipe = tiny("Blip2QFormerModel", hidden_size=8, num_attention_heads=2)
+def test_a_forward_that_demands_what_nothing_describes_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = tiny("BertModel", **TOKENS)
+    monkeypatch.setattr(transformers.BertModel, "forward", lambda self, gaze: gaze)
     with pytest.raises(InspectError) as caught:
         inspector.profile(recipe)
-    assert "`query_embeds`" in caught.value.message
-    assert "query_embeds=1x16x8" in (caught.value.hint or "")
+    assert "`gaze`" in caught.value.message
+    assert "gaze=1x16x8" in (caught.value.hint or "")
+
+
+@pytest.mark.once
+def test_what_is_demanded_and_no_tensor_is_passed_as_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(self: Any, session: InputSpec) -> None: ...
+
+    recipe = tiny("BertModel", **TOKENS)
+    monkeypatch.setattr(transformers.BertModel, "forward", forward)
+    with pytest.raises(InspectError) as caught:
+        inspector.profile(recipe)
+    assert "`session`" in caught.value.message
+    assert "`inputs={'session': ...}`" in (caught.value.hint or "")
 
 
 @pytest.mark.once

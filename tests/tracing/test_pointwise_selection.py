@@ -45,6 +45,32 @@ def test_embedding_bag_adds_each_row_that_it_reads(count, meta):
     assert bag.pointwise == 6 * 4
 
 
+@pytest.mark.parametrize(
+    ("options", "forward", "backward"),
+    [
+        # 6 rows of 4 are added, and so are their gradients
+        ({"mode": "sum"}, 24, 24),
+        ({"mode": "sum", "scale_grad_by_freq": True}, 24, 24 + 24),
+        # 2 bags of 4 are divided
+        ({"mode": "mean"}, 24 + 8, 24 + 8),
+        # 24 comparisons; each of 2x4 gradients goes to one row
+        ({"mode": "max"}, 24, 8),
+        # each row is multiplied; 6 dot products of 4 for the gradients of the weights, 2 FLOPs an element
+        ({"mode": "sum", "weights": True}, 24 + 24, 24 + 24 + 2 * 24),
+    ],
+)
+def test_embedding_bag_counts_what_its_mode_and_weights_ask_for(count, meta, options, forward, backward):
+    weighted = "weights" in options
+    mode = {name: value for name, value in options.items() if name != "weights"}
+
+    def bag(indices, table, weights):
+        return F.embedding_bag(indices, table, **mode, per_sample_weights=weights if weighted else None)
+
+    tensors = meta(2, 3, dtype=LONG), meta(7, 4), meta(2, 3)
+    assert count(bag, *tensors).pointwise == forward
+    assert count(bag, *tensors, phase="train", only="backward").pointwise == backward
+
+
 def test_scatter_add_adds_as_many_elements_as_it_has_indices(count, meta):
     def scatter(x, index, source):
         return x.scatter_add(0, index, source)

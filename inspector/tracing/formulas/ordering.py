@@ -37,9 +37,39 @@ def index_put(
     return Cost(0, values.numel if accumulate else 0)
 
 
+_MEAN, _MAX = 1, 2
+"""How a bag is reduced; 0 is its sum."""
+
+
 @formula("aten._embedding_bag", "aten._embedding_bag_forward_only")
-def embedding_bag(out: Any, weight: TensorSpec, indices: TensorSpec, *_: Any, **__: Any) -> Cost:
-    return Cost(0, indices.numel * weight.shape[-1])
+def embedding_bag(out: Any, weight: TensorSpec, indices: TensorSpec, *args: Any, **_: Any) -> Cost:
+    """A row is added (or compared) for each index, after a multiplication where it has a weight of its own; a
+    mean divides each bag. Arguments: offsets, scale_grad_by_freq, mode, sparse, per_sample_weights."""
+    _offsets, _scaled, mode, _sparse, own = (*args, *(None, False, 0, False, None)[len(args) :])[:5]
+    rows = indices.numel * weight.shape[-1]
+    return Cost(0, rows * (1 + (own is not None)) + (out[0].numel if mode == _MEAN else 0))
+
+
+@formula("aten._embedding_bag_backward")
+def embedding_bag_backward(out: Any, grad: TensorSpec, indices: TensorSpec, *args: Any, **_: Any) -> Cost:
+    """A bag e is the sum of s_i W[i] over its indices i, so dL/dW[i] grows by s_i dL/de for each of them: one
+    row of additions an index. s_i is 1, the weight of i or scaled by its
+    frequency (a row of multiplications), or one over the size of the bag (each bag is divided). Of a maximum,
+    each element of dL/de goes to one row. Arguments: offsets, offset2bag, bag_size, maximum_indices,
+    num_weights, scale_grad_by_freq, mode, sparse, per_sample_weights."""
+    scaled, mode, _sparse, own = args[5:9]
+    if mode == _MAX:
+        return Cost(0, grad.numel)
+    times = 1 + bool(scaled) + (own is not None)
+    return Cost(0, indices.numel * grad.shape[-1] * times + (grad.numel if mode == _MEAN else 0))
+
+
+@formula("aten._embedding_bag_per_sample_weights_backward")
+def embedding_bag_weights_backward(
+    out: Any, grad: TensorSpec, weight: TensorSpec, indices: TensorSpec, *_: Any
+) -> Cost:
+    """dL/ds_i = W[i] . dL/de: a multiplication and an addition for each element of each row."""
+    return Cost(0, 2 * indices.numel * weight.shape[-1])
 
 
 # Order.

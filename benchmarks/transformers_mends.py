@@ -1,0 +1,120 @@
+"""Default configurations of transformers that contradict themselves, the fields that make them agree, and why
+a class cannot be swept.
+
+Without these, transformers alone raises too: a part of the model hands the next one a tensor of another
+width, or a list of layers names none that it has. A row of the sweep that needed them says which.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+_AXES = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [16, 16, 16, 16]}
+_GRID = "an image makes fewer patches than are joined into one token"
+_WIDTH = "the features of an image or a sound are not as wide as the text"
+_ROTARY = "`mrope_section` does not add up to the rotary width of a head"
+_BACKBONE = "`backbone_channel_list` does not list the channels of the backbone"
+_LAYERS = "the layers are all of a kind that keeps no attention cache"
+_UNSET = "a field that every model needs has no default"
+MENDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "aria": (
+        _GRID,
+        {"vision_config": {"model_type": "idefics3_vision", "image_size": 490, "patch_size": 14}},
+    ),
+    "bamba": (_LAYERS, {"num_hidden_layers": 2, "attn_layer_indices": [1]}),
+    "colmodernvbert": (_GRID, {"vlm_config": {"vision_config": {"image_size": 256}}}),
+    "cosmos3_omni": (_WIDTH, {"vision_config": {"out_hidden_size": 4096}}),
+    "deepseek_v2": (_UNSET, {"num_experts_per_tok": 2}),
+    "esm": (_UNSET, {"vocab_size": 33, "mask_token_id": 4, "pad_token_id": 1}),
+    "gemma3": (_GRID, {"vision_config": {"image_size": 896, "patch_size": 14}}),
+    "glm46v": (_ROTARY, {"text_config": {"rope_parameters": _ROPE}}),
+    "glm4v": (_ROTARY, {"text_config": {"rope_parameters": _ROPE}}),
+    "glm4v_text": (_ROTARY, {"rope_parameters": _ROPE}),
+    "glm4v_moe": (_ROTARY, {"text_config": {"head_dim": 128}}),
+    "glm4v_moe_text": (_ROTARY, {"head_dim": 128}),
+    "glm5_next": (_WIDTH, {"vision_config": {"out_hidden_size": 4096}}),
+    "glm_image_text": (_ROTARY, {"rope_parameters": _ROPE}),
+    "glm_ocr": (_WIDTH, {"vision_config": {"out_hidden_size": 1024}}),
+    "granitemoehybrid": (
+        _LAYERS,
+        {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]},
+    ),
+    "hunyuan_v1_dense": (_UNSET, {"head_dim": 128}),
+    "hunyuan_v1_moe": (_UNSET, {"head_dim": 128}),
+    "hunyuan_vl_text": (_UNSET, {"head_dim": 128, "rope_parameters": _AXES}),
+    "hunyuan_vl": (_UNSET, {"text_config": {"head_dim": 128, "rope_parameters": _AXES}}),
+    "idefics3": (_GRID, {"vision_config": {"image_size": 256}}),
+    "janus": (_WIDTH, {"vision_config": {"projection_dim": 4096}}),
+    "llama4": (_WIDTH, {"vision_config": {"intermediate_size": 3072, "vision_output_dim": 4096}}),
+    "lw_detr": (
+        _UNSET,
+        {
+            "projector_scale_factors": [1.0],
+            "backbone_config": {"model_type": "lw_detr_vit", "image_size": 1024},
+        },
+    ),
+    "ministral": (_UNSET, {"head_dim": 128}),
+    "modernvbert": (_GRID, {"vision_config": {"image_size": 256}}),
+    "ovis2": (_WIDTH, {"hidden_size": 4096}),
+    "qwen2_5_vl": (_WIDTH, {"vision_config": {"out_hidden_size": 8192}}),
+    "qwen2_vl": (_WIDTH, {"vision_config": {"hidden_size": 8192}}),
+    "qwen3_5_moe": (_WIDTH, {"vision_config": {"out_hidden_size": 2048}}),
+    "qwen3_5": (_WIDTH, {"vision_config": {"out_hidden_size": 4096}}),
+    "qwen3_asr": (_WIDTH, {"audio_config": {"output_dim": 4096}}),
+    "qwen3_vl": (_WIDTH, {"vision_config": {"out_hidden_size": 4096}}),
+    "qwen3_vl_moe": (_WIDTH, {"vision_config": {"out_hidden_size": 2048}}),
+    "qwen4_exp": (_WIDTH, {"vision_config": {"out_hidden_size": 2048}}),
+    "rf_detr": (_GRID, {"backbone_config": {"model_type": "rf_detr_dinov2", "image_size": 560}}),
+    "shieldgemma2": (_GRID, {"vision_config": {"image_size": 896, "patch_size": 14}}),
+    "smolvlm": (_GRID, {"vision_config": {"image_size": 256}}),
+    "t5gemma2": (_GRID, {"encoder": {"vision_config": {"image_size": 896, "patch_size": 14}}}),
+    "ultravbert": (_GRID, {"vision_config": {"image_size": 256}}),
+    "xmod": (_UNSET, {"default_language": "en_XX"}),
+}
+"""By model type: what is contradictory, and what agrees. Nested fields are those of sub-configurations."""
+
+ON_VALUES = ("on meta tensors", "register_meta", "unallocated storage", "permute(sparse_coo)")
+"""What torch says where meta cannot go on."""
+REASONS = {
+    "inference_session": "needs an inference session, which its processor makes of a video",
+    "'BltConfig' object has no attribute": "transformers alone raises: its cache reads a missing field",
+    "has no forward": "has no forward: one of its methods is called",
+    "validate_architecture": "its default configuration is refused by its own validation",
+    "requires the": "needs a package that is not installed",
+    "no answer within the limit": "takes longer than the sweep allows a class on this machine",
+    "not enough memory": "needs more memory than the sweep allows",
+}
+"""What an error holds, and what it means."""
+CLASSES: dict[str, str] = {
+    "EdgeTamModel": f"its default configuration contradicts itself: {_BACKBONE}",
+    "EdgeTamVisionModel": f"its default configuration contradicts itself: {_BACKBONE}",
+    "Llama4ForConditionalGeneration": "transformers alone raises too: it reads a field that its output lacks",
+    "GlmImageModel": "needs the grid of the image to be made beside that of the image given",
+    "PPOCRV6SmallDetModel": f"its default configuration contradicts itself: {_BACKBONE}",
+    "PPOCRV6SmallDetForObjectDetection": f"its default configuration contradicts itself: {_BACKBONE}",
+    "PPDocLayoutV2ForObjectDetection": "transformers alone raises too: a field has no default",
+    "PI0Model": "needs actions that its other half embeds",
+    "TimmBackbone": "its default configuration names no backbone",
+    "MusicFlamingoModel": "how many placeholders it needs is told by values, which meta does not have",
+    "MuseGlimmerAssistantModel": "needs the hidden states of the model that it assists",
+    "UVDocModel": "its default configuration contradicts itself: the head is narrower than the backbone",
+    "VibeVoiceAcousticTokenizerEncoderModel": "half of a codec: its input depends on the other half",
+    "VibeVoiceAcousticTokenizerDecoderModel": "half of a codec: its input depends on the other half",
+}
+"""Of a class, what is in no error."""
+
+
+def reason(name: str, row: dict[str, Any]) -> str | None:
+    """Why a class has no forward in the sweep; None where nobody knows."""
+    error = row.get("forward_error") or row.get("error") or ""
+    if name in CLASSES:
+        return CLASSES[name]
+    for words, meaning in REASONS.items():
+        if words in error:
+            return meaning
+    if "plain" in row:
+        return "transformers alone builds no model from its default configuration"
+    if any(words in error for words in ON_VALUES):
+        return "reads values, which meta does not have, and is too large for this machine's CPU"
+    return None
