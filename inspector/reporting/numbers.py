@@ -60,6 +60,11 @@ def number(value: float) -> str:
     return digits(value) if 1e-4 <= abs(value) < 1e15 else f"{value:.3e}"
 
 
+def counted(count: int, noun: str) -> str:
+    """1 step, 2 steps."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """Four significant digits in s, ms, us or ns: 0.0123 is 12.30 ms."""
     for scale, unit in _TIMES:

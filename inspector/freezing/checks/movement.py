@@ -8,6 +8,7 @@ from inspector.freezing.checks.case import Case
 from inspector.freezing.evidence import Moved
 from inspector.models.replica import named_state
 from inspector.reporting.checks import check, failed, listed, passed, warned
+from inspector.reporting.numbers import counted
 from inspector.reporting.report import Finding
 
 
@@ -114,15 +115,15 @@ def _because(cause: str, entries: dict[str, tuple[str, Moved]]) -> Finding:
 def when(entry: Moved, optimizer: str) -> str:
     """How a message says when a tensor moved."""
     if entry.evaluated:
-        return f"moved in eval mode, after {entry.steps} steps of {optimizer}"
-    return f"moved in {entry.steps} steps of {optimizer}"
+        return f"moved in eval mode, after {counted(entry.steps, 'step')} of {optimizer}"
+    return f"moved in {counted(entry.steps, 'step')} of {optimizer}"
 
 
 def _unmoved(case: Case, what: str, names: Sequence[str]) -> Finding:
     tensors = dict(named_state(case.model))
     numel = sum(tensors[name].numel() for name in names)
     count = case.evidence.steps
-    done = " and ".join(f"{count} steps of {name}" for name in case.evidence.moved)
+    done = " and ".join(f"{counted(count, 'step')} of {name}" for name in case.evidence.moved)
     if not case.plan.trainable:
         done = f"{count * len(case.evidence.moved)} forwards in train mode (nothing trains)"
     error = case.evidence.no_eval

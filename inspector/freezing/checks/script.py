@@ -12,6 +12,7 @@ from inspector.freezing.checks.movement import when
 from inspector.freezing.evidence import Own
 from inspector.freezing.hidden import hidden
 from inspector.reporting.checks import check, failed, listed, passed, skipped, warned
+from inspector.reporting.numbers import counted
 from inspector.reporting.report import Finding
 from inspector.tracing import _torch
 
@@ -95,14 +96,14 @@ def _stepped(case: Case, own: Own) -> Iterator[Finding]:
         cause = f"{when(entry, f'your {own.name}')} ({entry.change}): it, or its hook, writes what is frozen"
         yield from listed(failed, names, f"{cause} ({len(names)} tensors)")
     thawed = [name for name in case.plan.parameters if name in own.thawed - case.evidence.thawed]
-    message = f"is frozen, but requires grad after {case.evidence.steps} steps of your {own.name}"
+    message = f"is frozen, but requires grad after {counted(case.evidence.steps, 'step')} of your {own.name}"
     yield from listed(failed, thawed, f"{message} ({len(thawed)} tensors)")
     alive = {name for name in own.still if name not in case.evidence.unreached | case.evidence.idle}
     rates = {id(p): group.get("lr", 1.0) for group in _groups(case) for p in group["params"]}
     still = [name for name in case.plan.trainable if name in alive and rates.get(id(case.tensors[name]))]
     held = [name for name in case.plan.trainable if id(case.tensors[name]) in rates]
     whole = bool(still) and len(still) == len([name for name in held if rates[id(case.tensors[name])]])
-    message = f"has a gradient, but {case.evidence.steps} steps of your {own.name} did not move it"
+    message = f"has a gradient, but {counted(case.evidence.steps, 'step')} of your {own.name} did not move it"
     message += "" if whole else ": is its rate too small for its dtype?"
     yield from listed(failed if whole else warned, still, f"{message} ({len(still)} of {len(held)})")
 
