@@ -42,7 +42,6 @@ class Options:
     device: str = "cpu"
     seconds: float = 20.0
     seed: int = 0
-    energy: bool = True
 
 
 @dataclass
@@ -188,7 +187,7 @@ class Bench:
             row.after = _gpu_state(self.options.device)  # before energy heats the card up
             row.skipped = step.skipped()
         for row, step in ready.values():
-            if self.options.device.startswith("cuda") and self.options.energy:
+            if self.options.device.startswith("cuda"):
                 with flags.precision(row.precision.flags):
                     energy = gpu.joules(
                         step, gpu.ENERGY_SECONDS, torch.device(self.options.device).index or 0

@@ -10,12 +10,13 @@ from torch import nn
 from inspector.core.errors import InspectError
 
 
-def check_device(device: str) -> None:
-    """Raises InspectError for a device that torch does not have here."""
+def check_device(device: str, kinds: Sequence[str] = ("meta", "cpu", "cuda")) -> None:
+    """Raises InspectError for a device that torch does not have here; `kinds` are those that would do."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InspectError(f"no device {device!r} here", "use meta, cpu or cuda; see: inspect env") from error
+        hint = f"use one of: {', '.join(kinds)}; see: inspect env"
+        raise InspectError(f"no device {device!r} here", hint) from error
 
 
 def real_device(
@@ -27,7 +28,7 @@ def real_device(
     chosen = device or next((kind for kind in (accelerator(),) if kind in kinds), None) or "cpu"
     if chosen.partition(":")[0] not in kinds or (":" in chosen and not numbered):
         raise InspectError(f"cannot {work} on {chosen!r}", f"use one of: {', '.join(kinds)}")
-    check_device(chosen)
+    check_device(chosen, kinds)
     return chosen
 
 
