@@ -26,7 +26,7 @@ from inspector.models.inputs import Inputs
 from inspector.profiling import flags
 from inspector.profiling.live import Live
 from inspector.tracing.capture.isolate import random_state
-from inspector.tracing.capture.modules import ModuleCall, Places, module_calls, places_of
+from inspector.tracing.capture.modules import ModuleCall, Places, all_paths, module_calls, places_of
 from inspector.tracing.capture.setting import PORTABLE, Setting
 
 WARM_UP = 3
@@ -101,7 +101,7 @@ def module_times(
     On a CUDA device the marks are events in its stream: they measure the GPU's time, including waiting.
     """
     marks = _Events(device) if device.startswith("cuda") else _HostMarks()
-    places = places_of(model)
+    places = places_of(all_paths(model))
     marked: list[_Line] = []
     bare: list[float] = []
     with torch.no_grad():

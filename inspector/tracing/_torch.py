@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from torch.nn.modules.dropout import _DropoutNd as DropoutNd
     from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNorm
     from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
     from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
     __all__ = [
         "BatchNorm",
         "ConvNd",
+        "DispatchMode",
         "DropoutNd",
         "InstanceNorm",
         "NormBase",
@@ -144,7 +146,9 @@ _GONE = object()
 
 
 def __getattr__(name: str) -> Any:
-    if name in NAMES:
+    if name == "DispatchMode":
+        value: Any = _dispatch_mode()
+    elif name in NAMES:
         value = _look_up(NAMES[name])
         if value is _GONE:
             value = FALLBACKS.get(name, _GONE)
@@ -156,6 +160,19 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _dispatch_mode() -> type:
+    """A mode that torch (2.9 and later) does not wrap for the compiler's sake: the wrapper costs microseconds
+    an operator, and imports the compiler. Nothing may be compiled under it."""
+    base: Any = __getattr__("TorchDispatchMode")
+
+    class DispatchMode(base):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False
+
+    return DispatchMode
 
 
 def missing(path: str) -> InspectError:

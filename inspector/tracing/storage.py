@@ -11,10 +11,11 @@ from inspector.tracing.subclass import PLAIN, largest, parts, wraps
 def storage_id(tensor: Tensor) -> int | None:
     """The identity of a tensor's memory, as long as that lives; of a wrapper's, that of its largest part.
     None where it has none of its own (sparse tensors, lazy ones)."""
-    if is_lazy(tensor):
-        return None
-    if type(tensor) not in PLAIN and wraps(tensor):
-        tensor = largest(parts(tensor))
+    if type(tensor) not in PLAIN:
+        if is_lazy(tensor):
+            return None
+        if wraps(tensor):
+            tensor = largest(parts(tensor))
     try:
         return id(tensor.untyped_storage())  # torch keeps one Python object for a storage
     except (NotImplementedError, RuntimeError):

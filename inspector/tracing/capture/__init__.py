@@ -40,6 +40,8 @@ from inspector.tracing.subclass import PLAIN
 from inspector.tracing.values import tensors
 
 PHASES = ("forward", "train")
+Tree = list[tuple[str, nn.Module]]
+"""Modules with their paths, each before what it holds."""
 
 
 class ForwardError(InspectError):
@@ -103,8 +105,12 @@ def capture(
         raise InspectError(f"unknown phase {phase!r}", f"use one of: {', '.join(PHASES)}")
     kwargs = dict(kwargs or {})
     state = tuple(setting.described(entry) for entry in state_entries(model))
-    model, scripted = _swappable(model)
-    recorder = Recorder(places_of(model), device, rules)
+    paths = all_paths(model)
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for _, module in paths)
+    if scripted:
+        model = copy.deepcopy(model)  # it keeps its state where nothing can be swapped
+        paths = all_paths(model)
+    recorder = Recorder(places_of(paths), device, rules)
     with ExitStack() as stack:
         for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context(model)):
             stack.enter_context(guard)
@@ -117,7 +123,8 @@ def capture(
             args, kwargs = tree_map(setting.cast, (args, kwargs))
         model.train(phase == "train")
         checkpoint_modules(model, setting.checkpoints, on)
-        ops, storages, error = _record(recorder, model, args, kwargs, phase, on)
+        tree = list({id(module): (path, module) for path, module in reversed(paths)}.values())[::-1]
+        ops, storages, error = _record(recorder, model, tree, args, kwargs, phase, on)
     inputs = tuple(describe_call(args, kwargs))
     trace = Trace(
         model=name or type(model).__name__,
@@ -127,7 +134,7 @@ def capture(
         inputs=inputs,
         ops=ops,
         storages=storages,
-        modules=_modules(model, recorder.calls),
+        modules=_modules(paths, recorder.calls),
         state=state,
         notes=(*notes, *recorder.notes, *unread(ops), *_spread(model, state, gathered)),
         uncounted=uncounted,
@@ -138,21 +145,14 @@ def capture(
     return trace
 
 
-def _swappable(model: nn.Module) -> tuple[nn.Module, bool]:
-    """The model, or a copy where it is TorchScript, which keeps its state where nothing can be swapped."""
-    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
-    return copy.deepcopy(model) if scripted else model, scripted
-
-
 def _spread(model: nn.Module, state: tuple[StateEntry, ...], gathered: bool) -> tuple[str, ...]:
     return sharded.notes(model, gathered) if gathered or any(entry.stored for entry in state) else ()
 
 
 def _record(
-    recorder: Recorder, model: nn.Module, args: Any, kwargs: Any, phase: str, on: On
+    recorder: Recorder, model: nn.Module, tree: Tree, args: Any, kwargs: Any, phase: str, on: On
 ) -> tuple[tuple[Op, ...], tuple[Storage, ...], BaseException | None]:
     """Run the model under the recorder: the operators, the storages, and what the model raised."""
-    tree = list(model.named_modules())
     _hold_state(recorder, tree, (args, kwargs))
     error: BaseException | None = None
     outputs = None
@@ -168,11 +168,11 @@ def _record(
     return recorder.ops(), storages, error
 
 
-def _modules(model: nn.Module, calls: Mapping[str, int]) -> tuple[Module, ...]:
+def _modules(paths: Tree, calls: Mapping[str, int]) -> tuple[Module, ...]:
     """The module tree; a module that is registered in several places is there in each."""
     first: dict[int, str] = {}
     tree = []
-    for path, module in all_paths(model):
+    for path, module in paths:
         leading = first.setdefault(id(module), path)
         same_as = leading if leading != path else None
         tree.append(Module(path, type(module).__name__, calls.get(path, 0), same_as))
@@ -194,7 +194,7 @@ def _failure(
     return replace(failure, expects=str(wrong), better=fitting(inputs, wrong))
 
 
-def _hold_state(recorder: Recorder, tree: list[tuple[str, nn.Module]], inputs: Any) -> None:
+def _hold_state(recorder: Recorder, tree: Tree, inputs: Any) -> None:
     for path, module in tree:
         for parameter in _torch.parameters_of(module).values():
             if parameter is not None:
@@ -211,7 +211,7 @@ def _hold_state(recorder: Recorder, tree: list[tuple[str, nn.Module]], inputs: A
             recorder.hold(leaf, "input")
 
 
-def _hold_gradients(recorder: Recorder, tree: list[tuple[str, nn.Module]]) -> None:
+def _hold_gradients(recorder: Recorder, tree: Tree) -> None:
     for path, module in tree:
         for parameter in _torch.parameters_of(module).values():
             if parameter is not None and parameter.grad is not None:
@@ -220,7 +220,8 @@ def _hold_gradients(recorder: Recorder, tree: list[tuple[str, nn.Module]]) -> No
 
 def _run(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any, phase: str, on: On) -> Any:
     """Forward, and in the train phase backward; returns what keeps the results alive."""
-    with torch.set_grad_enabled(phase == "train"):
+    recorder.trains = phase == "train"
+    with torch.set_grad_enabled(recorder.trains):
         with recorder.recording(), on():
             outputs = model(*args, **kwargs)
         roots = differentiable(outputs)

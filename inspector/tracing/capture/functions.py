@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from inspector.tracing.capture.recorder import Recorder
 
 ATTENTION = "scaled_dot_product_attention"
-_SPECIAL = set(recurrent.CELLS) | {name.removeprefix("higher_order.") for name in BODIES}
+_SPECIAL = {ATTENTION, "tolist", *recurrent.CELLS} | {name.removeprefix("higher_order.") for name in BODIES}
 
 
 @contextmanager
@@ -50,32 +50,35 @@ class Functions(TorchFunctionMode):
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        self.names: dict[Any, str] = {}
+        self.names: dict[Any, tuple[str, bool]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        name = self.names.get(func)
-        if name is None:
-            name = self.names[func] = getattr(func, "__name__", str(func))
+        name, special = self.names.get(func) or self._name(func)
         if name == "__get__":
             return func(*args, **(kwargs or {}))
         recorder = self.recorder
         outer = recorder.group
         recorder.group = name
         try:
-            if name == ATTENTION:
-                with recorder.leaving(share_left(recorder, args, kwargs or {})):
-                    return func(*args, **(kwargs or {}))
-            if name == "tolist":  # it reads the memory, no operator tells
-                return func(readable(recorder, args[0]))
-            if name in _SPECIAL:
+            if special:
                 return self._special(name, func, args, kwargs or {})
             return func(*args, **(kwargs or {}))
         finally:
             recorder.group = outer
 
+    def _name(self, func: Any) -> tuple[str, bool]:
+        name = getattr(func, "__name__", str(func))
+        self.names[func] = name, name in _SPECIAL
+        return self.names[func]
+
     def _special(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        if name == ATTENTION:
+            with self.recorder.leaving(share_left(self.recorder, args, kwargs)):
+                return func(*args, **kwargs)
+        if name == "tolist":  # it reads the memory, no operator tells
+            return func(readable(self.recorder, args[0]))
         if name in recurrent.CELLS:
             return recurrent.run(name, func, args, kwargs)
         body = BODIES.get(f"higher_order.{func}")

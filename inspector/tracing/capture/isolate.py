@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from operator import is_
 from typing import Any
 
 import torch
@@ -71,9 +72,9 @@ def _unchanged(container: Any, content: Any) -> bool:
         return False
     if isinstance(container, set):
         return container == set(content)
-    if isinstance(container, dict) and list(map(id, container.values())) != list(map(id, content.values())):
+    if isinstance(container, dict) and not all(map(is_, container.values(), content.values())):
         return False
-    return list(map(id, container)) == list(map(id, content))
+    return all(map(is_, container, content))
 
 
 def swap_state(model: nn.Module, device: str, dtype: torch.dtype | None = None) -> bool:
@@ -109,6 +110,8 @@ def swap_state(model: nn.Module, device: str, dtype: torch.dtype | None = None) 
 def copied(tensor: torch.Tensor, device: str, dtype: torch.dtype | None = None) -> torch.Tensor:
     """A leaf on `device` with the same class, attributes, values (unless meta) and requires_grad."""
     data = tensor.detach()
+    if device == "meta" == data.device.type and dtype is None and type(tensor) in PLAIN:
+        return _like(tensor, data)
     if dtype is not None and data.is_floating_point():
         data = data.to(dtype)
     if wraps(data):
@@ -120,6 +123,11 @@ def copied(tensor: torch.Tensor, device: str, dtype: torch.dtype | None = None) 
         data = data.to("meta") if device == "meta" else data.clone().to(device)
         if data is tensor or (strided and data.data_ptr() == tensor.data_ptr() != 0):
             data = data.clone()
+    return _like(tensor, data)
+
+
+def _like(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    """A leaf that holds `data`, of the class and with the attributes of `tensor`."""
     if isinstance(tensor, nn.Parameter):
         return _parameter(tensor, data)
     return data.requires_grad_(tensor.requires_grad) if data.is_floating_point() else data

@@ -90,12 +90,12 @@ class Masks:
 
     def last_writer(self, storage: int, before: int) -> int | None:
         """The last call before `before` that made a storage or wrote to it; None where it was there."""
-        for index in range(self._until, len(self.calls)):
-            call = self.calls[index]
-            for place in call.operator.written:
-                for spec in tensors(call.args[place : place + 1]):
-                    self._writers.setdefault(spec.storage, []).append(index)
-        self._until = len(self.calls)
+        if self._until < len(self.calls):
+            for index, call in enumerate(self.calls[self._until :], self._until):
+                for place in call.operator.written:
+                    for spec in tensors(call.args[place : place + 1]):
+                        self._writers.setdefault(spec.storage, []).append(index)
+            self._until = len(self.calls)
         writers = self._writers.get(storage, ())
         position = bisect_left(writers, before)
         if position:
@@ -162,10 +162,12 @@ class Masks:
 
 def _common(masks: Sequence[Tensor]) -> float | None:
     """The share that all masks leave."""
+    if not masks:
+        return 1.0
     if len({mask.dim() for mask in masks}) > 1:
         return None
     with aside(), torch.no_grad():
-        together = masks[0] if masks else torch.ones(1, dtype=torch.bool)
+        together = masks[0]
         for mask in masks[1:]:
             together = together & mask
         return int(together.count_nonzero()) / together.numel()

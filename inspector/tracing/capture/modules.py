@@ -73,12 +73,12 @@ def paths_of(model: nn.Module) -> dict[int, str]:
     return {id(module): path for path, module in model.named_modules()}
 
 
-def places_of(model: nn.Module) -> dict[int, str | Shared]:
-    """The id of each module of `model` with its path, or with all of its paths where it has several."""
-    paths: dict[int, list[str]] = {}
-    for path, module in all_paths(model):
-        paths.setdefault(id(module), []).append(path)
-    return {key: Shared(tuple(several)) if several[1:] else several[0] for key, several in paths.items()}
+def places_of(paths: list[tuple[str, nn.Module]]) -> dict[int, str | Shared]:
+    """The id of each module among `all_paths` with its path, or with all of them where it has several."""
+    places: dict[int, list[str]] = {}
+    for path, module in paths:
+        places.setdefault(id(module), []).append(path)
+    return {key: Shared(tuple(several)) if several[1:] else several[0] for key, several in places.items()}
 
 
 def all_paths(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from inspector.tracing._torch import (
+    DispatchMode,
     NestedTensor,
-    TorchDispatchMode,
     next_sequence_number,
     running_node,
     sequence_number_of,
@@ -56,7 +56,7 @@ class _StorageRef(weakref.ref):
     key: int
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(DispatchMode):
     """Records operators, storages and module calls inside `recording()`.
 
     `places` has the path of each module, or all of them. `rules` replaces the result of an operator, by
@@ -79,12 +79,13 @@ class Recorder(TorchDispatchMode):
         self.wrong: Mismatch | None = None
         self.notes: dict[str, None] = {}
         self.shares: dict[Any, float | str] = {}
-        self.phase = "forward"
+        self.phase, self.trains = "forward", False
         self.path = ""
         self.group = ""
         self.density: float | None = 1.0
         self._callers: list[str] = []
         self._live: dict[int, int] = {}
+        self._devices: list[str] = []
         self._references: list[_StorageRef] = []
         self._memo = MetaMemo(device)
         self._operators: dict[Any, Operator] = {}
@@ -94,9 +95,8 @@ class Recorder(TorchDispatchMode):
         self._marked: list[int] = []
         self.masks = Masks(self)
         self._written_out = WrittenOut(self)
-        self._backward_start = 0
+        self._backward_start = self._node_start = 0
         self._node: int | None = None
-        self._node_start = 0
 
     def begin_backward(self) -> None:
         """What is recorded from here on is the backward."""
@@ -175,17 +175,15 @@ class Recorder(TorchDispatchMode):
             return self._wrapped(tensor, role, birth)
         try:
             storage, shape = tensor.untyped_storage(), tuple(tensor.shape)
-        except (
-            NotImplementedError,
-            RuntimeError,
-        ):  # sparse and opaque tensors have none, nested ones no shape
+        except (NotImplementedError, RuntimeError):  # sparse ones have none, nested ones no shape
             return self._wrapped(tensor, role, birth)
         key = id(storage)
         index = self._live.get(key)
         if index is None:
             index = len(self.storages)
-            self.storages.append([storage.nbytes(), storage.device.type, role, birth, None, ""])
-            if role != "intermediate":
+            self._devices.append(device := storage.device.type)
+            self.storages.append([storage.nbytes(), device, role, birth, None, ""])
+            if device == "cpu" and role != "intermediate":
                 keep(self, storage, index)
             reference = _StorageRef(storage, self._died)
             reference.index, reference.key = index, key
@@ -266,10 +264,10 @@ class Recorder(TorchDispatchMode):
         with aside():
             result = run()
         made = self._made(result, index)
-        path, group, density = self.path, self.group, self.density
+        origin = self.path, self.group, self.density
         if self.phase == "backward" and not self._callers:
-            path, group, density = self._origin()
-        self.raw.append(Call(operator, path, group, self.phase, shadow, {}, made, tuple(key), density))
+            origin = self._origin()
+        self.raw.append(Call(operator, *origin[:2], self.phase, shadow, {}, made, tuple(key), origin[2]))
         if self._callers:
             self._mark()
         return result
@@ -319,7 +317,7 @@ class Recorder(TorchDispatchMode):
             if isinstance(spec, WrappedSpec):
                 key.append(object())  # what is inside decides: no two calls look alike
             elif spec.storage >= 0:
-                key += spec.shape, spec.dtype, value.stride(), value.device.type
+                key += spec.shape, spec.dtype, value.stride(), self._devices[spec.storage]
             else:
                 key += spec.shape, spec.dtype
             return spec
@@ -354,6 +352,8 @@ class Recorder(TorchDispatchMode):
 
     def _mark(self) -> None:
         """Nodes numbered below the current number were made here or before."""
+        if not self.trains:
+            return
         number = next_sequence_number()
         if not self._boundaries or number > self._boundaries[-1]:
             self._boundaries.append(number)

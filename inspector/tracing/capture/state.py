@@ -77,7 +77,8 @@ def packed_weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def _entry(group: list[Named], shared: set[object]) -> StateEntry:
     """`shared` are the scales and tables that an earlier entry has counted."""
     name, kind, tensor, _, _ = group[0]
-    lazy = is_lazy(tensor)
+    plain = type(tensor) in PLAIN
+    lazy = not plain and is_lazy(tensor)
     numel = 0 if lazy else tensor.numel()
     entry = StateEntry(
         name=name,
@@ -91,7 +92,7 @@ def _entry(group: list[Named], shared: set[object]) -> StateEntry:
         aliases=tuple(named.name for named in group[1:]),
         device=tensor.device.type,
     )
-    whole = lazy or (type(tensor) in PLAIN and tensor.layout is torch.strided)
+    whole = lazy or (plain and tensor.layout is torch.strided)
     return entry if whole and not quantised(group[0].module, tensor) else _kept(entry, group[0], shared)
 
 
