@@ -63,7 +63,8 @@ def read(head: Head) -> Gguf:
     count = FIRST
     while True:
         try:
-            return _parsed(_Reader(head.first(count), head.size), types)
+            read = _parsed(_Reader(head.first(count), head.size), types)
+            break
         except _Short:
             if count >= min(head.size, LONGEST):
                 why = "its header does not end" if count < head.size else "it ends within its header"
@@ -71,6 +72,9 @@ def read(head: Head) -> Gguf:
             count = min(count * GROWTH, LONGEST)
         except Refused as error:
             raise damaged(head, str(error)) from error
+    if not read.entries:  # a vocabulary alone
+        raise InspectError(f"{head.name} holds no tensors", "name another file")
+    return read
 
 
 def parts(name: str) -> tuple[str, ...]:
