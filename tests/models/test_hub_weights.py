@@ -262,6 +262,12 @@ def test_a_transfer_that_breaks_off_is_told(hub: SmallHub) -> None:
     assert refused("hf:org/net").hint
 
 
+def test_a_transfer_that_takes_too_long_is_left(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inspector.models.head.DEADLINE", -1.0)  # over after the first piece
+    hub.add("org/net", {"model.safetensors": save({"a": np.zeros(2**20, np.float32)})})
+    assert "did not answer" in refused("hf:org/net").message
+
+
 def test_a_built_model_of_another_size_is_told(hub: SmallHub) -> None:
     pytest.importorskip("transformers")
     config = {"model_type": "gpt2", "vocab_size": 10, "n_embd": 4, "n_positions": 3, "n_layer": 0}
