@@ -21,11 +21,14 @@ from inspector.reporting.report import Finding, Report, Section, environment, me
 
 PACKAGES = (
     "torch", "torchvision", "thop", "fvcore", "pandas", "numpy", "scipy", "scikit-learn", "tabulate",
-    "typer", "rich", "yacs", "plotly", "safetensors", "timm", "transformers", "nvidia-ml-py",
+    "typer", "rich", "yacs", "plotly", "safetensors", "timm", "transformers",
+    "huggingface_hub", "diffusers", "gguf", "nvidia-ml-py",
 )  # fmt: skip
 EXTRAS = {
     "timm": "models of timm (timm:NAME): pip install 'inspector[timm]'",
-    "transformers": "models of transformers (hf:PATH): pip install 'inspector[hf]'",
+    "transformers": "models of transformers (hf:PATH, hf:ORG/NAME): pip install 'inspector[hf]'",
+    "gguf": "GGUF files (inspect params FILE.gguf): pip install 'inspector[gguf]'",
+    "diffusers": "parts of diffusers pipelines (hf:ORG/NAME/unet): pip install 'inspector[diffusers]'",
     "nvidia-ml-py": "clocks, temperature, power and joules of a GPU: pip install 'inspector[gpu]'",
 }
 

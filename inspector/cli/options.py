@@ -11,6 +11,7 @@ import typer
 
 from inspector.cli.choices import Format, Phase
 from inspector.core.errors import InspectError
+from inspector.core.trust import refuse_in_file
 from inspector.core.values import yaml_value
 
 
@@ -39,6 +40,7 @@ def globs(texts: list[str] | None) -> list[list[str]] | None:
 
 def arguments(texts: list[str] | None, held: Any) -> dict[str, Any]:
     """`name=value` texts over the arguments of the settings, values read as YAML."""
+    refuse_in_file(held, "MODEL.ARGS")
     values = dict(held)
     for text in texts or []:
         name, value = _named(text, "--model-arg")
@@ -102,8 +104,8 @@ FIRST = {
     "model": Annotated[
         Optional[str],
         typer.Argument(
-            help="resnet50 (default), NAME@ENTRY, timm:NAME, hf:PATH, file.py:ATTR, package.module:ATTR,"
-            " or an exported net.pt2."
+            help="resnet50 (default), NAME@ENTRY, timm:NAME, hf:PATH, hf:ORG/NAME[@REVISION], file.py:ATTR,"
+            " package.module:ATTR, or an exported net.pt2."
         ),
         Setting("MODEL.NAME"),
     ],
@@ -134,6 +136,10 @@ FIRST = {
             "--model-arg", metavar="NAME=VALUE", help="For the model's constructor (YAML value); repeatable."
         ),
         Setting("MODEL.ARGS", arguments),
+    ],
+    "trust_remote_code": Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="hf: run the code that comes with the configuration."),
     ],
     "weights": Annotated[Optional[Path], typer.Option(help="Load this .pth or .safetensors file first.")],
     "phase": Annotated[Phase, typer.Option(help="forward, or train: forward and backward in train mode.")],
@@ -170,5 +176,5 @@ LAST = {
 }
 """How the result is written, and everything around it: in the help after the command's own options."""
 
-DEFAULTS = {"phase": "forward", "verbose": False, "debug": False}
+DEFAULTS = {"phase": "forward", "trust_remote_code": False, "verbose": False, "debug": False}
 """Of shared options that are not None."""

@@ -13,4 +13,7 @@ from inspector.cli.command import command
 def params(
     top: Annotated[Optional[int], typer.Option(min=1, help="Show only the largest N tensors.")] = None,
 ) -> None:
-    """List every parameter and buffer of a model, or of a .pth or .safetensors file, with totals."""
+    """List every parameter and buffer of a model, or of a .pth, .safetensors or .gguf file, with totals.
+
+    Of a model on the hub (hf:ORG/NAME) the headers of its safetensors or GGUF files are read, no weights.
+    """

@@ -12,6 +12,7 @@ from inspector.core.errors import InspectError
 
 _KEYWORD = re.compile(r"`(\w+)=([^`]*)`")
 _SAID = {
+    '`model_args={"trust_remote_code": True}`': "--trust-remote-code",
     "`error.__cause__`": "--debug",
     '`report.save("FILE.json")`': "--format json --output FILE",
     '`logging.getLogger("inspector")`': "--verbose",

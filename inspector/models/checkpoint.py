@@ -185,7 +185,10 @@ def header(file: Path) -> tuple[StateEntry, ...]:
 
     try:
         with safe_open(file, framework="numpy") as content:
-            entries = tuple(_safetensor(name, content.get_slice(name)) for name in content.offset_keys())
+            slices = {name: content.get_slice(name) for name in content.offset_keys()}
+            entries = tuple(
+                safetensor(name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
+            )
     except (SafetensorError, OSError) as error:
         raise damaged(file, error) from error
     if not entries:
@@ -193,18 +196,23 @@ def header(file: Path) -> tuple[StateEntry, ...]:
     return entries
 
 
-def _safetensor(name: str, tensor: Any) -> StateEntry:
+def safetensor(name: str, shape: tuple[int, ...], code: str) -> StateEntry:
     """One entry of the header; a dtype that torch does not have keeps its code, whose digits are its bits."""
-    shape, code = tuple(tensor.get_shape()), tensor.get_dtype()
-    numel, digits = prod(shape), re.search(r"\d+", code)
+    numel = prod(shape)
     return StateEntry(
         name=name,
         kind="tensor",
         shape=shape,
         dtype=_DTYPES.get(code, code),
         numel=numel,
-        nbytes=numel * int(digits[0] if digits else 8) // 8,
+        nbytes=numel * bits(code) // 8,
         trainable=False,
         persistent=True,
         device="meta",
     )
+
+
+def bits(code: str) -> int:
+    """Bits of an element: the first digits of a safetensors dtype, 8 for BOOL."""
+    digits = re.search(r"\d+", code)
+    return int(digits[0]) if digits else 8

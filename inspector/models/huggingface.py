@@ -1,11 +1,12 @@
-"""transformers models from a local configuration: no hub, no weights, no remote code."""
+"""transformers models from a configuration, on this machine or of the hub: without weights, and without code
+of others unless that is asked for."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,8 +14,12 @@ from torch import Tensor, nn
 
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
+from inspector.core.trust import TRUST
+from inspector.models.configuration import Configuration, configuration
 from inspector.models.inputs import Inputs
 from inspector.models.subject import Recipe
+from inspector.reporting.report import Finding
+from inspector.tracing.record import StateEntry
 
 _TO_BUILDER = ("attn_implementation", "experts_implementation")
 """Arguments that choose kernels: they go to the constructor, all others change the configuration."""
@@ -26,58 +31,135 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise InspectError(
-            "transformers is not installed", "install it with: pip install 'inspector[hf]'"
-        ) from error
+        raise _missing() from error
     return transformers
 
 
+def _missing() -> InspectError:
+    return InspectError("transformers is not installed", "install it with: pip install 'inspector[hf]'")
+
+
 def recipe(path: str, model_args: Mapping[str, Any]) -> Recipe:
-    """`DIR` with a config.json, or the path of the JSON file itself."""
+    """`DIR` with a config.json, the path of the JSON file itself, or `ORG/NAME[/SUBFOLDER][@REVISION]` on the
+    hub, of which the configuration alone is fetched; a part of a diffusers pipeline, too. Code that a
+    repository brings along runs where `model_args` say `trust_remote_code`."""
+    if find_spec("transformers") is None:
+        raise _missing()
+    changes = dict(model_args)
+    trusted = bool(changes.pop(TRUST, False))
+    source = configuration(path)
+    if "_class_name" in source.content and "model_type" not in source.content:
+        from inspector.models import diffusers
+
+        return _checked(diffusers.recipe(source, changes), source, changes)
+    made = _own_code(source, changes) if trusted and "auto_map" in source.content else _known(source, changes)
+    return _checked(made, source, changes)
+
+
+def _checked(made: Recipe, source: Configuration, changes: Mapping[str, Any]) -> Recipe:
+    """With what the hub says of its weights, where the model is that of the hub."""
+    place, notes = source.place, source.notes + made.notes
+    if place is None or set(changes) - set(_TO_BUILDER):
+        return replace(made, notes=notes)
+
+    def checks(entries: Sequence[StateEntry]) -> tuple[Finding, ...]:
+        from inspector.models.stored import held_against
+
+        return (held_against(place, source.content, entries),)
+
+    return replace(made, notes=notes, checks=checks)
+
+
+def _known(source: Configuration, model_args: Mapping[str, Any]) -> Recipe:
+    """A model of transformers' own."""
     transformers = _transformers()
-    file = Path(path).expanduser()
-    file = file / "config.json" if file.is_dir() else file
-    if not file.is_file():
-        raise InspectError(
-            f"no configuration at {file}", "name a folder with a config.json, or the JSON file"
-        )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        model_type = content["model_type"]
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        raise InspectError(
-            f"{file} is not a model configuration", "it needs JSON with a model_type"
-        ) from error
+    label, content = source.label, source.content
+    model_type = content.get("model_type")
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
+        if own := _names_of_code(content):
+            raise InspectError(
+                f"{label} needs code of its own ({own}), which is not run",
+                'read it first, then pass `model_args={"trust_remote_code": True}`',
+            )
         raise InspectError(
-            f"{file}: transformers {transformers.__version__} has no model_type {model_type!r}",
+            f"{label}: transformers {transformers.__version__} has no model_type {model_type!r}",
             nearest(str(model_type), transformers.CONFIG_MAPPING, "check the file's model_type"),
         )
-    changes = {k: v for k, v in model_args.items() if k not in _TO_BUILDER}
-    chosen = {k: v for k, v in model_args.items() if k in _TO_BUILDER}
+    changes, chosen = _split(model_args)
     fields = {k: v for k, v in content.items() if k != "model_type"}
-    _refuse_kernels({**fields, **model_args}, file)
+    _refuse_kernels({**fields, **model_args}, label)
+
+    def configured(**more: Any) -> Any:
+        return transformers.AutoConfig.for_model(model_type, **{**fields, **more})
+
+    return from_config(_changed(configured, changes, label, model_type), source.name, chosen)
+
+
+def _own_code(source: Configuration, model_args: Mapping[str, Any]) -> Recipe:
+    """A model of the code that lies beside the configuration, which runs here."""
+    transformers = _transformers()
+    changes, chosen = _split(model_args)
+    _refuse_kernels({**source.content, **model_args}, source.label)
+    folder = str(source.with_code())
+
+    def configured(**more: Any) -> Any:
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True, **more)
+
+    config = _changed(configured, changes, source.label, source.name)
+    named = {
+        name: at for name, at in (getattr(config, "auto_map", None) or {}).items() if "AutoModel" in name
+    }
+    if not named:
+        return from_config(config, source.name, chosen)
+    listed = (getattr(config, "architectures", None) or [None])[0]
+    fitting = [name for name, at in named.items() if str(at).rpartition(".")[2] == listed]
+    usual = [name for name in ("AutoModelForCausalLM", "AutoModel") if name in named]
+    kind = getattr(transformers, [*fitting, *usual, *named][0], transformers.AutoModel)
+    note = f"code of {source.name} was run ({_names_of_code(source.content)})"
+    return _recipe(
+        config,
+        source.name,
+        lambda: kind.from_config(config, trust_remote_code=True, **chosen),
+        (*_left_out(config), note),
+    )
+
+
+def _split(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What changes the configuration, and what goes to the constructor."""
+    changes = {k: v for k, v in model_args.items() if k not in _TO_BUILDER}
+    return changes, {k: v for k, v in model_args.items() if k in _TO_BUILDER}
+
+
+def _changed(configured: Callable[..., Any], changes: Mapping[str, Any], label: str, kind: str) -> Any:
+    """The configuration with `changes`, which it must have fields for."""
     try:
-        config = transformers.AutoConfig.for_model(model_type, **fields)
+        config = configured()
         unknown = [key for key in changes if not hasattr(config, key)]
         if changes and not unknown:
-            config = transformers.AutoConfig.for_model(model_type, **{**fields, **changes})
+            config = configured(**changes)
     except Exception as error:  # the validators of each configuration raise their own
         message = " ".join(str(error).split())[:160]
-        raise InspectError(f"{file}: {message}", "check the fields of the configuration") from error
+        raise InspectError(f"{label}: {message}", "check the fields of the configuration") from error
     if unknown:
-        raise InspectError(f"{model_type} has no field {unknown[0]!r}", nearest(unknown[0], config.to_dict()))
-    return from_config(config, str(path), chosen)
+        raise InspectError(f"{kind} has no field {unknown[0]!r}", nearest(unknown[0], config.to_dict()))
+    return config
 
 
-def _refuse_kernels(fields: Any, file: Path) -> None:
+def _names_of_code(content: Mapping[str, Any]) -> str:
+    """The files of code that a configuration names: "modeling_x.py, configuration_x.py"; "" for none."""
+    named = content.get("auto_map")
+    classes = [at for at in named.values() if isinstance(at, str)] if isinstance(named, dict) else []
+    return ", ".join(dict.fromkeys(f"{at.rpartition('.')[0]}.py" for at in classes))
+
+
+def _refuse_kernels(fields: Any, label: str) -> None:
     """Refuse kernels that transformers would fetch from the hub: "attn_implementation": "OWNER/NAME"."""
     for key, value in fields.items():
         if isinstance(value, dict):
-            _refuse_kernels(value, file)
+            _refuse_kernels(value, label)
         elif isinstance(key, str) and key.endswith("_implementation") and "/" in str(value):
             raise InspectError(
-                f"{file}: {key} {value!r} is code on the hub, which is not run", "leave it out"
+                f"{label}: {key} {value!r} is code on the hub, which is not run", "leave it out"
             )
 
 
@@ -96,6 +178,10 @@ def from_config(config: Any, name: str, chosen: Mapping[str, Any] = {}) -> Recip
         except ValueError:
             return transformers.AutoModel.from_config(config, **_LOCAL, **chosen)
 
+    return _recipe(config, name, construct, (*_left_out(config), *_not_run(config, cls)))
+
+
+def _recipe(config: Any, name: str, construct: Callable[[], nn.Module], notes: tuple[str, ...]) -> Recipe:
     return Recipe(
         name=name,
         source="huggingface",
@@ -103,7 +189,7 @@ def from_config(config: Any, name: str, chosen: Mapping[str, Any] = {}) -> Recip
         defaults=_once_a_phase(default_inputs),
         rules=RULES,
         context=lambda model: _one_sequence_a_row(),
-        notes=(*_left_out(config), *_not_run(config, cls)),
+        notes=notes,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from inspector.core.errors import InspectError
+from inspector.core.trust import TRUST
 from inspector.models.subject import Recipe
 from inspector.tracing._torch import compiled_from
 
@@ -47,13 +48,15 @@ def _recipe(model: Model, model_args: Mapping[str, Any] | None) -> Recipe:
 
 
 def resolve(spec: str, model_args: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe for `resnet50`, `torchvision:NAME[@ENTRY]`, `timm:NAME`, `hf:PATH`, an exported
-    `FILE.pt2` or TorchScript file, `path/to/file.py:ATTR` or `package.module:ATTR`. Raises InspectError
-    with the nearest names."""
+    """The recipe for `resnet50`, `torchvision:NAME[@ENTRY]`, `timm:NAME`, `hf:PATH`, `hf:ORG/NAME`, an
+    exported `FILE.pt2` or TorchScript file, `path/to/file.py:ATTR` or `package.module:ATTR`. Raises
+    InspectError with the nearest names."""
     arguments = dict(model_args or {})
     source, colon, name = spec.partition(":")
     if not spec or (colon and not name):
         raise InspectError(f"{spec!r} names no model", "write a name, e.g. resnet50; see: inspect models")
+    if arguments.get(TRUST) and (source in ("timm", "torchvision") if colon else not spec.endswith(".py")):
+        raise InspectError(f"{spec} brings no code from the hub", "leave `trust_remote_code=True` out")
     if colon and source == "timm":
         from inspector.models import timm
 
@@ -62,6 +65,11 @@ def resolve(spec: str, model_args: Mapping[str, Any] | None = None) -> Recipe:
         from inspector.models import huggingface
 
         return huggingface.recipe(name, arguments)
+    if Path(spec).suffix.lower() in (".gguf", ".safetensors"):
+        raise InspectError(
+            f"{spec} is a checkpoint: it holds weights, and no model that could run",
+            f"list it with: inspect params {spec}",
+        )
     from inspector.models import exported
 
     if exported.names_a_file(spec):
@@ -94,7 +102,8 @@ def _elsewhere(name: str) -> list[str]:
         family = max(
             (f for f in CONFIG_MAPPING if _begins(words, f.replace("-", "_"))), key=len, default=None
         )
-        places += [f"hf:FOLDER, a folder with the config.json of this {family} model"] if family else []
+        hub = f"hf:{name}, or hf:" if name.count("/") == 1 else "hf:"
+        places += [f"{hub}FOLDER, a folder with the config.json of this {family} model"] if family else []
     return places
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,8 +18,10 @@ from inspector.models.build import build, out_of_memory
 from inspector.models.calling import accepted, calling
 from inspector.models.inputs import Inputs, batch_of_two, materialise
 from inspector.models.replica import replica
+from inspector.reporting.report import Finding
 from inspector.tracing.capture.isolate import random_state, seed_all
 from inspector.tracing.capture.pricing import Rule
+from inspector.tracing.record import StateEntry
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Recipe:
     user can supply them. `rules` and `context` make data-dependent work countable on meta, `assumed`
     says under which assumptions. `only_on` names the one device where it can run, with the reason.
     `reference` builds the float model whose parameters a quantized model's count means. `notes` say what was
-    left out of what the source asks for.
+    left out of what the source asks for; `checks` hold the state that was built against what its source
+    publishes.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Recipe:
     only_on: tuple[str, str] | None = None
     reference: Callable[[], nn.Module] | None = None
     notes: tuple[str, ...] = ()
+    checks: Callable[[Sequence[StateEntry]], tuple[Finding, ...]] = lambda entries: ()
     rebuilds: bool = True  # a live model is never moved: the pass runs on stand-ins
     call: str = "forward"  # the method that is run
 

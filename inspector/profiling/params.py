@@ -12,11 +12,12 @@ from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError, first_line
 from inspector.models import Recipe, as_recipe
-from inspector.models.checkpoint import is_checkpoint, read
 from inspector.models.modes import mode_sensitive
 from inspector.models.subject import lazy
-from inspector.profiling.views.state import kinds_frame, ledger_frame, real_numbers, stored_otherwise
-from inspector.reporting.report import Finding, Metric, Report, Section, environment, metrics
+from inspector.profiling import files
+from inspector.profiling.ledger import ledger_report
+from inspector.profiling.views.state import stored_otherwise
+from inspector.reporting.report import Finding, Report, Section
 from inspector.tracing import _torch
 from inspector.tracing.beside import quantised as is_quantised
 from inspector.tracing.capture.state import state_entries
@@ -30,19 +31,24 @@ def params(
     top: int | None = None,
 ) -> Report:
     """Count and list the parameters and buffers of `model`: a spec, an nn.Module, or a checkpoint
-    file (.pth, .pt, .bin, .ckpt, .safetensors). Nothing runs, and no values are loaded.
+    file (.pth, .pt, .bin, .ckpt, .safetensors, .gguf). Nothing runs, and no values are loaded.
 
-    `top` limits the printed ledger; the table is whole.
+    Of a model on the hub (`hf:ORG/NAME`, without further `model_args`) the tensors of its safetensors or GGUF
+    files are listed: their headers are read, and nothing else of them. `top` limits the printed ledger; the
+    table is whole.
     """
-    if isinstance(model, Path) or (isinstance(model, str) and is_checkpoint(model)):
+    if isinstance(model, Path) or (isinstance(model, str) and files.is_file(model)):
         if model_args:
             raise InspectError("a checkpoint takes no `model_args=`", "leave it out")
-        return _checkpoint(Path(model), top)
+        return files.of_file(Path(model), top)
+    if isinstance(model, str) and (place := files.on_the_hub(model, model_args or {})) is not None:
+        if (listed := files.of_hub(place, model_args or {}, top)) is not None:
+            return listed
     recipe = as_recipe(model, model_args)
     built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta")
     entries = state_entries(built)
     modes = pd.DataFrame(list(mode_sensitive(built)), columns=["module", "type", "mode", "train", "eval"])
-    result = _report(recipe.name, recipe.source, entries, top)
+    result = ledger_report(recipe.name, recipe.source, entries, top)
     result.tables["modes"] = modes
     if len(modes):
         result.sections.append(Section("modules that train() and eval() change", _summarised(modes)))
@@ -54,64 +60,13 @@ def params(
         note = "quantized modules pack their weights, which no optimizer updates: they are not parameters"
         result.findings.append(Finding("packed", "warn", "", note))
     result.findings += [Finding("provenance", "warn", "", note) for note in recipe.notes]
+    result.findings += recipe.checks(entries)
     if stored := stored_otherwise(entries):
         result.findings.append(Finding("stored", "warn", "", stored))
     if any(f.status == "fail" for f in result.findings):
         result.verdict = "fail"
     result.header.insert(1, ("class", type(built).__name__))
     return result
-
-
-def _checkpoint(path: Path, top: int | None) -> Report:
-    entries = read(path)
-    result = _report(path.name, "checkpoint", entries, top)
-    note = "a checkpoint does not say which tensors are parameters: all are listed"
-    result.findings.append(Finding("kind", "warn", "", note))
-    return result
-
-
-def _report(name: str, source: str, entries: tuple[StateEntry, ...], top: int | None) -> Report:
-    ledger, kinds = ledger_frame(entries), kinds_frame(entries)
-    shown, note = ledger if ledger["tied"].any() else ledger.drop(columns="tied"), ""
-    if top is not None and len(shown) > top:
-        shown = shown.nlargest(top, "bytes")
-        note = f"(the largest {top} of {len(ledger)})"
-    return Report(
-        command="params",
-        subject={"name": name, "source": source, "inputs": [], "phase": None, "device": None},
-        environment=environment(),
-        metrics=_metrics(entries),
-        tables={"state": ledger, "kinds": kinds},
-        header=[("model", f"{name} ({source})")],
-        sections=[Section("state, tied tensors once", shown, note), Section("totals", kinds)],
-    )
-
-
-def _metrics(entries: tuple[StateEntry, ...]) -> dict[str, Metric]:
-    def total(kind: str, what: str = "numel", **where: bool) -> int:
-        return sum(
-            getattr(e, what)
-            for e in entries
-            if e.kind == kind and all(getattr(e, k) == v for k, v in where.items())
-        )
-
-    if any(entry.kind == "tensor" for entry in entries):
-        elements, size = total("tensor"), total("tensor", "nbytes")
-        return metrics({"tensors": len(entries), "elements": elements, "bytes": size})
-    values = {
-        "params": total("parameter"),
-        "trainable_params": total("parameter", trainable=True),
-        "buffers": total("buffer"),
-        "persistent_buffers": total("buffer", persistent=True),
-        "param_bytes": total("parameter", "nbytes"),
-        "buffer_bytes": total("buffer", "nbytes"),
-    }
-    reals = real_numbers(entries)
-    if reals is not None:
-        values["real_params"] = reals
-    if any(entry.kind == "packed" for entry in entries):
-        values["packed_params"] = total("packed")
-    return metrics(values)
 
 
 def _summarised(modes: pd.DataFrame) -> pd.DataFrame:

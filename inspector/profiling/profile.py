@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from inspector.core.errors import InspectError
 from inspector.profiling.cached import Entry
 from inspector.profiling.report import report
-from inspector.reporting.report import Report
-from inspector.tracing.record import Trace
+from inspector.reporting.report import Finding, Report
+from inspector.tracing.record import StateEntry, Trace
 
 if TYPE_CHECKING:  # a cached trace is shown without torch
     from inspector.models import Model
@@ -65,7 +65,13 @@ def profile(
     if counter != "ours":
         ours = {"device": device, "strict": strict, "save_trace": save_trace, **device_limits}
         return _counted(counter, model, inputs, ours, **how, **view)
-    make = partial(report, strict=strict, **view)
+    checks: Checks = no_checks
+    if isinstance(model, str) and model.startswith(("hf:", "huggingface:")):
+        from inspector.models import as_recipe
+
+        model = as_recipe(model, model_args)
+        checks = model.checks
+    make = partial(_made, checks=checks, strict=strict, **view)
     if cache and device in (None, "meta") and not any(device_limits.values()):
         return _cached(
             Entry.of(model, model_args, inputs, phase, seed, call), model, inputs, make, save_trace, how
@@ -75,6 +81,21 @@ def profile(
     asked = Roofline.of(roofline, device_file, **limits)
     run = _run(model, inputs, make, setting=asked.setting, device=device, **how)
     return asked.add(_saved(run, save_trace, make), run, model, inputs, model_args, seed, depth)
+
+
+Checks = Callable[[Sequence[StateEntry]], Iterable[Finding]]
+
+
+def no_checks(entries: Sequence[StateEntry]) -> Iterable[Finding]:
+    """Of a model of which nothing is published."""
+    return ()
+
+
+def _made(trace: Trace, checks: Checks, **view: Any) -> Report:
+    """The report of a trace, with what its source says of the same state."""
+    result = report(trace, **view)
+    result.findings += checks(trace.state)
+    return result
 
 
 def _counted(

@@ -10,6 +10,7 @@ from typing import Any
 
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
+from inspector.core.trust import TRUST, refuse_in_file
 from inspector.regress.baseline import update
 from inspector.regress.compare import Comparison, compare
 from inspector.regress.content import Side, side
@@ -141,12 +142,12 @@ def _now(
             f"make a report of it first: inspect {base.command} {spec or 'MODEL'} -o head.json",
         )
     if base.command == "table":
-        if inputs or model_args:
+        if inputs or set(model_args or {}) - {TRUST}:
             raise InspectError(
                 "a row of a table has inputs and arguments of its own",
                 "leave out `inputs=` and `model_args=`",
             )
-        return _rows_now(base, spec, seed, jobs, tell)
+        return _rows_now(base, spec, bool((model_args or {}).get(TRUST)), seed, jobs, tell)
     if spec is None:
         raise InspectError(
             f"{base.place} does not say how to build its model again", "name HEAD: a report or a model's spec"
@@ -187,7 +188,16 @@ def _counted_now(
     return live(made.to_dict(), spec)
 
 
-def _rows_now(base: Side, spec: str | None, seed: int, jobs: int, tell: Tell) -> tuple[Side, Side]:
+def _arguments(row: Mapping[str, Any], trusted: bool, place: str) -> Mapping[str, Any]:
+    """The arguments of a baseline's row, which alone does not let code run."""
+    if not trusted:
+        refuse_in_file(row, place)
+    return row
+
+
+def _rows_now(
+    base: Side, spec: str | None, trusted: bool, seed: int, jobs: int, tell: Tell
+) -> tuple[Side, Side]:
     from inspector.regress.sweep.row import Entry
     from inspector.regress.sweep.table import table
 
@@ -205,7 +215,7 @@ def _rows_now(base: Side, spec: str | None, seed: int, jobs: int, tell: Tell) ->
             line["model"],
             line["spec"],
             None if line["given_inputs"] is None else tuple(line["given_inputs"]),
-            line["model_args"],
+            _arguments(line["model_args"], trusted, base.place),
             line["phase"],
             line.get("call") or "forward",
         )

@@ -133,6 +133,9 @@ QUANTITIES: dict[str, Quantity] = {
     "tensors": _neutral(Unit.COUNT, depends_on=MODEL),
     "elements": Quantity(Unit.COUNT, depends_on=MODEL),
     "bytes": Quantity(Unit.BYTE, depends_on=MODEL),
+    "bits_per_element": Quantity(
+        Unit.NUMBER, label="bits an element", own_form=Form.DIGITS, depends_on=MODEL
+    ),
     "numel": Quantity(Unit.COUNT, label="elements"),
     # What a pass computes.
     "macs": Quantity(Unit.MAC, label="MACs"),
@@ -212,6 +215,7 @@ QUANTITIES: dict[str, Quantity] = {
     **dict.fromkeys(("tflops", "TFLOP/s"), _measured(Unit.TFLOP_PER_SECOND, "higher", "TFLOP/s")),
     **dict.fromkeys(("joules_per_sample", "joules"), _measured(Unit.JOULE)),
     "share": _neutral(Unit.SHARE),
+    "bits": Quantity(Unit.NUMBER, own_form=Form.DIGITS),
     **dict.fromkeys(("achieved", "fraction_of_peak", "of peak"), _measured(Unit.SHARE, "higher")),
     "accuracy": Quantity(Unit.SHARE, "toleranced", "higher"),
     **dict.fromkeys(

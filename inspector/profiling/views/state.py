@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from inspector.tracing.record import StateEntry
+from inspector.tracing.record import ITEM_BYTES, StateEntry
 
 COLUMNS = ("name", "kind", "shape", "dtype", "numel", "bytes", "trainable", "persistent", "tied")
 
@@ -46,8 +46,15 @@ def stored_otherwise(entries: Iterable[StateEntry]) -> str:
     return f"{first.name} is {first.stored}{more}: {takes}"
 
 
+def packed_types(entries: Iterable[StateEntry]) -> set[str]:
+    """The types among the dtypes that torch does not have, as files name them: Q4_K, F6_E2M3."""
+    return {entry.dtype for entry in entries} - set(ITEM_BYTES)
+
+
 def kinds_frame(entries: Iterable[StateEntry]) -> pd.DataFrame:
-    """Totals for each kind and dtype: kind, dtype, tensors, numel, bytes, share (of all bytes)."""
+    """Totals for each kind and dtype: kind, dtype, tensors, numel, bytes, share (of all bytes), and where
+    types pack their elements, bits (of an element, scales included)."""
+    entries = list(entries)
     frame = ledger_frame(entries)
     frozen = (frame["kind"] == "parameter") & ~frame["trainable"].astype(bool)
     volatile = (frame["kind"] == "buffer") & ~frame["persistent"].astype(bool)
@@ -56,4 +63,6 @@ def kinds_frame(entries: Iterable[StateEntry]) -> pd.DataFrame:
     sums = grouped.agg(tensors=("name", "size"), numel=("numel", "sum"), bytes=("bytes", "sum"))
     sums = sums.reset_index().sort_values(["bytes", "kind"], ascending=[False, True])
     sums["share"] = sums["bytes"] / (sums["bytes"].sum() or 1)
+    if packed_types(entries):
+        sums["bits"] = 8 * sums["bytes"] / sums["numel"].where(sums["numel"] > 0)
     return sums

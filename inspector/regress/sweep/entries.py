@@ -9,6 +9,7 @@ from typing import Any
 
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
+from inspector.core.trust import TRUST, refuse_in_file
 from inspector.core.values import yaml_file
 from inspector.models import timm, torchvision
 from inspector.regress.sweep.row import Entry
@@ -56,7 +57,15 @@ def _entry(spec: str, common: Entry, **own: Any) -> Entry:
     if values["phase"] not in ("forward", "train"):
         raise InspectError(f"no phase is called {values['phase']!r}", "use forward or train")
     name = values.pop("name", None) or _name(spec, common, values)
+    values["model_args"] = _trusting(spec, values["model_args"], common.model_args)
     return Entry(name=name, spec=spec, **values)
+
+
+def _trusting(spec: str, own: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a row. Whether code from the hub may run is said for all rows, and concerns some."""
+    plain = {key: value for key, value in own.items() if key != TRUST}
+    asked = common.get(TRUST) and spec.startswith(("hf:", "huggingface:"))
+    return {**plain, TRUST: True} if asked else plain
 
 
 def _name(spec: str, common: Entry, values: dict[str, Any]) -> str:
@@ -109,6 +118,7 @@ def _line(line: Any, file: Path, common: Entry) -> list[Entry]:
     if "model_args" in line:
         if not isinstance(line["model_args"], dict):
             raise InspectError(f"{file}: {line['model_args']!r} are no arguments", "write {width: 2}")
+        refuse_in_file(line["model_args"], str(file))
         own["model_args"] = {str(key): value for key, value in line["model_args"].items()}
     if "phase" in line:
         own["phase"] = line["phase"]
