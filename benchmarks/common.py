@@ -11,7 +11,8 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,18 @@ def save(name: str, content: dict[str, Any]) -> None:
 
 
 def resumable(
-    name: str, keys: list[str], work: Callable[[str], dict[str, Any]], limit: int
+    name: str,
+    keys: list[str],
+    work: Callable[[str], dict[str, Any]],
+    limit: int,
+    rows: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The row that `work` gives for each key, at most `limit` seconds each. Rows are kept in
     build/NAME.jsonl as they come, so that a stopped sweep goes on where it was; delete the file to start
-    again. What a key raises is its row: {"error": ...}; so is the death of the process, seen by the next one.
-    Of memory the process gets `MOST_GIB`."""
-    rows, file = so_far(name), _progress(name)
+    again. `rows`: what is known already (None: what that file holds). What a key raises is its row:
+    {"error": ...}; so is the death of the process, seen by the next one. Of memory the process gets
+    `MOST_GIB`."""
+    rows, file = dict(so_far(name) if rows is None else rows), _progress(name)
     file.parent.mkdir(exist_ok=True)
     signal.signal(signal.SIGALRM, _too_long)
     resource.setrlimit(resource.RLIMIT_AS, (MOST_GIB * 2**30, MOST_GIB * 2**30))
@@ -108,6 +114,21 @@ def so_far(name: str) -> dict[str, dict[str, Any]]:
     """The rows that a sweep has written; the last of a key counts."""
     file = _progress(name)
     return dict(json.loads(line) for line in file.read_text().splitlines()) if file.exists() else {}
+
+
+def committed(name: str, package: str) -> dict[str, dict[str, Any]]:
+    """The rows of the result in the repository, by the last word of their keys. Raises RuntimeError where
+    it was made with other versions of torch, Python or `package` than now."""
+    file = RESULTS / f"{name}.json"
+    content = json.loads(file.read_text()) if file.exists() else {}
+    if not content:
+        return {}
+    now = {**environment(), package: version(package)}
+    then = {**content["environment"], package: content[package]}
+    changed = [f"{key} {then[key]}" for key in ("torch", "python", package) if then[key] != now[key]]
+    if changed:
+        raise RuntimeError(f"{file.name} was made with {', '.join(changed)}: move it away to start again")
+    return {key.split()[-1]: row for key, row in content["rows"].items()}
 
 
 def _progress(name: str) -> Path:
