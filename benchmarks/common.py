@@ -78,14 +78,14 @@ def resumable(
     limit: int,
     rows: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The row that `work` gives for each key, at most `limit` seconds each. Rows are kept in
+    """The row that `work` gives for each key, at most `limit` seconds of CPU time each. Rows are kept in
     build/NAME.jsonl as they come, so that a stopped sweep goes on where it was; delete the file to start
     again. `rows`: what is known already (None: what that file holds). What a key raises is its row:
     {"error": ...}; so is the death of the process, seen by the next one. Of memory the process gets
     `MOST_GIB`."""
     rows, file = dict(so_far(name) if rows is None else rows), _progress(name)
     file.parent.mkdir(exist_ok=True)
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGPROF, _too_long)
     resource.setrlimit(resource.RLIMIT_AS, (MOST_GIB * 2**30, MOST_GIB * 2**30))
     running = file.with_suffix(".running")
     if running.exists() and running.read_text() not in rows:
@@ -95,13 +95,13 @@ def resumable(
             continue
         running.write_text(key)
         started = time.perf_counter()
-        signal.alarm(limit)
+        signal.setitimer(signal.ITIMER_PROF, limit)
         try:
             row = work(key)
-        except (Exception, SystemExit) as error:  # a model may raise what it likes
+        except (Exception, SystemExit, TooLong) as error:  # a model may raise what it likes
             row = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         rows[key] = {**row, "seconds": round(time.perf_counter() - started, 2)}
         with file.open("a") as stream:
             stream.write(json.dumps([key, rows[key]]) + "\n")
@@ -135,8 +135,12 @@ def _progress(name: str) -> Path:
     return Path(__file__).parent.parent / "build" / f"{name}.jsonl"
 
 
+class TooLong(BaseException):
+    """No Exception: what tries one input after another would take it for one that does not fit."""
+
+
 def _too_long(*_: Any) -> None:
-    raise TimeoutError("no answer within the limit")
+    raise TooLong("no answer within the limit")
 
 
 def unknown(trace: Any) -> dict[str, int]:
