@@ -11,7 +11,8 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +72,20 @@ def save(name: str, content: dict[str, Any]) -> None:
 
 
 def resumable(
-    name: str, keys: list[str], work: Callable[[str], dict[str, Any]], limit: int
+    name: str,
+    keys: list[str],
+    work: Callable[[str], dict[str, Any]],
+    limit: int,
+    rows: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The row that `work` gives for each key, at most `limit` seconds each. Rows are kept in
+    """The row that `work` gives for each key, at most `limit` seconds of CPU time each. Rows are kept in
     build/NAME.jsonl as they come, so that a stopped sweep goes on where it was; delete the file to start
-    again. What a key raises is its row: {"error": ...}; so is the death of the process, seen by the next one.
-    Of memory the process gets `MOST_GIB`."""
-    rows, file = so_far(name), _progress(name)
+    again. `rows`: what is known already (None: what that file holds). What a key raises is its row:
+    {"error": ...}; so is the death of the process, seen by the next one. Of memory the process gets
+    `MOST_GIB`."""
+    rows, file = dict(so_far(name) if rows is None else rows), _progress(name)
     file.parent.mkdir(exist_ok=True)
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGPROF, _too_long)
     resource.setrlimit(resource.RLIMIT_AS, (MOST_GIB * 2**30, MOST_GIB * 2**30))
     running = file.with_suffix(".running")
     if running.exists() and running.read_text() not in rows:
@@ -89,13 +95,13 @@ def resumable(
             continue
         running.write_text(key)
         started = time.perf_counter()
-        signal.alarm(limit)
+        signal.setitimer(signal.ITIMER_PROF, limit)
         try:
             row = work(key)
-        except (Exception, SystemExit) as error:  # a model may raise what it likes
+        except (Exception, SystemExit, TooLong) as error:  # a model may raise what it likes
             row = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         rows[key] = {**row, "seconds": round(time.perf_counter() - started, 2)}
         with file.open("a") as stream:
             stream.write(json.dumps([key, rows[key]]) + "\n")
@@ -110,12 +116,31 @@ def so_far(name: str) -> dict[str, dict[str, Any]]:
     return dict(json.loads(line) for line in file.read_text().splitlines()) if file.exists() else {}
 
 
+def committed(name: str, package: str) -> dict[str, dict[str, Any]]:
+    """The rows of the result in the repository, by the last word of their keys. Raises RuntimeError where
+    it was made with other versions of torch, Python or `package` than now."""
+    file = RESULTS / f"{name}.json"
+    content = json.loads(file.read_text()) if file.exists() else {}
+    if not content:
+        return {}
+    now = {**environment(), package: version(package)}
+    then = {**content["environment"], package: content[package]}
+    changed = [f"{key} {then[key]}" for key in ("torch", "python", package) if then[key] != now[key]]
+    if changed:
+        raise RuntimeError(f"{file.name} was made with {', '.join(changed)}: move it away to start again")
+    return {key.split()[-1]: row for key, row in content["rows"].items()}
+
+
 def _progress(name: str) -> Path:
     return Path(__file__).parent.parent / "build" / f"{name}.jsonl"
 
 
+class TooLong(BaseException):
+    """No Exception: what tries one input after another would take it for one that does not fit."""
+
+
 def _too_long(*_: Any) -> None:
-    raise TimeoutError("no answer within the limit")
+    raise TooLong("no answer within the limit")
 
 
 def unknown(trace: Any) -> dict[str, int]:

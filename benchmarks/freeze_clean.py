@@ -31,11 +31,10 @@ def names() -> list[str]:
 
 def verify(name: str) -> dict:
     start = time.perf_counter()
-    built = inspector.freeze(name, at=0)
-    total = len(built.plan.backbone.stages)
+    total = len(inspector.freeze(name, at=0).plan.backbone.stages)
     alarms, checks = {}, 0
     for at in (1, total // 2, total):
-        handle = inspector.freeze(built.recipe, at=at)
+        handle = inspector.freeze(name, at=at)
         report = handle.verify(ddp=False)
         checks += len(report.findings)
         failed = [f"{f.check}: {f.subject} {f.message}" for f in report.findings if f.status == "fail"]

@@ -1,6 +1,7 @@
 """Every model class of transformers' auto mappings, with its default input: what builds, runs and trains.
 
-    nice -n 19 python benchmarks/transformers_sweep.py       all of them; it resumes when stopped
+    nice -n 19 python benchmarks/transformers_sweep.py       what the result lacks; it resumes when stopped
+    python benchmarks/transformers_sweep.py --failed         what failed there too
     python benchmarks/transformers_sweep.py --so-far         saves what a stopped sweep has
     python benchmarks/transformers_sweep.py siglip 'sam*'    these model types, printed and not saved
 
@@ -22,9 +23,10 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from common import resumable, save, so_far, unknown
+from common import committed, resumable, save, so_far, unknown
 from transformers_mends import MENDS, reason
 
+NAME = "transformers_sweep"
 LIMIT = 60
 LAYERS = {
     "num_hidden_layers", "encoder_layers", "decoder_layers", "num_layers", "num_decoder_layers", "n_layer",
@@ -181,6 +183,11 @@ def counted(recipe: Any, weights: int) -> dict[str, Any]:
     return result
 
 
+def failed(one: dict[str, Any]) -> bool:
+    """Whether a row lacks the counts of the forward or of training."""
+    return "forward" not in one or "train" not in one
+
+
 def main() -> None:
     import transformers
 
@@ -188,7 +195,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     types = classes()
-    if sys.argv[1:] and sys.argv[1:] != ["--so-far"]:
+    options = {"--so-far", "--failed"} & {*sys.argv[1:]}
+    if sys.argv[1:] and not options:
         for name, kind in types.items():
             if any(fnmatch.fnmatch(kind, word) or name == word for word in sys.argv[1:]):
                 try:
@@ -196,11 +204,16 @@ def main() -> None:
                 except Exception as error:
                     print(name, repr(error)[:200], flush=True)
         return
-    if sys.argv[1:] == ["--so-far"]:
-        types = {name: types[name] for name in so_far("transformers_sweep")}
-    rows = resumable("transformers_sweep", list(types), lambda name: row(name, types[name]), LIMIT)
+    done = {name: one for name, one in committed(NAME, "transformers").items() if name in types}
+    if "--failed" in options:
+        done = {name: one for name, one in done.items() if not failed(one)}
+    done |= so_far(NAME)
+    if "--so-far" in options:
+        types = {name: kind for name, kind in types.items() if name in done}
+    rows = resumable(NAME, list(types), lambda name: row(name, types[name]), LIMIT, done)
     for name, one in rows.items():
-        if "forward" not in one:
+        one.pop("reason", None)
+        if failed(one):
             one["reason"] = reason(name, one)
     run = {types[name] for name, one in rows.items() if "forward" in one}
     unexplained = [name for name, one in rows.items() if one.get("reason", "") is None]
@@ -223,7 +236,7 @@ def main() -> None:
         "seconds": round(sum(found.get("seconds", 0) for found in rows.values())),
     }
     print(summary)
-    save("transformers_sweep", {**summary, "rows": {f"{types[k]} {k}": v for k, v in rows.items()}})
+    save(NAME, {**summary, "rows": {f"{types[k]} {k}": v for k, v in rows.items()}})
 
 
 if __name__ == "__main__":

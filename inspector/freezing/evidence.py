@@ -112,10 +112,9 @@ def gather(
         with untouched(model):
             evidence = Evidence(Probes(plan, args, kwargs, seed), lost=first.lost, steps=job.steps)
             _observe(job, first.model, evidence)
-            for number, (name, make) in enumerate(OPTIMIZERS.items()):
-                twin = replica(model)
-                seed_all(seed + number)
-                _optimise(job, twin, name, make(list(twin.parameters())), evidence)
+            del first  # one copy at a time: of a large model, each is gigabytes
+            for number, name in enumerate(OPTIMIZERS):
+                _optimise(job, replica(model), name, seed + number, evidence)
             _insist(job, evidence)
             if optimizer is not None:
                 seed_all(seed)
@@ -168,12 +167,31 @@ def _explained(args: Any, kwargs: Any) -> Iterator[None]:
         ) from error
 
 
-def _optimise(
-    job: Job, twin: nn.Module, name: str, optimizer: torch.optim.Optimizer, evidence: Evidence
-) -> None:
+def _optimise(job: Job, twin: nn.Module, name: str, seed: int, evidence: Evidence) -> None:
     """Train, eval, train; all parameters are in the optimizer. Compare after each."""
     moved = evidence.moved[name] = {}
-    gradients = Gradients(twin, job.plan)
+    seed_all(seed)
+    optimizer = OPTIMIZERS[name](list(twin.parameters()))
+    with Gradients(twin, job.plan) as gradients:
+        _train(job, twin, optimizer, gradients, moved, evidence)
+    evidence.unreached = evidence.unreached - gradients.reached
+    evidence.idle = evidence.idle - gradients.alive
+    evidence.silenced |= gradients.raw
+    evidence.touched |= gradients.touched
+    evidence.still = evidence.still & _unmoved(job.model, twin, job.plan.trainable)
+    evidence.thawed |= _thawed(job, twin)
+    evidence.hidden |= {label: owner for owner, label, tensor in hidden(twin) if tensor.grad is not None}
+    evidence.probes.again(twin)
+
+
+def _train(
+    job: Job,
+    twin: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    gradients: Gradients,
+    moved: dict[str, Moved],
+    evidence: Evidence,
+) -> None:
     twin.train()
     evidence.finite &= train(job, twin, optimizer, range(job.before), gradients)
     _compare(job, twin, moved, job.before)
@@ -183,14 +201,6 @@ def _optimise(
     evidence.awake = list(dict.fromkeys((*evidence.awake, *_awake(twin, job.plan))))
     train(job, twin, optimizer, range(job.before, job.steps), gradients)
     _compare(job, twin, moved, job.steps)
-    evidence.unreached = evidence.unreached - gradients.reached
-    evidence.idle = evidence.idle - gradients.alive
-    evidence.silenced |= gradients.raw
-    evidence.touched |= gradients.touched
-    evidence.still = evidence.still & _unmoved(job.model, twin, job.plan.trainable)
-    evidence.thawed |= _thawed(job, twin)
-    evidence.hidden |= {label: owner for owner, label, tensor in hidden(twin) if tensor.grad is not None}
-    evidence.probes.again(twin)
 
 
 def _evaluate(job: Job, twin: nn.Module, evidence: Evidence) -> None:
@@ -216,7 +226,12 @@ def _insist(job: Job, evidence: Evidence) -> None:
         return
     twin = replica(job.model)
     twin.train()
-    gradients = Gradients(twin, job.plan)
+    with Gradients(twin, job.plan) as gradients:
+        _again(job, twin, gradients, evidence)
+    evidence.unrouted = unrouted(job, twin, evidence.unreached)
+
+
+def _again(job: Job, twin: nn.Module, gradients: Gradients, evidence: Evidence) -> None:
     for attempt in range(PATIENCE):
         if not evidence.unreached:
             return
@@ -230,7 +245,6 @@ def _insist(job: Job, evidence: Evidence) -> None:
         evidence.unreached = evidence.unreached - reached
         evidence.still = evidence.still - reached
         evidence.idle = evidence.idle - reached
-    evidence.unrouted = unrouted(job, twin, evidence.unreached)
 
 
 def _script(job: Job, optimizer: torch.optim.Optimizer) -> Own:

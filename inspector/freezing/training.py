@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from inspector.freezing.batch import copied
 from inspector.freezing.plan import Plan
@@ -67,9 +68,10 @@ def default_steps(model: nn.Module) -> int:
 
 
 class Gradients:
-    """Which parameters of one copy get a gradient, seen where it arrives: a hook of the model's own may
-    take it away afterwards. Of the trainable names `reached` got one, `alive` one that is not zero, and
-    `raw` one that was not zero before the parameter's own hooks; `touched` are frozen names with one."""
+    """Which parameters of one copy get a gradient while the context lasts, seen where it arrives: a hook of
+    the model's own may take it away afterwards. Of the trainable names `reached` got one, `alive` one that
+    is not zero, and `raw` one that was not zero before the parameter's own hooks; `touched` are frozen names
+    with one."""
 
     def __init__(self, model: nn.Module, plan: Plan) -> None:
         self.reached: set[str] = set()
@@ -79,9 +81,18 @@ class Gradients:
         self.named: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
         self.plan = plan
         self.held = {name for name in plan.parameters if self.named[name].grad is not None}
-        for name in plan.trainable:
+        self.hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> Gradients:
+        for name in self.plan.trainable:
             if self.named[name].requires_grad:
                 self._watch(name, self.named[name])
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """A parameter and a hook that holds it would keep each other, and the whole copy, alive."""
+        for hook in self.hooks:
+            hook.remove()
 
     def _watch(self, name: str, parameter: Tensor) -> None:
         def arrived(grad: Tensor) -> None:
@@ -97,9 +108,9 @@ class Gradients:
         if hooks:  # ours in front of the model's own
             own = dict(hooks)
             hooks.clear()
-            parameter.register_hook(raw)
+            self.hooks.append(parameter.register_hook(raw))
             hooks.update(own)
-        parameter.register_hook(arrived)
+        self.hooks.append(parameter.register_hook(arrived))
 
     def note(self) -> None:
         """Read the gradients after a backward."""

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from inspector.tracing import _torch
+from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.capture.isolate import copied, no_collection, random_state, seed_all
 
 _ALLOCATING = {
@@ -93,7 +94,32 @@ class _Meta(TorchFunctionMode):
                 return tensor  # one dimension: a scheme that needs two must still be able to refuse it
         if func in _ALLOCATING and kwargs.get("device") is None and "generator" not in kwargs:
             kwargs = {**kwargs, "device": "meta"}
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError as error:
+            return _together(error, func, args, kwargs)
+
+
+def _together(error: RuntimeError, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Again, all on meta: what has values (arange) met what has none. Raises `error` where that does not
+    help, or where `func` writes into its arguments, which must be theirs."""
+    name = getattr(func, "__name__", "")
+    if "out" in kwargs or name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+        raise error
+    leaves = tree_leaves((args, kwargs))
+    if not any(isinstance(leaf, Tensor) and leaf.device.type == "meta" for leaf in leaves):
+        raise error
+    args, kwargs = tree_map(_moved, (args, kwargs))
+    try:
         return func(*args, **kwargs)
+    except RuntimeError:
+        raise error from None
+
+
+def _moved(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.to("meta")
+    return torch.device("meta") if isinstance(leaf, torch.device) else leaf
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from torchvision.models import resnet18
 
 import inspector
 from inspector.core.errors import InspectError
+from inspector.freezing import evidence
+from inspector.models.replica import Replica, duplicate
 
 
 def snapshot(model: nn.Module) -> list[object]:
@@ -339,3 +343,28 @@ def test_one_sample_is_varied_into_two() -> None:
     report = frozen(Block(), norm="train").verify(torch.randn(1, 3, 8, 8), ddp=False)
     failed = {finding.check for finding in report.findings if finding.status == "fail"}
     assert failed >= {"buffers", "batch_independence"}
+
+
+def test_one_copy_of_the_model_lives_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large model each copy is gigabytes: none may wait for the garbage collector."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.Linear(2, 2))
+    model[3].weight.register_hook(lambda grad: grad)  # ours stands in front of it
+    copies: list[weakref.ref[nn.Module]] = []
+    memories: list[weakref.ref[torch.Tensor]] = []
+
+    def watched(original: nn.Module) -> Replica:
+        assert not [ref for ref in (*copies, *memories) if ref() is not None]
+        made = duplicate(original)
+        copies.append(weakref.ref(made.model))
+        memories.extend(map(weakref.ref, made.model.parameters()))
+        return made
+
+    monkeypatch.setattr(evidence, "duplicate", watched)
+    monkeypatch.setattr(evidence, "replica", lambda original: watched(original).model)
+    handle = inspector.freeze(model, patterns=["0.*"])
+    gc.disable()
+    try:
+        assert handle.verify(torch.ones(2, 3), ddp=False).verdict == "pass"
+    finally:
+        gc.enable()
+    assert len(copies) == 3  # to observe, and one for each of two optimizers

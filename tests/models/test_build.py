@@ -41,6 +41,26 @@ class Reads(nn.Module):
         self.layer = nn.Linear(self.width, 2)
 
 
+class Joins(nn.Module):
+    """Arithmetic on what has values on meta (arange) and what has none (zeros), as rotary tables do it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rates = torch.cat((torch.arange(4.0), torch.zeros(2)))
+        self.register_buffer("rates", rates.to(torch.tensor(0.0).device))
+        self.table = nn.Parameter(torch.zeros(40_000, 25_000_000))  # 4 TB: a real one cannot be made
+
+
+class Writes(nn.Module):
+    """Writes what meta has no values of into what has, and reads it: only real memory gives the width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = torch.arange(2)
+        widths[:] = torch.ones(2).long() * 3
+        self.layer = nn.Linear(widths.tolist()[0], 2)
+
+
 class Unmovable(nn.Module):
     """Insists on real values of its own parameter."""
 
@@ -108,6 +128,18 @@ def test_a_constructor_that_cannot_run_on_meta_falls_back_to_the_cpu() -> None:
     model = build(Unmovable, "meta")
     assert model.total == 0
     assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+def test_a_constructor_that_joins_what_has_values_and_what_has_none_needs_no_memory() -> None:
+    model = build(Joins, "meta")
+    assert on_meta(model)
+    assert model.get_buffer("rates").shape == (6,)
+
+
+def test_what_is_written_into_values_is_not_lost() -> None:
+    model = build(Writes, "meta")
+    assert on_meta(model)
+    assert model.get_submodule("layer").in_features == 3
 
 
 def test_what_was_built_on_the_cpu_is_still_counted_on_meta() -> None:

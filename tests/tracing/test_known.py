@@ -106,6 +106,27 @@ def test_an_input_that_keeps_its_values_takes_memory_on_the_device_of_the_pass()
     assert sorted((one.nbytes, one.device) for one in held) == [(5 * 8, "meta"), (3 * 4 * 4, "meta")]
 
 
+class Patches(nn.Module):
+    """An image in four patches of 2x2, and the place of each, which is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = nn.Conv2d(3, 4, 2, stride=2)
+        self.places = nn.Parameter(torch.zeros(4, 2, 2))
+
+    def forward(self, image: Tensor) -> Tensor:
+        image = image[(image != 0).any(dim=(1, 2, 3))]  # without empty ones
+        return self.cut(image) + self.places
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_an_image_that_keeps_its_values_is_trained_on(device: str) -> None:
+    """4 channels of 2x2 patches sum 3 channels of 2x2 pixels each; again for the gradient of the weight."""
+    image = Inputs((InputSpec((1, 3, 4, 4), below=2, runs=((1, 4),)),))
+    counted = inspector.profile(from_module(Patches()), image, phase="train", device=device)
+    assert counted.metrics["macs"].value == 2 * (4 * 2 * 2) * (3 * 2 * 2)
+
+
 def test_what_was_written_before_counts_and_what_comes_after_does_not() -> None:
     def work(layer: nn.Module, x: Tensor, ids: Tensor) -> Tensor:
         ids[:, 0] = 8

@@ -39,7 +39,28 @@ def keep(recorder: Recorder, storage: torch.UntypedStorage, place: int) -> None:
         recorder.kept[place] = held, len(recorder.raw)
 
 
-def worked_out(
+def run(
+    recorder: Recorder, func: Any, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    """The result of an operator, on meta in a way that works there."""
+    try:
+        result = func(*args, **kwargs)
+    except RuntimeError as error:
+        return _worked_out(recorder, error, func, operator, args, kwargs)
+    if recorder.device == "meta" and _strayed(result) and _on_meta((*args, *kwargs.values())):
+        moved = joined(operator.written, args, kwargs)
+        return result if moved is None else func(*moved[0], **moved[1])
+    return result
+
+
+def _strayed(result: Any) -> bool:
+    """Whether it is on the CPU: some operators (a convolution) put it where their first argument is, and do
+    not look at the others. Autograd then wants a gradient there."""
+    first = result[0] if isinstance(result, (list, tuple)) and result else result
+    return isinstance(first, Tensor) and first.device.type == "cpu"
+
+
+def _worked_out(
     recorder: Recorder,
     error: RuntimeError,
     func: Any,

@@ -34,7 +34,7 @@ from inspector.tracing.capture.functions import ATTENTION, Functions, attention_
 from inspector.tracing.capture.higher_order import BODIES
 from inspector.tracing.capture.isolate import uncompiled
 from inspector.tracing.capture.kernels import aside
-from inspector.tracing.capture.known import keep, worked_out
+from inspector.tracing.capture.known import keep, run
 from inspector.tracing.capture.masks import Masks
 from inspector.tracing.capture.memo import MetaMemo
 from inspector.tracing.capture.mismatch import Mismatch, mismatch
@@ -232,7 +232,7 @@ class Recorder(DispatchMode):
         if result is NotImplemented and operator.rule is not None:
             result = operator.rule(*args, **kwargs)
         if result is NotImplemented:
-            result = self._run(func, operator, args, kwargs)
+            result = run(self, func, operator, args, kwargs)
             made = self._made(result, index)
             self._memo.learn(signature, operator, args, result, tensors(made), storages_before)
         else:
@@ -302,13 +302,6 @@ class Recorder(DispatchMode):
         path, group, _ = (self.path, self.group, 1.0) if self._callers else self._origin()
         args = [self._shadow(tensor, [])]
         self.raw.append(Call(Operator(NUMPY, {}), path, group, self.phase, args, {}, None, NUMPY))
-
-    def _run(self, func: Any, operator: Operator, args: Any, kwargs: Any) -> Any:
-        """Run the operator, on meta in a way that works there."""
-        try:
-            return func(*args, **kwargs)
-        except RuntimeError as error:
-            return worked_out(self, error, func, operator, args, kwargs)
 
     def _shadow(self, value: Any, key: list[Any]) -> Any:
         """The argument with a `TensorSpec` in place of each tensor; what shapes depend on joins key."""
