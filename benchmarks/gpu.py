@@ -7,7 +7,7 @@ is not in the next. A part writes DIR/gpu_PART.json: the environment, a verdict 
 and value, and each case's raw result. A case that is not reached in the part's time is "not reached".
 
 1. tests marked gpu; `inspect env`; precisions are what they say; peaks, energy and absent rows of `bench`
-2. memory: predicted against measured, and what cuDNN and cuBLAS take
+2. memory: predicted against measured, and what cuDNN and cuBLAS take; `inspect memory --calibrate` reads it
 3. speed: FP16 training, the harness against a hand-written loop, --compile, --cuda-graph
 4. roofline, times of a page, and `ddp` with its resume
 
@@ -23,20 +23,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import RESULTS, environment, median
+from convolutions import measured
 
 import inspector
 from inspector.benchmarking import gpu
 from inspector.benchmarking.precisions import PRECISIONS
 from inspector.benchmarking.report import Session
 from inspector.benchmarking.run import Options
+from inspector.footprint.workspaces import Rules
 from inspector.models import as_recipe
 from inspector.profiling import flags
+from inspector.tracing.record import TensorSpec
 
 PART_SECONDS = 450.0
 Result = dict[str, Any]
@@ -129,6 +132,12 @@ def _memory(name: str, phase: str) -> Result:
         "error": float(rows.loc["peak allocated", "ratio"]) - 1,
         "convolution_workspace": report.metrics["convolution_workspace"].value,
     }
+
+
+def convolutions(name: str) -> Result:
+    """What cuDNN takes for each convolution of a training step."""
+    with flags.precision("tf32"):  # as torch does it
+        return {"rows": measured(name, 64)}
 
 
 def workspaces(_: str) -> Result:
@@ -310,6 +319,16 @@ def _judge_memory(name: str, result: Result) -> Iterator[Claim]:
         yield Claim(f"{name} {phase}: predicted against measured", case["error"], least=-0.03, most=0.03)
 
 
+def _judge_convolutions(name: str, result: Result) -> Iterator[Claim]:
+    card = Rules(torch.cuda.get_device_capability()[0])
+    over = 0
+    for row in result["rows"]:
+        sides = ([TensorSpec(tuple(s), d) for s, d in row[side]] for side in ("inputs", "outputs"))
+        bounds = replace(card, channels_last=row["channels_last"]).bounds(row["name"], *sides)
+        over += row["workspace"] > max((bound.high for bound in bounds), default=0) + 512
+    yield Claim(f"{name}: convolutions that take more than the bound", over, most=0)
+
+
 def _judge_workspaces(_: str, result: Result) -> Iterator[Claim]:
     expected = result["expected"]
     kept = expected["nbytes"] if expected["kept"] else 0
@@ -354,6 +373,7 @@ _JUDGES: dict[str, Callable[[str, Result], Iterator[Claim]]] = {
     "tests": _judge_tests,
     "precision": _judge_precision,
     "memory": _judge_memory,
+    "convolutions": _judge_convolutions,
     "workspaces": _judge_workspaces,
     "training": _judge_training,
     "harness": _judge_harness,
@@ -368,8 +388,8 @@ _JUDGES: dict[str, Callable[[str, Result], Iterator[Claim]]] = {
 CASES: dict[str, Callable[[str], Result]] = {
     function.__name__: function
     for function in (
-        tests, env, precision, memory, memory_without_cudnn, workspaces, training, harness, compiled, graphed,
-        roofline, times, ddp,
+        tests, env, precision, memory, memory_without_cudnn, convolutions, workspaces, training, harness,
+        compiled, graphed, roofline, times, ddp,
     )
 }  # fmt: skip
 PARTS: dict[int, list[tuple[str, tuple[str, ...]]]] = {
@@ -378,6 +398,7 @@ PARTS: dict[int, list[tuple[str, tuple[str, ...]]]] = {
         ("workspaces", ("",)),
         ("memory", ("resnet50", "mobilenet_v3_large", "vit_b_16", "convnext_tiny")),
         ("memory_without_cudnn", ("resnet50",)),
+        ("convolutions", ("resnet50", "mobilenet_v3_large", "convnext_tiny")),
     ],
     3: [
         ("training", ("resnet50",)),
@@ -420,7 +441,12 @@ def run(
             results[key] = alone(case, name, left) if left > 0 else {"failure": "not reached"}
             print(f"{key}: {results[key].get('failure', 'done')}", file=sys.stderr, flush=True)
     claims = [{**asdict(claim), "verdict": claim.verdict} for claim in _claims(results)]
-    device = {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    device = {
+        "device": torch.cuda.get_device_name(),
+        "capability": list(torch.cuda.get_device_capability()),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
     content = {"environment": {**environment(), **device}, "claims": claims, "cases": results}
     out.mkdir(parents=True, exist_ok=True)
     (out / f"gpu_{part}.json").write_text(json.dumps(content, indent=1, default=str) + "\n")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.fake_gpu import a_gpu
+from inspector.footprint.calibration import Calibration
+from tests.fake_gpu import H100, a_gpu
 
 pytestmark = pytest.mark.once
 FOLDER = Path(__file__).parent.parent / "benchmarks"
@@ -48,6 +49,21 @@ def test_a_part_runs_every_case_and_judges_it(part: int, script: Any, tmp_path: 
     failures = {key: case["failure"] for key, case in content["cases"].items() if "failure" in case}
     assert set(failures.values()) <= {"left out"}
     assert all(claim["verdict"] in ("holds", "does not hold", "not measured") for claim in content["claims"])
+
+
+def test_memory_is_calibrated_with_what_part_2_writes(script: Any, tmp_path: Path) -> None:
+    left_out = ("workspaces", "memory", "memory_without_cudnn")
+    with a_gpu():
+        content = script.run(2, [NET], tmp_path, here(script, left_out))
+    rows = content["cases"][f"convolutions {NET}"]["rows"]
+    assert {row["inputs"][0][1] for row in rows} == {"float32"}  # tensors of the fake are not autocast
+    assert {row["name"] for row in rows} == {"aten.convolution", "aten.convolution_backward"}
+    held = Calibration.read(tmp_path / "gpu_2.json")
+    assert (held.card, held.major, held.elsewhere()) == (H100.name, 9, "")
+    report = script.inspector.memory(
+        NET, batch=64, phase="train", calibrate=tmp_path / "gpu_2.json", gpu="h100"
+    )
+    assert set(report.to_frame("workspaces")["source"]) == {"calibrated"}
 
 
 def test_what_is_not_reached_says_so(script: Any, tmp_path: Path) -> None:

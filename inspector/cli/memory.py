@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -33,7 +34,11 @@ def memory(
         typer.Option(help="fused, as a GPU runs it, or math: its parts, with the scores in memory."),
     ] = "fused",
     gpu: Annotated[
-        Optional[str], typer.Option(help="The device, e.g. a100 or h100: sets cuBLAS's workspace.")
+        Optional[str], typer.Option(help="The device, e.g. a100 or h100: whose kernels and workspaces.")
+    ] = None,
+    calibrate: Annotated[
+        Optional[Path],
+        typer.Option(metavar="FILE", help="Workspaces measured on the card, of benchmarks/gpu.py 2."),
     ] = None,
     fits: Annotated[
         Optional[str], typer.Option(metavar="24GiB", help="Exit with 1 if it needs more than this.")

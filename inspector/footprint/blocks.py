@@ -28,7 +28,6 @@ _ROLES = {
 }
 MATMULS = {f"aten.{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot")}
 """Operators that cuBLAS runs."""
-_CONVOLUTIONS = {"aten.convolution", "aten.convolution_backward"}
 
 
 class Block(NamedTuple):
@@ -122,10 +121,3 @@ def _shapes(trace: Trace) -> dict[int, tuple[int, int]]:
             if spec.storage >= 0 and spec.numel:
                 shapes[spec.storage] = prod(spec.shape), spec.nbytes // spec.numel
     return shapes
-
-
-def convolution_workspace(op: Op) -> int:
-    """The most that cuDNN is expected to take for a moment: its inputs and outputs in another layout."""
-    if op.name not in _CONVOLUTIONS:
-        return 0
-    return sum(spec.nbytes for spec in (*op.inputs, *op.outputs))

@@ -50,7 +50,8 @@ def measured(question: Question, batch: int | None) -> Measured:
     trace = question.trace(batch, setting)
     plan = replace(question.plan(trace), exact=not cuda)
     if cuda:
-        plan = replace(plan, workspaces=Workspaces.of(device))
+        rules = replace(plan.rules, major=_major(device))
+        plan = replace(plan, workspaces=Workspaces.of(device), rules=rules)
     if plan.master_weights or (plan.optimizer is not None and plan.optimizer.quantized):
         raise InspectError("torch has no such optimizer, so it cannot be measured", "leave out `measure=`")
     predicted = simulate(trace, plan)

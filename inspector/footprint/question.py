@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from inspector.core.errors import InspectError
 from inspector.core.log import logger
 from inspector.core.naming import select
 from inspector.footprint.cublas import Workspaces
 from inspector.footprint.step import Plan, simulate
+from inspector.footprint.workspaces import Rules
 from inspector.models import Recipe
 from inspector.models.inputs import Inputs, as_inputs, materialise
 from inspector.models.small import with_batch
@@ -41,6 +44,7 @@ class Question:
     optimizer: str
     master_weights: bool
     workspaces: Workspaces
+    rules: Rules
 
     @staticmethod
     def of(
@@ -54,6 +58,7 @@ class Question:
         optimizer: str,
         master_weights: bool,
         workspaces: Workspaces,
+        rules: Rules,
     ) -> Question:
         if dtype is not None and dtype not in DTYPES:
             raise InspectError(f"unknown dtype {dtype!r}", f"use one of: {', '.join(DTYPES)}")
@@ -72,9 +77,11 @@ class Question:
         setting = Setting(dtype, kernels, tuple(paths))
         own = batch_size(*materialise(called_with, built, "meta"))
         default = inputs is None
+        rules = replace(rules, channels_last=_channels_last(built))
         return Question(
-            recipe, called_with, own, default, phase, seed, setting, optimizer, master_weights, workspaces
-        )
+            recipe, called_with, own, default, phase, seed, setting, optimizer, master_weights, workspaces,
+            rules,
+        )  # fmt: skip
 
     def inputs(self, batch: int | None) -> Inputs:
         """What the model is called with; None: its own inputs, or the default of its source."""
@@ -95,12 +102,27 @@ class Question:
         )
 
     def plan(self, trace: Trace) -> Plan:
-        return Plan.of(trace, self.optimizer, master_weights=self.master_weights, workspaces=self.workspaces)
+        return Plan.of(
+            trace, self.optimizer, master_weights=self.master_weights, workspaces=self.workspaces,
+            rules=self.rules,
+        )  # fmt: skip
 
     def needed(self, batch: int) -> int:
         """Bytes that a device must have for the step."""
         step = self.trace(batch)
         return simulate(step, self.plan(step)).needed
+
+
+def _channels_last(model: torch.nn.Module) -> bool:
+    """Whether filters are kept in NHWC, which is enough for torch to run their convolutions so
+    (cudnn_conv_suggest_memory_format in ATen/native/ConvUtils.h)."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    filters = [
+        weight
+        for weight in model.parameters()
+        if weight.dim() in formats and weight.layout is torch.strided and not weight.is_contiguous()
+    ]
+    return any(weight.is_contiguous(memory_format=formats[weight.dim()]) for weight in filters)
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from inspector.core.devices import named
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
 from inspector.footprint import OPTIMIZERS, Plan, sections, simulate
+from inspector.footprint.calibration import Calibration
 from inspector.footprint.cublas import Workspaces
 from inspector.footprint.question import Question, largest_batch, parse_size
 from inspector.footprint.shard import KINDS
+from inspector.footprint.workspaces import Rules
 from inspector.models import Model, as_recipe
 from inspector.profiling.run import BATCH_OF_TWO, needs_two
 from inspector.reporting.report import Report
@@ -35,6 +38,7 @@ def memory(
     checkpoint_activations: Sequence[str] = (),
     attention: str = "fused",
     gpu: str | None = None,
+    calibrate: str | Path | None = None,
     fits: str | int | None = None,
     max_batch: str | int | None = None,
     world_size: int | None = None,
@@ -54,8 +58,10 @@ def memory(
     amp: autocast to bfloat16. dtype: of weights and inputs. `master_weights`: the optimizer works on
         float32 copies of half-precision weights.
     checkpoint_activations: globs of modules that are computed again in the backward.
-    attention: "fused", as a GPU runs it, or "math". gpu: a device of inspector/core/devices.py (its cuBLAS
-        workspace). fits, max_batch: bytes, or "24GiB": whether the step fits, the largest batch that does.
+    attention: "fused", as a GPU runs it, or "math". gpu: a device of inspector/core/devices.py, whose
+        kernels and workspaces are simulated. calibrate: a file of `benchmarks/gpu.py 2`, which narrows the
+        range of cuDNN's workspaces for its card and versions. fits, max_batch: bytes, or "24GiB": whether the
+        step fits, the largest batch that does.
     world_size, shard: adds an estimate for N processes under "ddp" or "fsdp".
     call: the method to run in place of the forward.
     measure: also run it on this machine's device, and compare.
@@ -64,21 +70,30 @@ def memory(
     """
     limit = parse_size(fits) if fits is not None else None
     room = parse_size(max_batch) if max_batch is not None else None
+    calibration = Calibration.read(calibrate) if calibrate is not None else None
     major = named(gpu).major if gpu is not None else None
+    idle = ""
+    if calibration is not None:
+        calibration.check(gpu)
+        major, idle = calibration.major, calibration.elsewhere()
+    rules = Rules(major, calibration=None if idle else calibration)
     workspaces = Workspaces.expected(major)
     _check_processes(world_size, shard)
-    ask = partial(sections.Asked, depth=depth, limit=limit, world_size=world_size, shard=shard)
+    note = f"{calibrate} does not apply: {idle}" if idle else ""
+    ask = partial(sections.Asked, depth=depth, limit=limit, world_size=world_size, shard=shard, note=note)
     if isinstance(model, Trace):
         options = (inputs, batch, dtype, max_batch, model_args, amp, measure, checkpoint_activations, call)
         _refuse_options(phase, attention, options)
         _check_optimizer(optimizer, model.phase)
-        plan = Plan.of(model, optimizer or "sgd", master_weights=master_weights, workspaces=workspaces)
+        plan = Plan.of(
+            model, optimizer or "sgd", master_weights=master_weights, workspaces=workspaces, rules=rules
+        )
         return sections.report(ask(model, plan, simulate(model, plan)))
     _check_optimizer(optimizer, phase)
     kernels = Kernels("cuda", attention, "bfloat16" if amp else None, major)
     question = Question.of(
         as_recipe(model, model_args, call), inputs, phase, seed, kernels, dtype, checkpoint_activations,
-        optimizer or "sgd", master_weights, workspaces,
+        optimizer or "sgd", master_weights, workspaces, rules,
     )  # fmt: skip
     return sections.report(_asked(question, ask, batch, room, measure))
 

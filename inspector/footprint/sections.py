@@ -17,7 +17,9 @@ from inspector.footprint.tables import (
     modules_frame,
     moment,
     timeline_frame,
+    workspaces_frame,
 )
+from inspector.footprint.workspaces import ATTENTION, CUDNN
 from inspector.reporting.registry import OF_TABLE
 from inspector.reporting.report import Chart, Finding, Metric, Report, Section, metrics
 from inspector.tracing.capture.setting import PORTABLE, Setting
@@ -44,6 +46,7 @@ class Asked:
     world_size: int | None = None
     shard: str = "ddp"
     measured: Any = None
+    note: str = ""
 
 
 def report(asked: Asked) -> Report:
@@ -66,6 +69,11 @@ def report(asked: Asked) -> Report:
         Section("the peak by the operator that made it", tables["operators"].head(_TOP)),
         Section("timeline", bars_frame(timeline), "each row is the peak of its time slice"),
     ]
+    if memory.extras:
+        frame = tables["workspaces"] = workspaces_frame(memory)
+        title, note = "what workspaces may add to the peak", "one kind of a library runs at a time"
+        if frame["at_most"].any():
+            sections.append(Section(title, frame[frame["at_most"] > 0], note))
     if asked.tried:
         tables["batches"] = pd.DataFrame(asked.tried)
         sections.append(Section("batches tried", tables["batches"]))
@@ -105,8 +113,11 @@ def _metrics(asked: Asked) -> dict[str, Metric]:
     values: dict[str, int | None] = {
         "peak_allocated": memory.allocated,
         "peak_reserved": memory.reserved,
-        "convolution_workspace": memory.convolution_extra,
+        "convolution_workspace_low": memory.extra(CUDNN)[0],
+        "convolution_workspace": memory.extra(CUDNN)[1],
     }
+    if any(owner == ATTENTION for owner, _, _ in memory.extras):
+        values["attention_workspace"] = memory.extra(ATTENTION)[1]
     if asked.room is not None:
         values["max_batch"] = asked.batch if any(row["fits"] for row in asked.tried) else 0
     sums = memory.categories
@@ -156,8 +167,9 @@ def _fits(asked: Asked, composition: pd.DataFrame) -> list[Finding]:
     message = f"needs {_gib(need)} of {_gib(asked.limit)} ({context}): {largest}"
     if need > asked.limit:
         return [Finding("fits", "fail", asked.trace.model, f"does not fit: {message}", evidence)]
-    close = need + asked.memory.convolution_extra > asked.limit
-    tight = "; too tight for the workspaces that cuDNN prefers" if close else ""
+    more = max(asked.memory.extra(owner)[1] for owner in (CUDNN, ATTENTION))
+    close = need + more > asked.limit
+    tight = f"; too tight if workspaces take the most that they may, {_gib(more)}" if close else ""
     return [Finding("fits", "pass", asked.trace.model, f"fits: {message}{tight}", evidence)]
 
 
@@ -169,10 +181,8 @@ def _remarks(asked: Asked) -> list[Finding]:
     trace, plan = asked.trace, asked.plan
     notes = [*trace.notes]
     low, high = (f"{bound / 2**30:.1f}" for bound in CUDA_CONTEXT)
-    notes.append(
-        "simulated; this version was compared with torch on a CPU, not yet on a GPU; cuDNN's workspaces are"
-        " estimated as a copy of a convolution's inputs and outputs, and the algorithm it picks may need more"
-    )
+    notes.append("simulated; this version was compared with torch on a CPU, not yet on a GPU")
+    notes += _workspaces(asked)
     notes.append(
         f"not in these numbers: CUDA's own context ({low} to {high} GiB, by device and driver), what"
         " libraries allocate outside torch (NCCL), and fragmentation beyond one step"
@@ -197,6 +207,31 @@ def _remarks(asked: Asked) -> list[Finding]:
     if elsewhere > 2**20:
         notes.append(f"left out: {_gib(elsewhere)} of tensors that the model creates on another device")
     return [Finding("provenance", "warn", "", text) for text in notes]
+
+
+def _workspaces(asked: Asked) -> list[str]:
+    """Where the ranges of workspaces come from."""
+    notes = [asked.note] if asked.note else []
+    rules = asked.plan.rules
+    kinds = {(owner, source) for owner, _, source in asked.memory.extras}
+    if (CUDNN, "bound") in kinds:
+        card = "any card" if rules.major is None else f"compute capability {rules.major}"
+        layout = "NHWC" if rules.channels_last else "NCHW"
+        notes.append(
+            "cuDNN's workspaces are a range, not in the peak: from none to what the most demanding of its"
+            f" algorithms takes (bound; {layout}, {card}); which one it picks it does not say in advance"
+        )
+    if rules.calibration is not None and (CUDNN, "calibrated") in kinds:
+        held = rules.calibration
+        notes.append(
+            f"cuDNN's workspaces as measured (calibrated) on {held.card} with torch {held.torch}, cuDNN"
+            f" {held.cudnn}"
+        )
+    if (ATTENTION, "derived") in kinds:
+        notes.append(
+            "what the backward of attention takes at least is in the peak (derived from torch's sources)"
+        )
+    return notes
 
 
 def _chart(timeline: pd.DataFrame) -> Chart:

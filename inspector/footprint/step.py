@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inspector.footprint.allocator import CachingAllocator, ExactAllocator, rounded
-from inspector.footprint.blocks import MATMULS, Block, blocks, convolution_workspace
+from inspector.footprint.blocks import MATMULS, Block, blocks
 from inspector.footprint.cublas import Workspaces
 from inspector.footprint.optimizers import OPTIMIZERS, Optimizer
+from inspector.footprint.workspaces import ATTENTION, Rules, Workspace
 from inspector.tracing.record import Op, Trace
 
 CUDA_CONTEXT = (200 * 2**20, 800 * 2**20)
@@ -27,12 +28,14 @@ OPTIMIZER_STEP = -1
 @dataclass(frozen=True)
 class Plan:
     """How the step is run. `optimizer` None: no training. `exact`: count bytes as the CPU does, without
-    rounding and without cuBLAS. `workspaces`: what cuBLAS takes."""
+    rounding and without workspaces. `workspaces`: what cuBLAS takes; `rules`: what the kernels of
+    convolutions and attention take."""
 
     optimizer: Optimizer | None = None
     master_weights: bool = False
     exact: bool = False
     workspaces: Workspaces = field(default_factory=Workspaces.expected)
+    rules: Rules = field(default_factory=Rules)
 
     @staticmethod
     def of(trace: Trace, optimizer: str = "sgd", **more: Any) -> Plan:
@@ -43,15 +46,15 @@ class Plan:
 @dataclass
 class Memory:
     """What a step takes, in bytes: `allocated` at its peak, of which the tensors asked for `requested`;
-    `reserved` by torch from the driver; `convolution_extra` more at the peak if cuDNN copies a
-    convolution's inputs and outputs (a guess). `peak_at` is an index into the operators, or OPTIMIZER_STEP;
-    `peak` the blocks that live there with the bytes each counts for; `curve` the most bytes of each
-    category at each operator, and in its last row in the optimizer's step."""
+    `reserved` by torch from the driver; `extras` what workspaces that are not in it may add to the peak,
+    by owner, kind and source: bytes at least and at most. `peak_at` is an index into the operators, or
+    OPTIMIZER_STEP; `peak` the blocks that live there with the bytes each counts for; `curve` the most bytes
+    of each category at each operator, and in its last row in the optimizer's step."""
 
     allocated: int = 0
     reserved: int = 0
     requested: int = 0
-    convolution_extra: int = 0
+    extras: dict[tuple[str, str, str], tuple[int, int]] = field(default_factory=dict)
     peak_at: int = 0
     peak: list[tuple[Block, int]] = field(default_factory=list)
     curve: list[dict[str, int]] = field(default_factory=list)
@@ -63,6 +66,11 @@ class Memory:
         for block, nbytes in self.peak:
             sums[block.category] += nbytes
         return sums
+
+    def extra(self, owner: str) -> tuple[int, int]:
+        """What the workspaces of `owner` may add to the peak: bytes at least and at most."""
+        ranges = [extra for (whose, _, _), extra in self.extras.items() if whose == owner]
+        return max((low for low, _ in ranges), default=0), max((high for _, high in ranges), default=0)
 
     @property
     def needed(self) -> int:
@@ -110,7 +118,7 @@ class _Run:
         for block in needed:
             if block.birth is not None:
                 self.born[block.birth].append(block)
-        self.highest = 0
+        self.highest: dict[tuple[str, str, str], tuple[int, int]] = {}
 
     def make(self, block: Block) -> int:
         """Allocate a block; its key in `live`."""
@@ -152,7 +160,8 @@ class _Run:
         dying: dict[int, list[int]] = defaultdict(list)
         last = len(self.trace.ops) - 1
         for index, op in enumerate(self.trace.ops):
-            passing = self.workspace(op)
+            workspaces = [] if self.plan.exact else self.plan.rules.workspaces(op)
+            passing = [*self.cublas(op), *self.taken(workspaces)]
             for block in self.born.get(index, ()):
                 key = self.make(block)
                 if block.category == "gradients":
@@ -160,9 +169,9 @@ class _Run:
                 else:
                     dying[last if block.death is None else max(block.death, index)].append(key)
             if watched:
-                self.look(index, convolution_workspace(op))
-            if passing is not None:
-                self.release(passing)
+                self.look(index, workspaces)
+            for key in passing:
+                self.release(key)
             if index < last:
                 for key in dying.pop(index, ()):
                     self.release(key)
@@ -171,17 +180,25 @@ class _Run:
         for key in dying.pop(last, ()):
             self.release(key)
 
-    def workspace(self, op: Op) -> int | None:
+    def cublas(self, op: Op) -> list[int]:
         """cuBLAS's memory for a product: kept for each thread's handle, or the key of what is freed after."""
         if op.name not in MATMULS or self.plan.exact:
-            return None
+            return []
         cublas = self.plan.workspaces
         if not cublas.kept:
-            return self.make(Block(cublas.passing(op.name), "workspace", "", "cuBLAS", None, None))
+            return [self.make(Block(cublas.passing(op.name), "workspace", "", "cuBLAS", None, None))]
         if op.phase not in self.handles:
             self.handles.add(op.phase)
             self.make(Block(cublas.nbytes, "workspace", "", "cuBLAS", None, None))
-        return None
+        return []
+
+    def taken(self, workspaces: list[Workspace]) -> list[int]:
+        """The keys of what the backward of attention takes at least."""
+        return [
+            self.make(Block(workspace.low, "workspace", "", ATTENTION, None, None))
+            for workspace in workspaces
+            if workspace.owner == ATTENTION and workspace.low
+        ]
 
     def optimize(self, optimizer: Optimizer, watched: bool) -> None:
         grown = list(self.born_gradients())
@@ -196,7 +213,7 @@ class _Run:
                 nbytes = block.numel * self.item(block)
                 passing.append(self.make(block._replace(nbytes=nbytes, category="temporaries", op="step")))
         if watched:
-            self.look(OPTIMIZER_STEP, 0)
+            self.look(OPTIMIZER_STEP, [])
         for key in passing:
             self.release(key)
 
@@ -204,12 +221,15 @@ class _Run:
         """Bytes of an element of what the optimizer works on."""
         return max(gradient.item, 4) if self.plan.master_weights else gradient.item
 
-    def look(self, index: int, workspace: int) -> None:
+    def look(self, index: int, workspaces: list[Workspace]) -> None:
         """Note what lives now; the first of equal peaks counts."""
         self.memory.curve.append(dict(self.totals))
         now = self.allocator.allocated
-        if workspace and not self.plan.exact:
-            self.highest = max(self.highest, now + rounded(workspace))
+        for low, high, owner, kind, source in workspaces:
+            there = rounded(low) if owner == ATTENTION and low else 0  # already in `now`
+            before = self.highest.get((owner, kind, source), (0, 0))
+            least, most = (now - there + rounded(nbytes) if nbytes else 0 for nbytes in (low, high))
+            self.highest[owner, kind, source] = max(before[0], least), max(before[1], most)
         if now > self.memory.allocated:
             self.memory.allocated, self.memory.peak_at = now, index
             self.peak_clock = self.clock
@@ -223,5 +243,8 @@ class _Run:
             if lived.since <= self.peak_clock and (lived.until is None or lived.until > self.peak_clock)
         ]
         memory.requested = sum(block.nbytes for block, _ in memory.peak)
-        memory.convolution_extra = max(0, self.highest - memory.allocated)
+        memory.extras = {
+            which: (max(0, low - memory.allocated), max(0, high - memory.allocated))
+            for which, (low, high) in self.highest.items()
+        }
         return memory

@@ -30,6 +30,16 @@ def makers_frame(memory: Memory) -> pd.DataFrame:
     return _grouped(memory, "operator", [block.op for block, _ in memory.peak])
 
 
+def workspaces_frame(memory: Memory) -> pd.DataFrame:
+    """What workspaces outside the peak may add to it, the most demanding first. Columns: library, kind,
+    at_least, at_most (bytes), source."""
+    rows = [(owner, kind, *extra, source) for (owner, kind, source), extra in memory.extras.items()]
+    frame = pd.DataFrame(rows, columns=["library", "kind", "at_least", "at_most", "source"])
+    return frame.sort_values(
+        ["library", "at_most"], ascending=[True, False], kind="stable", ignore_index=True
+    )
+
+
 def _grouped(
     memory: Memory, column: str, names: list[str], order: tuple[str, ...] | None = None
 ) -> pd.DataFrame:

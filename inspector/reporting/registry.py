@@ -167,7 +167,9 @@ QUANTITIES: dict[str, Quantity] = {
     "final_loss": Quantity(Unit.NUMBER, "toleranced", own_form=Form.DIGITS),
     "peak_allocated": Quantity(Unit.BYTE),
     "peak_reserved": Quantity(Unit.BYTE),
-    "convolution_workspace": Quantity(Unit.BYTE, label="cuDNN's workspaces (a guess)"),
+    "convolution_workspace_low": Quantity(Unit.BYTE, label="cuDNN's workspaces add at least"),
+    "convolution_workspace": Quantity(Unit.BYTE, label="cuDNN's workspaces add at most"),
+    "attention_workspace": Quantity(Unit.BYTE, label="attention's workspaces add at most"),
     "max_batch": Quantity(Unit.COUNT, direction="higher", label="largest batch", own_form=Form.PLAIN),
     "peak_per_process": Quantity(Unit.BYTE, "toleranced", label="estimate for each process"),
     # What a command did, met or compared.
@@ -199,7 +201,8 @@ QUANTITIES: dict[str, Quantity] = {
     "FLOPs": Quantity(Unit.FLOP),
     **dict.fromkeys(("intensity", "FLOPs per byte moved"), _neutral(Unit.FLOP_PER_BYTE)),
     **dict.fromkeys(
-        ("needed", "predicted", "total", "largest", "at the peak", "bytes moved"), Quantity(Unit.BYTE)
+        ("needed", "predicted", "total", "largest", "at the peak", "bytes moved", "at_least", "at_most"),
+        Quantity(Unit.BYTE),
     ),
     **dict.fromkeys(("allocated", "reserved", "peak memory"), Quantity(Unit.BYTE, "toleranced")),
     **dict.fromkeys(("peak_bytes", "peak"), _measured(Unit.BYTE, form=Form.SIZE_IF_MEASURED)),
