@@ -11,6 +11,8 @@ from inspector.core.errors import InspectError
 from inspector.reporting.formats import FORMATS
 
 Phase = Literal["forward", "train"]
+Pass = Literal[Phase, "prefill", "decode"]
+KvCache = Literal["dynamic", "static"]
 Grouping = Literal["module", "type", "op"]
 Format: Any = Literal[tuple(FORMATS)]
 Dtype = Literal["float64", "float32", "float16", "bfloat16"]

@@ -7,12 +7,29 @@ from typing import Annotated, Optional
 
 import typer
 
-from inspector.cli.choices import Counter, Dtype, Grouping
+from inspector.cli.choices import Counter, Dtype, Grouping, KvCache, Pass
 from inspector.cli.command import command
 
 
 @command("profiling.profile:profile", "model inputs call model_args phase device seed")
 def profile(
+    phase: Annotated[
+        Pass,
+        typer.Option(
+            help="forward; train: forward and backward in train mode; prefill or decode of a language model."
+        ),
+    ] = "forward",
+    context: Annotated[
+        Optional[int],
+        typer.Option(help="Prefill, decode: tokens of the prompt of each sequence. Default: 2048."),
+    ] = None,
+    batch: Annotated[Optional[int], typer.Option(help="Prefill, decode: sequences. Default: 1.")] = None,
+    new_tokens: Annotated[
+        Optional[int], typer.Option(help="Decode: tokens after the context, in one step. Default: 1.")
+    ] = None,
+    kv_cache: Annotated[
+        Optional[KvCache], typer.Option(help="Prefill, decode: a cache that grows, or of fixed length.")
+    ] = None,
     by: Annotated[
         Grouping, typer.Option(help="Show the tree by module, or a table by type or op.")
     ] = "module",

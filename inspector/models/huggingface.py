@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -193,6 +195,16 @@ def _recipe(config: Any, name: str, construct: Callable[[], nn.Module], notes: t
     )
 
 
+def of_module(recipe: Recipe) -> Recipe:
+    """The recipe of a live model of transformers, with its default inputs and what it needs on meta."""
+    return replace(
+        recipe,
+        defaults=_once_a_phase(default_inputs),
+        rules=RULES,
+        context=lambda model: _one_sequence_a_row(),
+    )
+
+
 def _left_out(config: Any) -> tuple[str, ...]:
     """Quantisation needs the weights, or a library and a device of its own: what is built instead."""
     asked = getattr(config, "quantization_config", None)
@@ -218,23 +230,43 @@ def _not_run(config: Any, cls: Any) -> tuple[str, ...]:
 @contextmanager
 def _one_sequence_a_row() -> Iterator[None]:
     """Without a cache transformers reads from the positions whether several sequences are packed into one
-    row. On meta they have no values: a row is one sequence, as it is without positions of one's own."""
-    try:
-        from transformers import masking_utils
+    row. On meta they have no values: a row is one sequence, as it is without positions of one's own. Nor does
+    it look, on any device, for padding that it would warn of."""
 
-        look = masking_utils.find_packed_sequence_indices
-    except (ImportError, AttributeError):  # this version does not look
+    def looking(look: Any) -> Any:
+        def find_packed_sequence_indices(position_ids: Tensor) -> Any:
+            return None if position_ids.device.type == "meta" else look(position_ids)
+
+        return find_packed_sequence_indices
+
+    with (
+        _replaced("masking_utils", "find_packed_sequence_indices", looking),
+        _replaced(
+            "modeling_utils", "PreTrainedModel.warn_if_padding_and_no_attention_mask", lambda _: _no_warning
+        ),
+    ):
+        yield
+
+
+def _no_warning(model: Any, input_ids: Any, attention_mask: Any) -> None:
+    return None
+
+
+@contextmanager
+def _replaced(module: str, path: str, change: Callable[[Any], Any]) -> Iterator[None]:
+    """A function of transformers meanwhile as `change` makes it; nothing where this version has none."""
+    *owners, name = path.split(".")
+    try:
+        owner = reduce(getattr, owners, import_module(f"transformers.{module}"))
+        original = getattr(owner, name)
+    except (ImportError, AttributeError):
         yield
         return
-
-    def find_packed_sequence_indices(position_ids: Tensor) -> Any:
-        return None if position_ids.device.type == "meta" else look(position_ids)
-
-    masking_utils.find_packed_sequence_indices = find_packed_sequence_indices
+    setattr(owner, name, change(original))
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = look
+        setattr(owner, name, original)
 
 
 def grouped_mm(a: Tensor, b: Tensor, offsets: Any = None, *_: Any, **__: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
@@ -32,7 +33,9 @@ def _recipe(model: Model, model_args: Mapping[str, Any] | None) -> Recipe:
 
         compiled = compiled_from(model)
         module = compiled if isinstance(compiled, nn.Module) else model
-        return of_module(module) if is_module(module) else from_module(module)
+        if is_module(module):
+            return of_module(module)
+        return _with_rules(from_module(module)) if _of_transformers(module) else from_module(module)
     if isinstance(model, Recipe):
         return model
     if isinstance(model, str):
@@ -45,6 +48,19 @@ def _recipe(model: Model, model_args: Mapping[str, Any] | None) -> Recipe:
         f"a model is a spec string or an nn.Module, not a {type(model).__name__}",
         "pass e.g. 'resnet50' or torchvision.models.resnet50()",
     )
+
+
+def _of_transformers(module: nn.Module) -> bool:
+    """Whether it is a model of transformers; where nobody has loaded that, nothing is."""
+    kind = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
+    return kind is not None and isinstance(module, kind)
+
+
+def _with_rules(recipe: Recipe) -> Recipe:
+    """With what a model of transformers needs on meta, and is called with."""
+    from inspector.models import huggingface
+
+    return huggingface.of_module(recipe)
 
 
 def resolve(spec: str, model_args: Mapping[str, Any] | None = None) -> Recipe:

@@ -39,6 +39,10 @@ def profile(
     cache: bool = False,
     save_trace: str | Path | None = None,
     call: str | None = None,
+    context: int | None = None,
+    batch: int | None = None,
+    new_tokens: int | None = None,
+    kv_cache: str | None = None,
 ) -> Report:
     """Count parameters, MACs, FLOPs, activations and bytes of `model`.
 
@@ -54,6 +58,8 @@ def profile(
     cache: keep the trace of a torchvision or timm model, and reuse it (the command line does; formulas
         that a program registers are not part of its key).
     save_trace: also save the trace as JSON. call: the method to run in place of the forward.
+    context, batch, new_tokens, kv_cache: of a phase "prefill" or "decode", see `trace`; the report then also
+        has FLOPs, bytes and cache bytes a token, the weights that are read, and active parameters.
 
     Raises ForwardError when the model raises (its `report` holds what was counted until then), InspectError
     for everything else that is wrong.
@@ -62,8 +68,12 @@ def profile(
     device_limits = {"roofline": roofline, "device_file": device_file, **limits}
     view: dict[str, Any] = {"by": by, "depth": depth, "top": top}
     how: dict[str, Any] = {"phase": phase, "seed": seed, "model_args": model_args, "call": call}
+    step = {"context": context, "batch": batch, "new_tokens": new_tokens, "kv_cache": kv_cache}
+    how.update({name: value for name, value in step.items() if value is not None})
     if counter != "ours":
-        ours = {"device": device, "strict": strict, "save_trace": save_trace, **device_limits}
+        ours = {"device": device, "strict": strict, "save_trace": save_trace, **device_limits, **step}
+        if phase not in ("forward", "train"):
+            raise InspectError(f"{counter} counts no {phase}", "leave `counter=` out")
         return _counted(counter, model, inputs, ours, **how, **view)
     checks: Checks = no_checks
     if isinstance(model, str) and model.startswith(("hf:", "huggingface:")):
@@ -72,7 +82,12 @@ def profile(
         model = as_recipe(model, model_args)
         checks = model.checks
     make = partial(_made, checks=checks, strict=strict, **view)
-    if cache and device in (None, "meta") and not any(device_limits.values()):
+    if (
+        cache
+        and phase in ("forward", "train")
+        and device in (None, "meta")
+        and not any(device_limits.values())
+    ):
         return _cached(
             Entry.of(model, model_args, inputs, phase, seed, call), model, inputs, make, save_trace, how
         )

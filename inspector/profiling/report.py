@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from inspector.core.errors import InspectError
 from inspector.profiling.views.modules import layers_frame, modules_frame, tree, types_frame
 from inspector.profiling.views.ops import ops_frame, unknown_frame
+from inspector.profiling.views.serving import serving
 from inspector.profiling.views.state import stored_otherwise
 from inspector.profiling.views.totals import totals
 from inspector.reporting.registry import QUANTITIES, Unit
 from inspector.reporting.report import Finding, Metric, Report, Section, metrics
-from inspector.tracing.record import Failure, Trace, called
+from inspector.tracing.record import Failure, Served, Trace, called
 
 GROUPINGS = ("module", "type", "op")
 
@@ -25,7 +28,7 @@ def report(
     """The report of a trace: a pure function of it."""
     if by not in GROUPINGS:
         raise InspectError(f"cannot group by {by!r}", f"use one of: {', '.join(GROUPINGS)}")
-    sums = totals(trace)
+    sums = {**totals(trace), **serving(trace)}
     modules, ops, unknown = modules_frame(trace), ops_frame(trace), unknown_frame(trace)
     return Report(
         command="profile",
@@ -40,7 +43,7 @@ def report(
     )
 
 
-def _metrics(trace: Trace, sums: dict[str, int]) -> dict[str, Metric]:
+def _metrics(trace: Trace, sums: Mapping[str, float]) -> dict[str, Metric]:
     """The sums in the registry's order; those that formulas give are lower bounds where one is missing."""
     counted = {name for name, entry in QUANTITIES.items() if entry.unit in (Unit.MAC, Unit.FLOP)}
     pointwise = {name for name in counted if QUANTITIES[name].unit == Unit.FLOP}
@@ -49,9 +52,11 @@ def _metrics(trace: Trace, sums: dict[str, int]) -> dict[str, Metric]:
     return metrics({name: sums[name] for name in sorted(sums, key=list(QUANTITIES).index)}, bounds)
 
 
-def _header(trace: Trace, sums: dict[str, int]) -> list[tuple[str, str]]:
+def _header(trace: Trace, sums: Mapping[str, float]) -> list[tuple[str, str]]:
     kind = trace.modules[0].type if trace.modules else ""
     modes = {"forward": "eval mode, no gradients", "train": "train mode, forward and backward"}
+    if trace.served is not None:
+        modes[trace.phase] = _served(trace.served)
     where = "meta (shapes only: no weights, no data)" if trace.device == "meta" else trace.device
     covered = sums["ops"] - sums["unknown_ops"]
     return [
@@ -62,6 +67,14 @@ def _header(trace: Trace, sums: dict[str, int]) -> list[tuple[str, str]]:
         ("counted on", where),
         ("coverage", f"{covered} of {sums['ops']} operators have a formula"),
     ]
+
+
+def _served(served: Served) -> str:
+    """The step in words: what is computed, on what."""
+    sequences = "1 sequence" if served.batch == 1 else f"{served.batch} sequences"
+    new = served.tokens // served.batch
+    before = "" if new == served.context else f" after {served.context:,} in a {served.cache}"
+    return f"{sequences}, {new:,} token{'s' if new > 1 else ''} each{before}; eval mode, no gradients"
 
 
 def _sections(trace: Trace, by: str, depth: int, top: int | None) -> list[Section]:
@@ -85,7 +98,7 @@ def _sections(trace: Trace, by: str, depth: int, top: int | None) -> list[Sectio
     return sections
 
 
-def _findings(trace: Trace, sums: dict[str, int], strict: bool) -> list[Finding]:
+def _findings(trace: Trace, sums: Mapping[str, float], strict: bool) -> list[Finding]:
     findings = [Finding("provenance", "warn", "", note) for note in trace.notes]
     if stored := stored_otherwise(trace.state):
         findings.append(Finding("stored", "warn", "", stored))

@@ -17,6 +17,7 @@ from inspector.tracing.record import Trace
 if TYPE_CHECKING:  # the report of a trace needs no torch: a cached one is shown without
     from inspector.models import Model, Recipe
     from inspector.models.inputs import Inputs
+    from inspector.models.serving import Serving
     from inspector.tracing.capture import ForwardError
     from inspector.tracing.capture.setting import Setting
 
@@ -36,13 +37,20 @@ def trace(
     model_args: Mapping[str, Any] | None = None,
     setting: Setting | None = None,
     call: str | None = None,
+    context: int | None = None,
+    batch: int | None = None,
+    new_tokens: int | None = None,
+    kv_cache: str | None = None,
 ) -> Trace:
     """Run one pass over `model` and record every operator.
 
     model: a spec ("resnet50", "timm:...", "file.py:build") or an nn.Module, which stays untouched.
     inputs: tensors (meta too), a tuple of them, a dict of keyword inputs, or grammar strings
         ("1x3x224x224"); None takes the source's default.
-    phase: "forward" (eval mode, no gradients) or "train" (train mode, forward and backward).
+    phase: "forward" (eval mode, no gradients), "train" (train mode, forward and backward), or a step of a
+        language model's service on `batch` sequences (1) of `context` tokens (2,048): "prefill" computes the
+        context, "decode" `new_tokens` (1) after it, on a cache of the model's own ("dynamic") or one of fixed
+        length (`kv_cache="static"`).
     device: None counts on meta, and falls back to the CPU where meta cannot run the model.
     setting: dtype, kernels and checkpointing of the pass; kernels are chosen on meta only.
     call: the method to run in place of the forward ("generate", "encode").
@@ -52,12 +60,18 @@ def trace(
     from inspector.models import as_recipe
     from inspector.models.device import check_device
     from inspector.models.inputs import as_inputs
+    from inspector.models.serving import Serving
     from inspector.tracing.capture import ForwardError
     from inspector.tracing.capture.setting import PORTABLE
 
+    serving = Serving.of(phase, context, batch, new_tokens, kv_cache)
     recipe = as_recipe(model, model_args, call)
     chosen = as_inputs(inputs) if inputs is not None else None
-    attempt = _Attempt(recipe, chosen, phase, seed, setting or PORTABLE)
+    if serving is not None and chosen is not None and chosen.has_tensors:
+        raise InspectError(
+            f"a {phase} makes its own tokens", "leave `inputs=` out, and say `batch=N` and `context=N`"
+        )
+    attempt = _Attempt(recipe, chosen, phase, seed, setting or PORTABLE, serving)
     if recipe.only_on is not None and device in (None, recipe.only_on[0]):
         place, reason = recipe.only_on
         return attempt.run(place, f"counted on {place}: {reason}")
@@ -102,6 +116,7 @@ class _Attempt:
     phase: str
     seed: int
     setting: Setting
+    serving: Serving | None = None
 
     def run(self, device: str, *notes: str) -> Trace:
         from inspector.tracing._torch import COMPILER
@@ -125,10 +140,12 @@ class _Attempt:
 
     def _run(self, device: str, notes: tuple[str, ...], batch: int) -> Trace:
         from inspector.models import Subject
+        from inspector.models.serving import Step
         from inspector.models.subject import on_meta
         from inspector.tracing.capture import ForwardError, capture
 
-        recipe = self.recipe
+        step = Step(self.recipe, self.serving, device, self.seed) if self.serving is not None else None
+        recipe = self.recipe if step is None else step.recipe
         logger.info("running %s (%s) on %s", recipe.name, self.phase, device)
         setting = self.setting if device == "meta" else self.setting.on_a_device(recipe.name, notes)
         subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch)
@@ -140,7 +157,7 @@ class _Attempt:
                 subject.model,
                 subject.args,
                 subject.kwargs,
-                phase=self.phase,
+                phase="forward" if step is not None else self.phase,
                 device=device,
                 name=recipe.name,
                 source=recipe.source,
@@ -153,6 +170,8 @@ class _Attempt:
             )
         except ForwardError as error:
             raise ForwardError(self._completed(error.trace, device)) from error.__cause__
+        if step is not None:
+            counted = replace(counted, phase=self.phase, served=step.served)
         return self._completed(counted, device)
 
     def _completed(self, counted: Trace, device: str) -> Trace:

@@ -192,6 +192,21 @@ class Failure:
     better: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A step of a language model's service. `batch` sequences have `context` tokens each; the step computes
+    `tokens`, of all sequences together: the whole context (prefill), or the next (decode). `cache_bytes` are
+    the keys, values and states that the model keeps of all sequences with their context, in an object of the
+    class `cache`; one more token of one sequence adds `cache_bytes_per_token`."""
+
+    context: int
+    batch: int
+    tokens: int
+    cache: str
+    cache_bytes: int
+    cache_bytes_per_token: int
+
+
 def called(method: str) -> list[tuple[str, str]]:
     """The line of a report that names the method that ran; none for the forward."""
     return [("call", method)] if method != "forward" else []
@@ -203,7 +218,8 @@ class Trace:
 
     `device` says where it was counted, `notes` what a reader must know of how ("counted on cpu
     because ..."), `uncounted` which pointwise work is missing although the model does it, `failure`
-    that the pass stopped early: the totals then cover only what ran before. `call` is the method that ran.
+    that the pass stopped early: the totals then cover only what ran before. `call` is the method that ran,
+    `served` what step of a service it was.
     """
 
     model: str
@@ -220,6 +236,7 @@ class Trace:
     environment: dict[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
     call: str = "forward"
+    served: Served | None = None
 
     @property
     def subject(self) -> dict[str, Any]:
@@ -252,6 +269,7 @@ class Trace:
         names = list(_OP_FIELDS)
         content = {"schema": SCHEMA, **{name: getattr(self, name) for name in _PLAIN_FIELDS}}
         content["failure"] = asdict(self.failure) if self.failure else None
+        content["served"] = asdict(self.served) if self.served else None
         content["modules"] = [asdict(module) for module in self.modules]
         content["state"] = [asdict(entry) for entry in self.state]
         content["storages"] = {"fields": list(Storage._fields), "rows": self.storages}
@@ -322,4 +340,5 @@ def _read(content: dict[str, Any]) -> Trace:
         ),
         failure=failure,
         call=content.get("call", "forward"),
+        served=Served(**content["served"]) if content.get("served") else None,
     )

@@ -30,6 +30,9 @@ METADATA = _aten(
 )
 """Operators that touch no element, also when they change their argument's shape in place."""
 
+GROUPED = frozenset({"aten._grouped_mm", "aten._scaled_grouped_mm", "transformers.grouped_mm_fallback"})
+"""Products of a mixture of experts: rows, then a matrix for each group of them."""
+
 Bytes = Callable[[TensorSpec], int]
 
 
@@ -62,12 +65,24 @@ def traffic(
         if not written:  # a copy, changed where it is scattered
             return source + size(inputs[0]), sum(map(size, results))
         return source + (moved if base in ACCUMULATES else 0), moved
+    if name in GROUPED and len(inputs) > 1:
+        rows, weights, *rest = inputs
+        read = size(rows) + round(size(weights) * touched(rows, weights)) + sum(map(size, rest))
+        return read, sum(map(size, results))
     sources = inputs[1:] if base in FILLS else inputs
     if written:
         positional = tensors(args)  # a keyword that is written is `out=`: not read
         sources = [spec for spec in sources if spec not in written or spec in positional]
     reads = {_place(spec): spec for spec in sources}
     return sum(map(size, reads.values())), sum(map(size, results)) + sum(map(size, written))
+
+
+def touched(rows: TensorSpec, weights: TensorSpec) -> float:
+    """The share of the groups that some row goes to when the rows spread evenly: fewer rows than groups read
+    one matrix each."""
+    if len(rows.shape) != 2 or len(weights.shape) != 3 or not weights.shape[0]:
+        return 1.0
+    return min(1.0, rows.shape[0] / weights.shape[0])
 
 
 def _place(spec: TensorSpec) -> object:

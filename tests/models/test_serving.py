@@ -1,0 +1,255 @@
+"""Prefill and decode of small language models: the cache, the counts by hand, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+import inspector
+from inspector.models.serving import Serving
+from inspector.profiling.views.serving import serving
+from inspector.tracing._torch import tree_leaves
+from inspector.tracing.record import Trace
+
+transformers = pytest.importorskip("transformers", minversion="5.0")
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+}  # fmt: skip
+
+
+def llama(**more: Any) -> Any:
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**SMALL, **more})).eval()
+
+
+LAYER = 32 * (32 + 16 + 16 + 32) + 3 * 32 * 48
+"""q and o of 32 x 32, k and v of 32 x 16 (2 heads of 8); gate, up and down of 32 x 48."""
+HEAD = 32 * 96
+
+
+def count(model: Any, phase: str, **step: Any) -> Trace:
+    return inspector.trace(model, phase=phase, **step)
+
+
+def macs(trace: Trace) -> int:
+    return sum(op.macs or 0 for op in trace.ops)
+
+
+def effective(trace: Trace) -> int:
+    return sum(round((op.macs or 0) * (op.density or 0)) for op in trace.ops)
+
+
+def test_a_decode_step_of_a_llama_is_what_its_layers_multiply() -> None:
+    # 3 sequences, 1 token each: both layers, the head; scores and values with 10 + 1 keys, 4 heads of 8.
+    trace = count(llama(), "decode", context=10, batch=3)
+    assert macs(trace) == 3 * (2 * (LAYER + 2 * 4 * 8 * 11) + HEAD)
+    assert trace.phase == "decode"
+
+
+def test_the_cache_of_grouped_heads_holds_only_those() -> None:
+    # Keys and values, 2 layers, 2 heads of 8, float32.
+    served = count(llama(), "decode", context=10, batch=3).served
+    assert served is not None
+    assert (served.cache_bytes_per_token, served.cache_bytes) == (
+        2 * 2 * 2 * 8 * 4,
+        2 * 2 * 2 * 8 * 4 * 10 * 3,
+    )
+    assert (served.tokens, served.cache) == (3, "DynamicCache")
+
+
+def test_a_prefill_is_the_sum_of_its_decode_steps_under_masks() -> None:
+    # The prompt asks for the logits of its last token alone, the steps for one each.
+    model, length = llama(), 6
+    first = count(model, "prefill", context=1)
+    steps = [effective(count(model, "decode", context=n)) for n in range(1, length)]
+    whole = effective(count(model, "prefill", context=length))
+    assert whole + (length - 1) * HEAD == effective(first) + sum(steps)
+
+
+def test_a_static_cache_is_attended_to_in_all_its_length() -> None:
+    # 10 + 1 places of which all are multiplied; nothing is added by a token.
+    trace = count(llama(), "decode", context=10, kv_cache="static")
+    assert macs(trace) == 2 * (LAYER + 2 * 4 * 8 * 11) + HEAD
+    assert trace.served is not None
+    assert (trace.served.cache_bytes_per_token, trace.served.cache_bytes) == (0, 2 * 2 * 2 * 8 * 4 * 11)
+
+
+def test_a_window_bounds_keys_and_cache() -> None:
+    # A window of 4: the cache keeps 3, and the new token is the 4th.
+    torch.manual_seed(0)
+    model = transformers.MistralForCausalLM(transformers.MistralConfig(**SMALL, sliding_window=4)).eval()
+    trace = count(model, "decode", context=50)
+    assert macs(trace) == 2 * (LAYER + 2 * 4 * 8 * 4) + HEAD
+    assert trace.served is not None
+    assert (trace.served.cache_bytes, trace.served.cache_bytes_per_token) == (2 * 2 * 2 * 8 * 4 * 3, 0)
+
+
+def latent() -> Any:
+    """One dense layer with latent attention: 16 latents and 4 rotary channels are kept of a token."""
+    torch.manual_seed(0)
+    config = transformers.DeepseekV3Config(
+        **{**SMALL, "num_hidden_layers": 1, "num_key_value_heads": 4}, kv_lora_rank=16, q_lora_rank=24,
+        qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8, first_k_dense_replace=1, n_routed_experts=4,
+        n_group=1, topk_group=1, num_experts_per_tok=2, moe_intermediate_size=16,
+    )  # fmt: skip
+    return transformers.DeepseekV3ForCausalLM(config).eval()
+
+
+def test_latent_attention_keeps_latents_and_unfolds_them_each_step() -> None:
+    model = latent()
+    trace = count(model, "decode", context=10)
+    assert trace.served is not None
+    if trace.served.cache_bytes_per_token != (16 + 4) * 4:
+        pytest.skip("this transformers keeps unfolded keys and values")
+    # Down to 24 and up to 4 heads of 12; down to 16 + 4; of all 11 tokens up to 4 heads of 8 + 8; scores over
+    # 12 channels, values over 8; back to 32.
+    attention = 32 * 24 + 24 * 4 * 12 + 32 * 20 + 11 * 16 * 4 * 16 + 4 * 11 * (12 + 8) + 4 * 8 * 32
+    assert macs(trace) == attention + 3 * 32 * 48 + HEAD
+
+
+def experts(**more: Any) -> Any:
+    torch.manual_seed(0)
+    fields = {**SMALL, "num_local_experts": 8, "num_experts_per_tok": 2, **more}
+    return transformers.MixtralForCausalLM(transformers.MixtralConfig(**fields)).eval()
+
+
+def test_of_experts_those_are_active_and_read_that_a_token_goes_to() -> None:
+    model = experts(tie_word_embeddings=False)
+    trace = count(model, "decode", context=10)
+    numbers = serving(trace)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    of_experts = 2 * 8 * 3 * 32 * 48
+    assert numbers["active_params"] == total - of_experts * 6 // 8
+    assert numbers["active_params_no_lookup"] == total - of_experts * 6 // 8 - HEAD
+    # One token reads 2 of 8 experts, one row of the embedding, and all else.
+    assert numbers["weights_read"] == 4 * (total - of_experts * 6 // 8 - HEAD + 32)
+    # 16 tokens go to all experts where they spread evenly.
+    many = serving(count(model, "decode", context=10, batch=16))
+    assert many["weights_read"] == 4 * (total - HEAD + 16 * 32)
+    assert many["active_params"] == numbers["active_params"]
+
+
+FAMILIES = (
+    "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi",
+    "phi3", "gpt2", "gpt_neox", "gptj", "opt", "bloom", "falcon", "stablelm", "starcoder2", "cohere",
+    "cohere2", "olmo", "olmo2", "granite", "glm", "gpt_oss", "deepseek_v3", "mamba2", "bamba", "jamba",
+    "falcon_h1", "qwen3_next",
+)  # fmt: skip
+
+
+def small_of(family: str) -> Any:
+    """A model of two layers, 32 wide."""
+    config = transformers.CONFIG_MAPPING[family]()
+    narrow = {
+        **SMALL, "n_embd": 32, "n_head": 4, "n_layer": 2, "head_dim": 8, "n_inner": 64, "ffn_dim": 64,
+        "word_embed_proj_dim": 32, "moe_intermediate_size": 16, "num_local_experts": 4, "num_experts": 4,
+        "num_experts_per_tok": 2, "n_positions": 256, "rotary_dim": 8, "pad_token_id": 0, "bos_token_id": 1,
+        "eos_token_id": 2, "sliding_window": 8,
+    }  # fmt: skip
+    own = {
+        "deepseek_v3": {
+            "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8,
+            "v_head_dim": 8, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_key_value_heads": 4,
+            "head_dim": 4,
+        },
+        "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 16, "expand": 2, "n_groups": 1},
+        "bamba": {
+            "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 16, "mamba_n_groups": 1,
+            "attn_layer_indices": [1],
+        },
+        "falcon_h1": {
+            "mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 16, "mamba_n_groups": 1
+        },
+        "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4, "mamba_d_state": 8},
+        "qwen3_next": {
+            "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"],
+            "shared_expert_intermediate_size": 16,
+        },
+        "gptj": {"rotary_dim": 8},
+    }.get(family, {})  # fmt: skip
+    known = config.to_dict()
+    fields = {key: value for key, value in narrow.items() if key in known}
+    if "layer_types" in known and "layer_types" not in own and known["layer_types"]:
+        kinds = list(dict.fromkeys(known["layer_types"]))
+        own = {**own, "layer_types": (kinds * 2)[:2]}
+    torch.manual_seed(0)
+    made = type(config)(**{**fields, **own})
+    return transformers.AutoModelForCausalLM.from_config(made).float().eval()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("family", FAMILIES)
+def test_meta_counts_what_the_cpu_runs(family: str) -> None:
+    model = small_of(family)
+    for phase, step in (("prefill", {"context": 12}), ("decode", {"context": 12, "batch": 2})):
+        on_meta = inspector.trace(model, phase=phase, device="meta", **step)
+        on_cpu = inspector.trace(model, phase=phase, device="cpu", **step)
+        assert on_meta.served == on_cpu.served
+        assert macs(on_meta) == macs(on_cpu)
+        assert all(op.known for op in on_meta.ops)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("family", ["llama", "gemma2", "deepseek_v3", "bamba", "qwen3_next", "mamba2"])
+def test_the_cache_that_grew_is_that_of_a_prompt(family: str) -> None:
+    """The same bytes, layer by layer, as those that a prompt of the whole context leaves."""
+    model = small_of(family)
+    with torch.no_grad():
+        outputs = model(torch.zeros(2, 12, dtype=torch.int64), use_cache=True)
+    real = getattr(outputs, "past_key_values", None)
+    if real is None:
+        real = getattr(outputs, "cache", None)
+    if real is None:
+        real = outputs.cache_params
+    names = ("keys", "values", "conv_states", "recurrent_states")
+    held = [getattr(layer, name, None) for layer in real.layers for name in names]
+    tensors = [tensor for tensor in tree_leaves(held) if isinstance(tensor, torch.Tensor)]
+    served = inspector.trace(model, phase="decode", context=12, batch=2).served
+    assert served is not None
+    assert served.cache_bytes == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = llama()
+    before = copy.deepcopy(model.state_dict())
+    inspector.trace(model, phase="decode", device="cpu", context=4)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not model.training
+
+
+def test_the_trace_is_read_back_with_its_step(tmp_path: Any) -> None:
+    trace = count(llama(), "decode", context=10)
+    assert Trace.load(trace.save(tmp_path / "step.json")) == trace
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("phase", "step", "words"),
+    [
+        ("forward", {"context": 8}, "belongs to a prefill or a decode"),
+        ("prefill", {"new_tokens": 2}, "makes no new tokens"),
+        ("decode", {"batch": 0}, "is no number"),
+        ("decode", {"kv_cache": "paged"}, "no cache is called"),
+    ],
+)
+def test_numbers_that_fit_no_step_are_refused(phase: str, step: dict[str, Any], words: str) -> None:
+    with pytest.raises(inspector.InspectError, match=words):
+        Serving.of(phase, **step)
+
+
+@pytest.mark.once
+def test_what_keeps_no_cache_has_no_decode() -> None:
+    with pytest.raises(inspector.InspectError, match="no language model that keeps a cache"):
+        inspector.trace("resnet18", phase="decode")
+
+
+@pytest.mark.once
+def test_a_decode_takes_no_tokens_of_the_caller() -> None:
+    with pytest.raises(inspector.InspectError, match="makes its own tokens"):
+        inspector.trace(llama(), "input_ids=int64[1,4]", phase="decode")
