@@ -26,7 +26,7 @@ TIMEOUT = 10.0
 LONGEST_NAME = 96
 """Characters of ORG/NAME; `--` and `..` are not allowed there either (huggingface_hub, validate_repo_id)."""
 _NAME = re.compile(r"\w[\w.-]*")
-_GRAMMAR = "write hf:ORG/NAME, hf:ORG/NAME@REVISION or hf:ORG/NAME/SUBFOLDER"
+_GRAMMAR = "write hf:ORG/NAME, with /FOLDER or /FILE behind it where it has several, then @REVISION"
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,10 @@ def library() -> Any:
     except ImportError as error:
         raise InspectError(
             "huggingface_hub is not installed", "install it with: pip install 'inspector[hf]'"
+        ) from error
+    except ValueError as error:  # it reads numbers from the environment
+        raise InspectError(
+            f"huggingface_hub does not start: {first_line(error)}", "check the variables HF_..."
         ) from error
     return huggingface_hub
 
@@ -302,8 +306,11 @@ def address(place: Repository) -> str:
 
 
 def endpoint() -> str:
-    """Where the hub is."""
-    return str(library().constants.ENDPOINT)
+    """Where the hub is. Raises InspectError where it is nowhere."""
+    where = str(library().constants.ENDPOINT)
+    if not where:
+        raise InspectError("HF_ENDPOINT is empty", "unset it, or set it to the address of a hub")
+    return where
 
 
 def content(fetched: Fetched, name: str) -> Any:

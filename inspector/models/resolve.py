@@ -81,6 +81,9 @@ def resolve(spec: str, model_args: Mapping[str, Any] | None = None) -> Recipe:
         from inspector.models import huggingface
 
         return huggingface.recipe(name, arguments)
+    if source in ("http", "https"):
+        path = "/".join([part for part in name.split("/") if part][1:3])
+        raise InspectError(f"{spec} is an address", f"write hf:{path or 'ORG/NAME'} for a model of the hub")
     if Path(spec).suffix.lower() in (".gguf", ".safetensors"):
         raise InspectError(
             f"{spec} is a checkpoint: it holds weights, and no model that could run",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError, first_line
+from inspector.core.trust import TRUST
 from inspector.models import Recipe, as_recipe
 from inspector.models.modes import mode_sensitive
 from inspector.models.subject import lazy
@@ -39,7 +40,8 @@ def params(
     """
     if isinstance(model, Path) or (isinstance(model, str) and files.is_file(model)):
         if model_args:
-            raise InspectError("a checkpoint takes no `model_args=`", "leave it out")
+            word = "trust_remote_code=True" if set(model_args) == {TRUST} else "model_args="
+            raise InspectError(f"a checkpoint takes no `{word}`", "leave it out")
         return files.of_file(Path(model), top)
     if isinstance(model, str) and (place := files.on_the_hub(model, model_args or {})) is not None:
         if (listed := files.of_hub(place, model_args or {}, top)) is not None:

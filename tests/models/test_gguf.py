@@ -280,6 +280,7 @@ def test_other_commands_say_what_the_file_is(write: Callable[..., Path], inspect
         assert (code, out) == (2, "")
         assert "it holds weights, and no model that could run" in err
         assert f"inspect params {path}" in err
+    assert "a checkpoint takes no --trust-remote-code" in inspect("params", path, "--trust-remote-code")[2]
     code, out, _ = inspect("params", path)
     assert code == 0
     assert "Q8_0" in out

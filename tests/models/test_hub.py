@@ -238,6 +238,9 @@ def test_a_gated_repository_needs_a_token(hub: SmallHub, monkeypatch: pytest.Mon
         ("hf:org/bert@main?x", "names no model of the hub", "hf:ORG/NAME"),
         ("hf:org/" + "x" * 200, "names no model of the hub", "hf:ORG/NAME"),
         ("hf:org/x--y", "names no model of the hub", "hf:ORG/NAME"),
+        ("hf:org/bert:Q4_K_M", "names no model of the hub", "/FILE"),
+        ("https://huggingface.co/org/bert/tree/main", "is an address", "hf:org/bert for"),
+        ("http://", "is an address", "hf:ORG/NAME"),
         ("hf:nowhere", "no configuration at nowhere", "hf:ORG/NAME"),
         ("hf:./nowhere", "no configuration at", "hf:ORG/NAME"),
         ("hf:org/config.json", "no configuration at", "hf:ORG/NAME"),
@@ -305,6 +308,13 @@ def test_a_dead_endpoint_is_named(hub: SmallHub, monkeypatch: pytest.MonkeyPatch
         error = refused("hf:org/bert")
         assert endpoint in error.message
         assert "HF_ENDPOINT" in (error.hint or "")
+
+
+def test_an_endpoint_that_is_empty_is_told(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "")
+    assert refused("hf:org/bert").message == "HF_ENDPOINT is empty"
 
 
 def test_a_configuration_as_large_as_weights_is_not_fetched(hub: SmallHub) -> None:
