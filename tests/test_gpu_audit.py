@@ -194,9 +194,10 @@ def test_every_row_runs_on_every_card(card: Card, graph: bool) -> None:
     with a_gpu(card) as gpu:
         table = rows(inspector.bench(Net(), X, cuda_graph=graph, modes=["train"], **QUICK))
     absent = {"tf32", "amp-bf16", "bf16"} if card.capability < (8, 0) else set()
-    assert set(table.index[table["status"] == "absent"]) == absent
+    assert table["reason"]["fp8"]  # of inference alone
+    assert set(table.index[table["status"] == "absent"]) == {*absent, "fp8"}
     assert set(table.index) == set(PRECISIONS)
-    assert all("compute capability 8.0" in reason for reason in table["reason"] if reason)
+    assert all("compute capability 8.0" in reason for reason in table["reason"].drop("fp8") if reason)
     asked = [name for name, _ in gpu.asked]
     assert asked.count("make_graphed_callables") == (6 - len(absent)) * graph
     assert table["joules_per_sample"].notna().any() == (not card.mig)  # neighbours would be counted
@@ -265,7 +266,7 @@ class TestFlags:
 
         with a_gpu():
             report = inspector.bench(Own(), X, modes=["infer"], **QUICK)
-        assert (rows(report)["status"] == "measured").all()
+        assert (rows(report)["status"].drop("fp8") == "measured").all()  # 4 and 10 features
         assert not [finding for finding in report.findings if finding.status == "fail"]
 
     @pytest.mark.parametrize("kind", ["ieee", "tf32"])
@@ -425,7 +426,8 @@ class TestGraphs:
             step.call = call
 
         options = {**QUICK, "compile": True, "cuda_graph": True, "precisions": ["fp32"]}
-        with a_gpu(), mock.patch.object(steps, "compiled", sleepy):
+        whole = mock.patch.object(steps, "compiled_call", lambda model: model)  # for its drift
+        with a_gpu(), whole, mock.patch.object(steps, "compiled", sleepy):
             table = rows(inspector.bench(Slow(), X, modes=["infer"], **options))
         assert table.loc["fp32", "first_call_seconds"] >= 0.3
 

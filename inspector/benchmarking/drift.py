@@ -147,16 +147,18 @@ class Reference:
         *,
         autocast: torch.dtype | None,
         scale: float = 1.0,
+        call: Callable[..., Any] | None = None,
     ) -> Drift:
         """Run a throw-away copy of the model the same way in its own precision, under `autocast` if given.
 
         In training the loss is multiplied by `scale` before backward and the gradients divided by it in
-        float64, as GradScaler does. Raises what the model raises.
+        float64, as GradScaler does. `call` runs in the model's place: its modules are then not seen. Raises
+        what the model raises.
         """
         if self.failure:
             return Drift(None, self.failure)
         watch = _Watch(self.kept)
-        outputs = run(model, args, kwargs, self.mode, self.loss, watch, autocast, scale)
+        outputs = run(model, args, kwargs, self.mode, self.loss, watch, autocast, scale, call)
         total = read(measure(outputs, self.outputs))
         events = [(path, read(sums)) for path, sums in watch.events]  # in the order in which calls ended
         bad = next((path for path, sums in events if sums.nans or sums.infs), None)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from inspector.benchmarking.drift import Drift, Reference
+from inspector.benchmarking import steps
+from inspector.benchmarking.drift import Drift, ModuleDrift, Reference
+from inspector.benchmarking.observed import ROOT
 from inspector.benchmarking.precisions import Precision
 from inspector.core.errors import InspectError, first_line
 from inspector.models.build import out_of_memory
@@ -66,21 +69,49 @@ class Numerics:
         """The drift of one precision, or the reason why it is unknown."""
         if self.reference is None:
             return self.why
+        eager = self._guarded(precision)
+        if "compile" not in precision.switches or isinstance(eager, str):
+            return eager
+        own = self._guarded(precision, steps.compiled_call)
+        return own if isinstance(own, str) else _joined(own, eager)
+
+    def _guarded(
+        self, precision: Precision, compile: Callable[[nn.Module], Callable[..., Any]] | None = None
+    ) -> Drift | str:
         with flags_of(precision.flags):
             try:
-                return self._drift(precision)
+                return self._drift(precision, compile)
             except InspectError:
                 raise
             except Exception as error:
-                return f"the model cannot run in {precision.label}: {first_line(error)}"
+                how = precision.label if compile is None else f"{precision.label}, compiled"
+                return f"the model cannot run in {how}: {first_line(error)}"
 
-    def _drift(self, precision: Precision) -> Drift:
+    def _drift(
+        self, precision: Precision, compile: Callable[[nn.Module], Callable[..., Any]] | None
+    ) -> Drift:
         assert self.reference is not None
         scale = LARGEST_SCALE if precision.scaler and self.mode == "train" else 1.0
         while True:
-            twin = self.twin(precision.weights)
-            args, kwargs = cast((self.args, self.kwargs), precision.weights)
-            drift = self.reference.compare(twin, args, kwargs, autocast=precision.autocast, scale=scale)
+            inputs = cast((self.args, self.kwargs), precision.weights)
+            twin, (args, kwargs) = steps.arranged(self.twin(precision.weights), inputs, precision)
+            drift = self.reference.compare(
+                twin, args, kwargs, autocast=precision.autocast, scale=scale,
+                call=compile(twin) if compile is not None else None,
+            )  # fmt: skip
             if scale <= 1.0 or not any(row.nans or row.infs for row in drift.grads):
                 return drift
             scale /= 2  # as GradScaler does after a step that it skips
+
+
+def _joined(own: Drift, eager: Drift) -> Drift:
+    """The drift of a compiled model, whose inner modules cannot be seen: theirs is that of the eager one."""
+    bad, seen = bool(own.nans or own.infs), {row.module: row.type for row in eager.modules}
+    modules = tuple(
+        ModuleDrift(ROOT, row.type, own.rel_l2, row.max_abs, own.nans, own.infs)
+        if row.module == ROOT
+        else row
+        for row in eager.modules
+    )
+    first = eager.first_bad or ROOT if bad and ROOT in seen else None
+    return replace(own, modules=modules, first_bad=first, first_bad_type=seen.get(first or "", ""))

@@ -26,15 +26,20 @@ def run(
     hook: Hook,
     autocast: torch.dtype | None = None,
     scale: float = 1.0,
+    call: Callable[..., Any] | None = None,
 ) -> list[Tensor]:
-    """Clones of the float outputs; in training the gradients of loss * scale are in the model after it."""
+    """Clones of the float outputs; in training the gradients of loss * scale are in the model after it.
+    `call` runs in place of the model, without hooks: the compiled model."""
     training = mode == "train"
     mine, options = cast((args, kwargs))  # a model may change its input in place
     model.train(training).zero_grad(set_to_none=True)
     with torch.set_grad_enabled(training):
         with _autocast(model, (args, kwargs), autocast):
-            with _hooked(model, hook):  # off before backward, which may run checkpointed blocks again
-                outputs = model(*mine, **options)
+            if call is not None:
+                outputs = call(*mine, **options)
+            else:
+                with _hooked(model, hook):  # off before backward, which may run checkpointed blocks again
+                    outputs = model(*mine, **options)
             copies = [value.detach().clone() for value in floats(outputs)]
             value = loss(outputs) if training else None
         if value is not None:

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import torch
 
+from inspector.benchmarking import fp8
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
 
@@ -16,8 +17,9 @@ from inspector.core.naming import nearest
 class Precision:
     """One way to compute: dtype of the weights, dtype of autocast (None: off), and what float32 matrix
     products and convolutions may round their inputs to ("ieee": nothing, "tf32"). `peak` names the
-    column of the device table that bounds it; `scaler`: training scales the loss with GradScaler.
-    `switches` are those of SWITCHES that are on."""
+    column of the device table that bounds it (none does where only some layers run in FP8); `scaler`:
+    training scales the loss with GradScaler. `fp8`: Linear layers work in FP8. `switches` are those of
+    SWITCHES that are on."""
 
     name: str
     label: str
@@ -26,12 +28,18 @@ class Precision:
     flags: str = "ieee"
     peak: str = "fp32"
     scaler: bool = False
+    fp8: bool = False
     switches: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
         """The name without its switches."""
         return self.name.partition("+")[0]
+
+    @property
+    def computation(self) -> tuple[str, ...]:
+        """What decides about its values: a CUDA graph replays the same kernels."""
+        return self.kind, *(switch for switch in self.switches if switch != "cuda_graph")
 
 
 SWITCHES = {
@@ -50,15 +58,16 @@ PRECISIONS = {
         Precision("fp16", "FP16 .half()", torch.float16, peak="fp16"),
         Precision("amp-bf16", "BF16 autocast", autocast=torch.bfloat16, peak="bf16"),
         Precision("bf16", "BF16 cast", torch.bfloat16, peak="bf16"),
+        Precision("fp8", "FP8 Linear, BF16 autocast", autocast=torch.bfloat16, peak="fp8", fp8=True),
     )
 }
-AMP = ("fp32", "tf32", "amp-fp16", "amp-bf16")
+AMP = ("fp32", "tf32", "amp-fp16", "amp-bf16", "fp8")
 ON_CPU = ("fp32", "amp-bf16")
 
 
 def choose(names: Sequence[str] | None, amp: bool, device: str) -> list[Precision]:
     """The requested rows, in the order of the table; without names, those that make sense on the device
-    (`amp`: only float32 and autocast). Raises InspectError for an unknown name."""
+    (`amp`: only float32, autocast and FP8). Raises InspectError for an unknown name."""
     if names:
         for name in names:
             if name not in PRECISIONS:
@@ -84,6 +93,8 @@ def combined(precisions: Sequence[Precision], switches: Sequence[str]) -> Iterat
 
 def unavailable(precision: Precision, device: str) -> str:
     """Why the device cannot run it, or "" when it can."""
+    if precision.fp8:
+        return fp8.missing(device)
     if not device.startswith("cuda"):
         return "TF32 is a format of CUDA's tensor cores" if precision.flags == "tf32" else ""
     if torch.version.hip is not None:

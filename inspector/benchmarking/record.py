@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @dataclass
 class Row:
     """One precision at one batch in one mode ("infer" or "train"). Seconds are of one step, memory is in
-    bytes over what the device held before. None is what was not measured, with the reason in `absent`."""
+    bytes over what the device held before; `in_fp8` counts Linear layers, those in FP8 and all. None is what
+    was not measured, with the reason in `absent`."""
 
     precision: Precision
     mode: str
@@ -46,6 +47,7 @@ class Row:
     skipped: int = 0
     drift: Drift | None = None
     no_drift: str = ""
+    in_fp8: tuple[int, int] | None = None
     before: GpuState | None = None
     after: GpuState | None = None
     joules: float | None = None

@@ -63,8 +63,9 @@ def bench(
     model: a spec ("resnet50", "file.py:build"), built on the CPU from `seed`, or an nn.Module, which is
         copied and stays untouched.
     inputs: as `inspector.tracing` takes them; a first dimension of 1 becomes the batch.
-    precisions: of fp32, tf32, amp-fp16, fp16, amp-bf16, bf16; the first of them in this order is the base
-        of every speed-up. None: all on a GPU (`amp`: fp32, tf32 and autocast), fp32 and amp-bf16 on a CPU.
+    precisions: of fp32, tf32, amp-fp16, fp16, amp-bf16, bf16, fp8 (Linear layers, inference alone); the
+        first of them in this order is the base of every speed-up. None: all on a GPU (`amp`: fp32, tf32,
+        autocast and fp8), fp32 and amp-bf16 on a CPU.
     modes: of "infer" and "train" (one SGD step), both by default. `batches`: 64 on a GPU, 4 on a CPU.
     device: "cuda", "cuda:1", "cpu", "xpu" or "mps"; None takes the accelerator if there is one.
     channels_last, compile, cuda_graph: run every row so. `combine`: each row without them, with each, and

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from inspector.benchmarking import gpu, steps
+from inspector.benchmarking import fp8, gpu, steps
 from inspector.benchmarking.numerics import Numerics
 from inspector.benchmarking.precisions import Precision, unavailable
 from inspector.benchmarking.probe import probe
@@ -62,38 +62,51 @@ class Bench:
 
     def run(self, precisions: Sequence[Precision], modes: Sequence[str], batches: Sequence[int]) -> None:
         """Measure every mode at every batch."""
-        with random_state():
+        programs = sum("compile" in row.switches for row in precisions) * len(modes) * (len(batches) + 1)
+        with random_state(), steps.room_for(programs):
             for mode in modes:
                 drifts = self._drifts(precisions, mode, min(DRIFT_BATCH, *batches))
                 for batch in batches:
                     self._group(precisions, mode, batch, drifts)
 
-    def _drifts(self, precisions: Sequence[Precision], mode: str, batch: int) -> dict[str, Any]:
+    def _unavailable(self, precision: Precision, mode: str) -> str:
+        """Why the device or the model cannot run it in a mode, or "" when they can."""
+        why = unavailable(precision, self.options.device)
+        return why or (fp8.unfit(self.model, mode) if precision.fp8 else "")
+
+    def _drifts(self, precisions: Sequence[Precision], mode: str, batch: int) -> dict[tuple[str, ...], Any]:
+        """The drift of each computation, or why there is none."""
         self.tell(f"{mode}: float64 reference", 0.0)
         device = self.options.device
         if not has_float64(device):
-            return {precision.kind: f"{device} has no float64" for precision in precisions}
+            return {precision.computation: f"{device} has no float64" for precision in precisions}
         args, kwargs = materialise(self.inputs(batch), self.model, device, self.options.seed)
         try:
             live = replica(self.model).to(device)
             truth = Numerics.make(live, args, kwargs, mode)
         except torch.OutOfMemoryError:
-            return {precision.kind: "out of memory" for precision in precisions}
-        drifts: dict[str, Any] = {}
+            return {precision.computation: "out of memory" for precision in precisions}
+        drifts: dict[tuple[str, ...], Any] = {}
         for number, precision in enumerate(precisions):
             self.tell(f"{mode}: drift of {precision.name}", number / len(precisions))
-            if precision.kind not in drifts:
-                drifts[precision.kind] = unavailable(precision, device) or truth.drift(precision)
+            if precision.computation not in drifts:
+                drifts[precision.computation] = self._unavailable(precision, mode) or truth.drift(precision)
         return drifts
 
-    def _group(self, precisions: Sequence[Precision], mode: str, batch: int, drifts: dict[str, Any]) -> None:
+    def _group(
+        self,
+        precisions: Sequence[Precision],
+        mode: str,
+        batch: int,
+        drifts: dict[tuple[str, ...], Any],
+    ) -> None:
         group = Group(mode, batch, [Row(precision, mode, batch) for precision in precisions])
         self.groups.append(group)
         ready: dict[str, tuple[Row, steps.Step]] = {}
         for row in group.rows:
-            drift = drifts[row.precision.kind]
+            drift = drifts[row.precision.computation]
             row.drift, row.no_drift = (None, drift) if isinstance(drift, str) else (drift, "")
-            row.absent = unavailable(row.precision, self.options.device)
+            row.absent = self._unavailable(row.precision, mode)
             if not row.absent:
                 self.tell(f"{row.name}: warm-up", 0.0)
                 prepared = self._prepared(row)
@@ -119,6 +132,7 @@ class Bench:
         row.probe = probe(device, row.precision.weights, row.precision.autocast)
         with _memory(device, row):
             step = self.step(row.precision, row.mode, row.batch)
+            row.in_fp8 = fp8.counted(step.model) if row.precision.fp8 else None
             seed_all(options.seed)
             held = flags.read()
             row.watched = watch(step)
@@ -141,9 +155,7 @@ class Bench:
         args, kwargs = materialise(self.inputs(batch), self.model, options.device, options.seed)
         if precision.weights is not torch.float32:
             model, (args, kwargs) = model.to(precision.weights), cast((args, kwargs), precision.weights)
-        if "channels_last" in precision.switches:
-            model = model.to(memory_format=torch.channels_last)
-            args, kwargs = _channels_last((args, kwargs))
+        model, (args, kwargs) = steps.arranged(model, (args, kwargs), precision)
         model.train(mode == "train")
         return steps.make(model, args, kwargs, precision, options.device, mode)
 
@@ -280,13 +292,3 @@ def _reason(error: BaseException) -> str:
 
 def _gpu_state(device: str) -> Any:
     return gpu.state(torch.device(device).index or 0) if device.startswith("cuda") else None
-
-
-def _channels_last(value: Any) -> Any:
-    from inspector.tracing._torch import tree_map
-
-    def change(leaf: Any) -> Any:
-        images = isinstance(leaf, torch.Tensor) and leaf.dim() == 4
-        return leaf.to(memory_format=torch.channels_last) if images else leaf
-
-    return tree_map(change, value)

@@ -110,6 +110,8 @@ def _header(bench: Bench, recipe: Recipe, inputs: Inputs) -> list[tuple[str, str
         lines.append(("times", "report only: measured on a CPU, they say nothing about a GPU"))
     probes = {r.precision.label: r.probe for g in bench.groups for r in g.rows if r.probe is not None}
     lines += [("ran as", f"{label}: {probe.described()}") for label, probe in probes.items()]
+    scaled = {row.in_fp8 for group in bench.groups for row in group.rows if row.in_fp8 is not None}
+    lines += [("FP8", f"{inside} of {layers} Linear layers, the rest in BF16") for inside, layers in scaled]
     return lines
 
 
@@ -189,8 +191,11 @@ def _section(group: Group) -> Section:
     shown = pd.DataFrame([_shown(row) for row in group.rows])
     unused = [column for column in _OPTIONAL if shown[column].isna().all()]
     note = f"speed-up over {group.base.precision.label}, interleaved rounds; latency is the median of a step"
-    if any(row.precision.name != row.precision.kind for row in group.rows):
-        note += "; drift is that of the eager model"
+    switches = {switch for row in group.rows for switch in row.precision.switches}
+    if "compile" in switches:
+        note += "; the drift of a compiled row is its own, that of its layers the eager model's"
+    if "cuda_graph" in switches:
+        note += "; drift is that of the kernels that a CUDA graph records"
     return Section(f"{group.mode}, batch {group.batch}", shown.drop(columns=unused), f"({note})")
 
 
@@ -227,11 +232,12 @@ def _speedup(row: Row) -> str:
 
 
 def _drifts(rows: list[Row]) -> list[tuple[Row, Drift]]:
-    """Each drift once: that of a mode and precision is the same at every batch."""
-    first: dict[tuple[str, str], tuple[Row, Drift]] = {}
+    """Each drift of layers once: that of a mode and precision is the same at every batch, and compiled."""
+    first: dict[tuple[Any, ...], tuple[Row, Drift]] = {}
     for row in rows:
         if row.drift is not None:
-            first.setdefault((row.mode, row.precision.kind), (row, row.drift))
+            layout = "channels_last" in row.precision.switches
+            first.setdefault((row.mode, row.precision.kind, layout), (row, row.drift))
     return list(first.values())
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from inspector.benchmarking import fp8
 from inspector.benchmarking.precisions import Precision
 from inspector.models.loss import loss_of
-from inspector.tracing._torch import tree_flatten, tree_unflatten
+from inspector.tracing import _torch
+from inspector.tracing._torch import tree_flatten, tree_map, tree_unflatten
 
 LEARNING_RATE = 1e-4
 GROWTH_INTERVAL = 10**9
@@ -96,9 +99,43 @@ def make(
     return step
 
 
+def arranged(model: nn.Module, inputs: Any, precision: Precision) -> tuple[nn.Module, Any]:
+    """A model of our own and its inputs with the layers and in the layout of the precision."""
+    if precision.fp8:
+        fp8.put_in(model)
+    if "channels_last" in precision.switches:
+        model, inputs = model.to(memory_format=torch.channels_last), tree_map(_channels_last, inputs)
+    return model, inputs
+
+
+def _channels_last(value: Any) -> Any:
+    images = isinstance(value, Tensor) and value.dim() == 4
+    return value.to(memory_format=torch.channels_last) if images else value
+
+
 def compiled(step: Step) -> None:
     """Put torch.compile in front of the model; the first call of the step then compiles."""
-    step.call = torch.compile(step.model)
+    step.call = compiled_call(step.model)
+
+
+def compiled_call(model: nn.Module) -> Callable[..., Any]:
+    """The model compiled for the shapes that it is called with: left to itself torch compiles the forward of
+    the second batch for any batch, which is slower."""
+    alone = {"isolate_recompiles": True} if _isolates() else {}
+    return torch.compile(model, dynamic=False, **alone)  # type: ignore[no-any-return,call-overload]
+
+
+def room_for(programs: int) -> AbstractContextManager[Any]:
+    """Within it torch keeps so many compiled models. Copies of a model share one forward, of which it keeps 8
+    programs and runs every further one uncompiled, in silence; later versions count each model apart."""
+    if not programs or _isolates():
+        return nullcontext()
+    each = _torch.compiler_config.recompile_limit
+    return _torch.compiler_config.patch(recompile_limit=each * programs)  # type: ignore[no-any-return]
+
+
+def _isolates() -> bool:
+    return "isolate_recompiles" in signature(torch.compile).parameters
 
 
 def graphed(step: Step, pool: Any = None) -> None:

@@ -29,7 +29,7 @@ Scheme = Literal[
 ]  # fmt: skip
 Expected = Literal["auto", Scheme]
 Fan = Literal["fan_in", "fan_out"]
-Precision = Literal["fp32", "tf32", "amp-fp16", "fp16", "amp-bf16", "bf16"]
+Precision = Literal["fp32", "tf32", "amp-fp16", "fp16", "amp-bf16", "bf16", "fp8"]
 Mode = Literal["infer", "train"]
 Training = Literal["cpu", "cuda"]
 Measured = Literal["latency", "memory"]

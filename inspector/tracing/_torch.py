@@ -69,6 +69,8 @@ NAMES = {
     "flash_attention_on_cpu": "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default",
     "cudnn_attention": "torch.ops.aten._scaled_dot_product_cudnn_attention.default",
     "efficient_attention": "torch.ops.aten._scaled_dot_product_efficient_attention.default",
+    "scaled_product": "torch._scaled_mm",
+    "compiler_config": "torch._dynamo.config",
     "NestedTensor": "torch.nested._internal.nested_tensor.NestedTensor",
     "EventType": "torch._C._profiler._EventType",
     "make_subclass": "torch.Tensor._make_subclass",
@@ -121,6 +123,8 @@ FALLBACKS: dict[str, Any] = {
     "ConvNd": (
         nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
     ),
+    # The benchmark's row is then absent.
+    "scaled_product": None,
     # What existing files contain.
     "EXTRA_STATE": "_extra_state",
     # Most objects have none of these: absence is an answer.

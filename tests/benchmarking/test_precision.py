@@ -91,7 +91,7 @@ def test_inputs_rounded_to_ten_bits_are_called_tf32() -> None:
 def test_rows_of_a_cpu_and_of_a_gpu() -> None:
     assert [p.name for p in choose(None, False, "cpu")] == ["fp32", "amp-bf16"]
     assert [p.name for p in choose(None, False, "cuda")] == list(PRECISIONS)
-    assert [p.name for p in choose(None, True, "cuda")] == ["fp32", "tf32", "amp-fp16", "amp-bf16"]
+    assert [p.name for p in choose(None, True, "cuda")] == ["fp32", "tf32", "amp-fp16", "amp-bf16", "fp8"]
     assert [p.name for p in choose(["bf16", "fp32"], False, "cpu")] == ["fp32", "bf16"]
     with pytest.raises(InspectError) as caught:
         choose(["fp61"], False, "cpu")

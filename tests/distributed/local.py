@@ -9,7 +9,7 @@ import socket
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,11 @@ def train(
     settings: Mapping[str, Any] | None = None,
     folder: Path | None = None,
     resume: bool = False,
+    work: Callable[..., None] | None = None,
+    device: str = "cpu",
 ) -> Report:
-    """Train `model` under `trainer`, and judge it as `inspect ddp` does."""
+    """Train `model` under `trainer`, and judge it as `inspect ddp` does. `work` runs a process in place of
+    `run`, with its folder and rank."""
     from inspector.core.config import dump, load
     from inspector.core.errors import InspectError
     from inspector.distributed.job import Job
@@ -46,7 +49,7 @@ def train(
         place = Path(name)
         job = Job(
             model, dump(node), list(inputs), str(folder or place), trainer=trainer, resume=resume,
-            deadline=time.time() + DEADLINE,
+            deadline=time.time() + DEADLINE, device=device,
         )  # fmt: skip
         job.write(place)
         context = multiprocessing.get_context("forkserver")
@@ -54,7 +57,9 @@ def train(
             ["inspector.distributed.rank", "sklearn.datasets", "PIL.Image", "pandas"]
         )
         port = _free_port()
-        workers = [context.Process(target=_work, args=(place, rank, nproc, port)) for rank in range(nproc)]
+        workers = [
+            context.Process(target=_work, args=(place, rank, nproc, port, work)) for rank in range(nproc)
+        ]
         start = time.monotonic()
         for worker in workers:
             worker.start()
@@ -91,7 +96,7 @@ def _free_port() -> int:
         return port
 
 
-def _work(folder: Path, rank: int, world: int, port: int) -> None:
+def _work(folder: Path, rank: int, world: int, port: int, work: Callable[..., None] | None) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port), OMP_NUM_THREADS="1",
@@ -106,7 +111,10 @@ def _work(folder: Path, rank: int, world: int, port: int) -> None:
     log = (folder / f"worker{rank}.log").open("w")
     os.dup2(log.fileno(), 2)
     try:
-        run(folder)
+        if work is None:
+            run(folder)
+        else:
+            work(folder, rank, world)
     except BaseException:
         traceback.print_exc()
         raise SystemExit(1) from None
