@@ -72,6 +72,11 @@ def _encoded(asked: Asked, way: Way) -> InputSpec:
     return _states(asked, "encoder_hidden_size", "cross_attention_hidden_size")
 
 
+def _state(asked: Asked, way: Way) -> InputSpec:
+    """Where the joints of a robot are."""
+    return InputSpec((1, number(asked.config, "max_state_dim", "state_dim", default=32)), asked.dtype)
+
+
 def _samples(asked: Asked, way: Way) -> InputSpec:
     """As long as the frames, each of which stands for `hop_length` samples."""
     features = way.get("input_features")
@@ -114,6 +119,7 @@ DEMANDED: dict[str, Callable[[Asked, Way], Any]] = {
     "prompt_pixel_values": _like_the_image,
     "prompt_masks": _like_the_image,
     "query_embeds": _queries,
+    "state": _state,
     "input_values": _samples,
 }
 """By name; each takes what was chosen so far."""

@@ -104,6 +104,21 @@ def image_sizes(*configs: Any) -> list[tuple[int, int]]:
     return list(dict.fromkeys([*inner, *((size, size) for size in IMAGE_SIZES)]))
 
 
+def processed_size(config: Any) -> tuple[int, int] | None:
+    """Height and width that the image processor of a model type gives each image; None where it has none,
+    keeps the ratio of the sides, or needs a package that is missing."""
+    try:
+        import transformers
+        from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as listed
+
+        entry = listed.get(config.model_type)
+        names = entry.values() if isinstance(entry, dict) else entry or ()
+        size = getattr(transformers, next(name for name in names if name)).size
+        return size["height"], size["width"]
+    except (ImportError, AttributeError, StopIteration, KeyError, TypeError):
+        return None
+
+
 def _size(config: Any) -> tuple[int, int] | None:
     for field in ("image_size", "input_size", "img_size", "max_img_size"):
         size = getattr(config, field, None)

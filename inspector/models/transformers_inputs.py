@@ -22,9 +22,18 @@ from torch import nn
 from inspector.core.errors import InspectError
 from inspector.models.inputs import Inputs, InputSpec, materialise
 from inspector.models.transformers_companions import DEMANDED, USED
-from inspector.models.transformers_images import images
+from inspector.models.transformers_images import images, processed_size
 from inspector.models.transformers_labels import labels
-from inspector.models.transformers_rules import MERGED, Asked, Way, placed, placeholder, special, text
+from inspector.models.transformers_rules import (
+    MERGED,
+    Asked,
+    Way,
+    placed,
+    placeholder,
+    special,
+    text,
+    token_ids,
+)
 from inspector.models.transformers_series import decisions, series
 from inspector.models.transformers_sounds import sounds
 from inspector.tracing.capture import ForwardError, capture
@@ -64,8 +73,12 @@ def default_inputs(model: Any, phase: str, trial: Trial) -> Inputs | None:
         best = _further(best, _came(asked, way, phase, trial))
         if best[0] == math.inf:
             break
+    if best is None and asked.takes("input_ids"):  # under another name than the main input's
+        best = _came(asked, {"input_ids": token_ids(asked)}, phase, trial)
     if best is None:
         return None
+    if best[0] < math.inf and (way := _as_processed(asked, best[1])) != best[1]:
+        best = _further(best, _came(asked, way, phase, trial))
     if best[0] < math.inf:  # with what some forwards use without demanding it
         used = {name: rule(asked, best[1]) for name, rule in USED.items() if name not in best[1]}
         best = _further(best, _came(asked, {**best[1], **asked.fits(used)}, phase, trial))
@@ -81,6 +94,17 @@ def _filled(way: Way) -> Way:
     """Images of ones, whose values are known on meta too."""
     images = {name: spec for name, spec in way.items() if name.startswith("pixel_values")}
     return {**way, **{name: replace(spec, runs=((1, spec.shape[-1]),)) for name, spec in images.items()}}
+
+
+def _as_processed(asked: Asked, way: Way) -> Way:
+    """Images as large as the model's image processor makes them."""
+    size = processed_size(asked.config)
+    images = {
+        name: replace(spec, shape=(*spec.shape[:-2], *size))
+        for name, spec in way.items()
+        if size and name.startswith("pixel_values") and len(spec.shape) >= 4
+    }
+    return {**way, **images}
 
 
 def _came(asked: Asked, way: Way, phase: str, trial: Trial) -> tuple[float, Way]:
@@ -173,17 +197,15 @@ def _merged(asked: Asked, way: Way, trial: Trial) -> Way:
 
 def _features(asked: Asked, kind: str, way: Way, trial: Trial) -> int:
     """How many tokens the model makes of an image or a sound; 0 where it does not say."""
-    name = f"get_{kind}_features"
-    owner = next((module for module in asked.model.modules() if callable(getattr(module, name, None))), None)
-    if owner is None:
-        return 0
-    method = getattr(owner, name)
-    named = {name: value for name, value in way.items() if name in _parameters(method)}
-    if not named:
-        return 0
-    made: list[int] = []
-    trial.run(_Probe(asked.model, method, made.append), Inputs((), named), "forward")
-    return made[0] if made else 0
+    methods = (getattr(module, f"get_{kind}_features", None) for module in asked.model.modules())
+    for method in filter(callable, methods):
+        named = {name: value for name, value in way.items() if name in _parameters(method)}
+        if not named:  # it only hands on what it gets to the module within
+            continue
+        made: list[int] = []
+        trial.run(_Probe(asked.model, method, made.append), Inputs((), named), "forward")
+        return made[0] if made else 0
+    return 0
 
 
 def _alongside(asked: Asked, way: Way, trial: Trial) -> Way:

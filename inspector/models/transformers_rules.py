@@ -146,9 +146,13 @@ def vocabulary(asked: Asked) -> int | None:
     return min((size for size in sizes if size), default=None)
 
 
+def token_ids(asked: Asked) -> InputSpec:
+    return InputSpec((1, asked.length), torch.int64, below=vocabulary(asked))
+
+
 def text(asked: Asked) -> Iterator[Way]:
     """Token ids, for the decoder too where the forward names them; several choices for one question."""
-    tokens = InputSpec((1, asked.length), torch.int64, below=vocabulary(asked))
+    tokens = token_ids(asked)
     way: Way = {}
     if asked.takes("decoder_input_ids") and getattr(asked.config, "is_encoder_decoder", False):
         way["decoder_input_ids"] = decoder_ids(asked)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import pytest
+from torch import nn
 
 transformers = pytest.importorskip("transformers")
 
 import inspector  # noqa: E402
 from inspector.models.small import with_batch  # noqa: E402
-from inspector.models.transformers_images import image_sizes  # noqa: E402
+from inspector.models.transformers_companions import DEMANDED  # noqa: E402
+from inspector.models.transformers_images import image_sizes, processed_size  # noqa: E402
+from inspector.models.transformers_rules import Asked  # noqa: E402
 from tests.models.test_transformers_inputs import TOKENS, inputs, layer, macs, tiny  # noqa: E402
 
 
@@ -127,3 +131,41 @@ def test_sounds_that_are_added_to_the_text_are_as_many_as_its_tokens() -> None:
     recipe = tiny("VoxtralRealtimeModel", audio_config=audio, text_config=text, downsample_factor=4)
     # 3000 frames; a convolution halves them, four of those are joined into one
     assert inputs(recipe) == {"input_ids": (1, 375), "input_features": (1, 4, 3000)}
+
+
+def test_a_method_that_only_hands_on_what_it_gets_is_passed_by() -> None:
+    audio = {
+        "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+        "num_mel_bins": 4, "head_dim": 4,
+    }  # fmt: skip
+    text = {**TOKENS, "num_key_value_heads": 2, "head_dim": 4, "max_position_embeddings": 1024}
+    recipe = tiny("VoxtralForConditionalGeneration", audio_config=audio, text_config=text, audio_token_id=31)
+    # 3000 frames; a convolution halves them, 32 / 8 of those are joined into one; 128 tokens of text
+    assert inputs(recipe) == {"input_ids": (1, 3000 // 2 // 4 + 128), "input_features": (1, 4, 3000)}
+
+
+def test_a_text_under_another_name_than_the_main_input() -> None:
+    recipe = tiny("PerceiverForSequenceClassification", num_latents=2, d_latents=8, d_model=8, num_blocks=1,
+                  num_self_attends_per_block=1, num_self_attention_heads=2, num_cross_attention_heads=2,
+                  vocab_size=32, max_position_embeddings=16)  # fmt: skip
+    assert inputs(recipe) == {"input_ids": (1, 16)}
+
+
+@pytest.mark.once
+def test_an_image_is_as_large_as_its_processor_makes_it() -> None:
+    """The heights and widths are published with PP-OCR; what scales the shorter side alone says no size."""
+    if not hasattr(transformers, "PPOCRV5ServerRecConfig"):
+        pytest.skip("this transformers has no PP-OCR")
+    assert processed_size(transformers.PPOCRV5ServerRecConfig()) == (48, 320)
+    assert processed_size(transformers.ResNetConfig()) is None
+    assert processed_size(transformers.BertConfig()) is None
+
+
+def test_the_state_of_a_robot_is_as_wide_as_the_configuration_says() -> None:
+    class Arm(nn.Module):
+        config = types.SimpleNamespace(max_state_dim=6)
+
+        def forward(self, state: Any) -> Any:
+            return state
+
+    assert DEMANDED["state"](Asked(Arm()), {}).shape == (1, 6)
