@@ -34,6 +34,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "profiling": ({"models"}, {*TORCH, "pandas"}),
     "footprint": ({"profiling"}, {*TORCH, "pandas"}),
+    "serving": ({"footprint"}, {"pandas"}),
     "backbones": ({"profiling"}, {*TORCH, "pandas"}),
     "freezing": ({"backbones"}, {*TORCH, "pandas"}),
     "initialization": ({"backbones"}, {*TORCH, "pandas", "scipy", "fvcore"}),

@@ -19,8 +19,8 @@ from inspector.core.version import __version__
 from inspector.core.visible import visible, visible_lines
 
 COMMANDS = (
-    "profile", "memory", "params", "reconcile", "stages", "freeze", "init", "bench", "ddp", "table", "diff",
-    "report", "models", "env", "cache",
+    "profile", "memory", "llm", "params", "reconcile", "stages", "freeze", "init", "bench", "ddp", "table",
+    "diff", "report", "models", "env", "cache",
 )  # fmt: skip
 """Each is the function of that name in the file of that name beside this one."""
 INTERRUPTED = 130

@@ -20,7 +20,8 @@ from inspector.core.values import yaml_file
 class Device:
     """`peaks` in TFLOP/s by precision (fp64, fp32, tf32, fp16, bf16), `bandwidth` in GB/s; `match` is what
     torch.cuda.get_device_name() must be, a regular expression; `major` the first figure of its compute
-    capability (NVIDIA, CUDA GPU compute capability)."""
+    capability (NVIDIA, CUDA GPU compute capability), `memory` in GiB, as its name says it, None where that
+    varies."""
 
     name: str
     match: str
@@ -28,6 +29,7 @@ class Device:
     bandwidth: float
     source: str
     major: int | None = None
+    memory: float | None = None
 
 
 PRECISIONS = ("fp64", "fp32", "tf32", "fp16", "bf16")
@@ -46,22 +48,22 @@ _H100 = "NVIDIA H100 Tensor Core GPU Architecture white paper, table 2"
 _A100 = "NVIDIA A100 Tensor Core GPU datasheet"
 
 DEVICES = (
-    Device("H200 SXM", r"NVIDIA H200", _HOPPER, 4800, "NVIDIA H200 Tensor Core GPU datasheet", 9),
-    Device("H100 SXM", r"NVIDIA H100 80GB HBM3", _HOPPER, 3350, _H100, 9),
-    Device("H100 PCIe", r"NVIDIA H100 PCIe", _peaks(51.2, 51.2, 378.0, 756.5, 756.5), 2000, _H100, 9),
-    Device("A100 SXM 80GB", r"NVIDIA A100-SXM\d?-80GB", _AMPERE, 2039, _A100, 8),
-    Device("A100 PCIe 80GB", r"NVIDIA A100 80GB PCIe", _AMPERE, 1935, _A100, 8),
-    Device("A100 40GB", r"(NVIDIA )?A100-(SXM\d?|PCIE)-40GB", _AMPERE, 1555, _A100, 8),
+    Device("H200 SXM", r"NVIDIA H200", _HOPPER, 4800, "NVIDIA H200 Tensor Core GPU datasheet", 9, 141),
+    Device("H100 SXM", r"NVIDIA H100 80GB HBM3", _HOPPER, 3350, _H100, 9, 80),
+    Device("H100 PCIe", r"NVIDIA H100 PCIe", _peaks(51.2, 51.2, 378.0, 756.5, 756.5), 2000, _H100, 9, 80),
+    Device("A100 SXM 80GB", r"NVIDIA A100-SXM\d?-80GB", _AMPERE, 2039, _A100, 8, 80),
+    Device("A100 PCIe 80GB", r"NVIDIA A100 80GB PCIe", _AMPERE, 1935, _A100, 8, 80),
+    Device("A100 40GB", r"(NVIDIA )?A100-(SXM\d?|PCIE)-40GB", _AMPERE, 1555, _A100, 8, 40),
     Device("V100 SXM2", r"Tesla V100-SXM2-\d+GB.*", _peaks(7.8, 15.7, fp16=125.0), 900,
            "NVIDIA Tesla V100 GPU architecture white paper", 7),
     Device("T4", r"(Tesla|NVIDIA) T4", _peaks(0.253, 8.1, fp16=65.0), 320,
-           "NVIDIA T4 Tensor Core GPU datasheet", 7),
+           "NVIDIA T4 Tensor Core GPU datasheet", 7, 16),
     Device("L4", r"NVIDIA L4", _peaks(0.49, 30.3, 60.0, 121.0, 121.0), 300,
-           "NVIDIA L4 Tensor Core GPU datasheet (its figures are with sparsity: halved)", 8),
+           "NVIDIA L4 Tensor Core GPU datasheet (its figures are with sparsity: halved)", 8, 24),
     Device("RTX 4090", r"NVIDIA GeForce RTX 4090", _peaks(1.29, 82.6, 82.6, 165.2, 165.2), 1008,
-           "NVIDIA Ada GPU Architecture white paper, appendix A", 8),
+           "NVIDIA Ada GPU Architecture white paper, appendix A", 8, 24),
     Device("RTX 3090", r"NVIDIA GeForce RTX 3090", _peaks(0.556, 35.6, 35.6, 71.2, 71.2), 936,
-           "NVIDIA Ampere GA102 GPU Architecture white paper, appendix A", 8),
+           "NVIDIA Ampere GA102 GPU Architecture white paper, appendix A", 8, 24),
     Device("CPU (EPYC 7763)", r"AMD EPYC 7763.*", _peaks(2.51, 5.02), 204.8,
            "AMD EPYC 7763 product page: 64 cores at 2.45 GHz, 8 channels of DDR4-3200; Zen 3 runs two"
            " 256-bit multiply-adds a cycle (AMD Software Optimization Guide, family 19h)"),
@@ -81,7 +83,7 @@ def named(text: str, devices: tuple[Device, ...] = DEVICES) -> Device:
 
 def read(file: str | Path) -> tuple[Device, ...]:
     """Devices from a YAML file: one mapping, or a list of them, of name, peaks (TFLOP/s by precision),
-    bandwidth (GB/s) and, if wanted, source. Raises InspectError that says what is wrong."""
+    bandwidth (GB/s) and, if wanted, memory (GiB) and source. Raises InspectError that says what is wrong."""
     hint = "write name: my card, bandwidth: 1000 and peaks: {fp32: 30, bf16: 120}"
     content = yaml_file(file, hint)
     entries = content if isinstance(content, list) else [content]
@@ -94,15 +96,19 @@ def _device(entry: Any, file: str, hint: str) -> Device:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise InspectError(f"{file}: a device is a mapping with a name", hint)
     peaks, name = entry.get("peaks"), entry["name"]
-    unknown = set(entry) - {"name", "peaks", "bandwidth", "source"}
+    unknown = set(entry) - {"name", "peaks", "bandwidth", "memory", "source"}
     if unknown:
         raise InspectError(f"{file}: {name} has the unknown key {min(map(str, unknown))!r}", hint)
     if not isinstance(peaks, dict) or not peaks or not set(peaks) <= set(PRECISIONS):
         raise InspectError(f"{file}: {name} needs peaks by precision", f"of {', '.join(PRECISIONS)}")
-    numbers = [*peaks.values(), entry.get("bandwidth")]
+    memory = entry.get("memory")
+    numbers = [*peaks.values(), entry.get("bandwidth"), *([memory] if memory is not None else [])]
     if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and 0 < n < 1e9 for n in numbers):
-        raise InspectError(f"{file}: peaks and bandwidth of {name} are positive numbers", hint)
-    return Device(name, re.escape(name), peaks, float(entry["bandwidth"]), str(entry.get("source", file)))
+        raise InspectError(f"{file}: peaks, bandwidth and memory of {name} are positive numbers", hint)
+    return Device(
+        name, re.escape(name), peaks, float(entry["bandwidth"]), str(entry.get("source", file)),
+        memory=float(memory) if memory is not None else None,
+    )  # fmt: skip
 
 
 def _letters(text: str) -> str:

@@ -220,9 +220,18 @@ def _grow(cache: Any, count: int, make: Make) -> None:
             keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
             if isinstance(keys, Tensor) and isinstance(values, Tensor):
                 layer.update(make(keys, count, -2), make(values, count, -2))
+                _compact(layer)
             indexer = getattr(layer, "indexer_keys", None)
             if isinstance(indexer, Tensor):
                 layer.update_indexer(make(indexer, count, 1))
+
+
+def _compact(layer: Any) -> None:
+    """A window is a view of all that it was cut from, until a few steps later: as it is then."""
+    for name in ("keys", "values"):
+        tensor = getattr(layer, name)
+        if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.dtype.itemsize:
+            setattr(layer, name, tensor.clone())
 
 
 def _nbytes(cache: Any) -> int:

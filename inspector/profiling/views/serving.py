@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 
 from inspector.profiling.views.totals import flops
@@ -30,19 +31,50 @@ def serving(trace: Trace) -> dict[str, float]:
     arithmetic_intensity: FLOPs a byte moved.
 
     Of an attention that is called as one function, bytes moved are those of one kernel: queries, keys, values
-    and a mask are read, the result is written, and nothing in between.
+    and a mask are read, the result is written, and nothing in between. A cache that grows is appended to
+    in place, as servers do, although transformers copies it.
     """
     served = trace.served
     if served is None:
         return {}
     work = sum(map(flops, trace.ops))
-    moved = _moved(trace)
+    moved = _moved(in_place(trace))
     active, without = _active(trace, served.tokens)
     values = (
         active, without, work / served.tokens, moved / served.tokens, _weights_read(trace),
         served.cache_bytes, served.cache_bytes_per_token, work / moved if moved else 0.0,
     )  # fmt: skip
     return dict(zip(NUMBERS, values))
+
+
+def in_place(trace: Trace) -> Trace:
+    """The trace of a decode whose cache is appended to in place: of a concatenation with what was there
+    before the step only the new part is read and written."""
+    if trace.served is None:
+        return trace
+    return replace(trace, ops=tuple(_appended(op) if _appends(trace, op) else op for op in trace.ops))
+
+
+def held_in_place(trace: Trace) -> Trace:
+    """The same for memory: of a concatenation only the new part takes any."""
+    storages = list(trace.storages)
+    for op in trace.ops if trace.served is not None else ():
+        if _appends(trace, op):
+            place = op.outputs[0].storage
+            storages[place] = storages[place]._replace(nbytes=_appended(op).bytes_written)
+    return replace(trace, storages=tuple(storages))
+
+
+def _appends(trace: Trace, op: Op) -> bool:
+    if op.name != "aten.cat" or not op.inputs or op.inputs[0].storage < 0 or not op.inputs[0].numel:
+        return False
+    first = trace.storages[op.inputs[0].storage]
+    return first.birth is None and first.role in ("constant", "input")
+
+
+def _appended(op: Op) -> Op:
+    new = sum(spec.nbytes for spec in op.inputs[1:])
+    return replace(op, bytes_read=new, bytes_written=new)
 
 
 def _moved(trace: Trace) -> int:

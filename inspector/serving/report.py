@@ -1,0 +1,128 @@
+"""`inspect llm`: what it would take to serve a language model on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from inspector.core import devices
+from inspector.core.errors import InspectError
+from inspector.models import Model, as_recipe
+from inspector.profiling.views.serving import serving
+from inspector.reporting.report import Chart, Finding, Report, Section, environment, metrics
+from inspector.serving.points import Service
+from inspector.tracing.record import Trace
+
+BATCHES = (1, 4, 16, 64, 256)
+RESERVE = 0.1
+"""The share of a device's memory that servers leave free: vLLM's gpu_memory_utilization is 0.9."""
+CONTEXT = 8192
+_BOUNDS = (
+    "times are lower bounds, rates upper bounds, of the model's operators one by one at the device's peak or"
+    " bandwidth: attention is one kernel and the cache is appended to in place, nothing else is fused"
+)
+_BALANCED = "tokens are taken to spread evenly over the experts"
+
+
+def llm(
+    model: Model,
+    *,
+    gpu: str = "h100",
+    device_file: str | Path | None = None,
+    context: int = CONTEXT,
+    batch: Sequence[int] | None = None,
+    dtype: str | None = None,
+    reserve: float = RESERVE,
+    model_args: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    tell: Callable[[str, float], None] = lambda what, share: None,
+) -> Report:
+    """What it takes to serve the language model `model` on one `gpu`, for several batches.
+
+    model: a causal language model of transformers ("hf:DIR", "hf:ORG/NAME"), or an nn.Module of it.
+    gpu: a device by its name, of inspector/core/devices.py or of `device_file` (YAML: name, peaks in TFLOP/s,
+        bandwidth in GB/s, memory in GiB).
+    context: tokens of each sequence's prompt. batch: the numbers of sequences (1, 4, 16, 64, 256).
+    dtype: of weights and cache; the configuration's own without it.
+    reserve: the share of the device's memory that stays free, from 0 to below 1.
+
+    Table `points`, a row for each batch: fits, needed (bytes: weights, cache, working: activations,
+    workspaces, the CUDA context), tokens_per_second (an upper bound), bound ("memory" or "compute"),
+    longest_context (tokens of each sequence that fit). Metric time_to_first_token is a lower bound in
+    seconds, of one prompt on an idle device. Raises InspectError for a model that keeps no cache.
+    """
+    if not 0 <= reserve < 1:
+        raise InspectError(f"a reserve of {reserve} is no share", "use e.g. `reserve=0.1`")
+    batches = sorted(set(batch if batch is not None else BATCHES))
+    if not batches or batches[0] < 1:
+        raise InspectError("a batch holds 1 sequence or more", "use e.g. `batch=[1, 8, 64]`")
+    choices = devices.read(device_file) if device_file is not None else devices.DEVICES
+    device = devices.named(gpu, choices)
+    room = None if device.memory is None else int(device.memory * 2**30 * (1 - reserve))
+    recipe = as_recipe(model, model_args)
+    service = Service(recipe, device, context, room, dtype, seed)
+    limit = _longest_made_for(recipe.build("meta"))
+    tell("prefill", 0.0)
+    prompt, rows = service.prompt, []
+    for number, size in enumerate(batches):
+        tell(f"decode, {size} sequences", (number + 1) / (len(batches) + 1))
+        rows.append(service.point(size, limit))
+    return _report(service, prompt, pd.DataFrame(rows), reserve)
+
+
+def _longest_made_for(model: Any) -> int | None:
+    """Positions that the configuration gives as the most."""
+    config = getattr(model, "config", None)
+    text: Any = config.get_text_config() if config is not None else None
+    most = getattr(text, "max_position_embeddings", None)
+    return most if isinstance(most, int) else None
+
+
+def _report(service: Service, prompt: Trace, points: pd.DataFrame, reserve: float) -> Report:
+    device, numbers = service.device, serving(prompt)
+    first = service.seconds(prompt)["seconds"]
+    fitting = points[points["fits"].eq(True)]
+    compute = points[points["bound"] == "compute"]
+    state = [entry for entry in prompt.state if entry.kind == "parameter"]
+    values: dict[str, Any] = {
+        "params": sum(entry.numel for entry in state),
+        "active_params": numbers["active_params"],
+        "param_bytes": sum(entry.nbytes for entry in state),
+        "cache_bytes_per_token": numbers["cache_bytes_per_token"],
+        "time_to_first_token": first,
+        "max_batch": int(fitting["batch"].max()) if len(fitting) else None,
+        "tokens_per_second": fitting["tokens_per_second"].max() if len(fitting) else None,
+        "compute_bound_batch": int(compute["batch"].min()) if len(compute) else None,
+    }
+    memory = "memory not known" if service.room is None else f"{device.memory:g} GiB, {reserve:.0%} kept free"
+    notes = [_BOUNDS]
+    if any(op.name.endswith(("_grouped_mm", "grouped_mm_fallback")) for op in prompt.ops):
+        notes.append(_BALANCED)
+    notes += prompt.notes
+    findings = [Finding("serving", "warn", "", note) for note in notes]
+    if service.room is not None and not len(fitting):
+        text = f"no batch of {', '.join(map(str, points['batch']))} fits on one {device.name}"
+        findings.append(Finding("fits", "warn", "", text))
+    return Report(
+        command="llm",
+        subject={**prompt.subject, "phase": "serving", "gpu": device.name, "context": service.context},
+        environment=environment(seed=service.seed),
+        metrics=metrics({name: value for name, value in values.items() if value is not None}, set()),
+        tables={"points": points},
+        findings=findings,
+        header=[
+            ("model", f"{prompt.model} ({prompt.source})"),
+            ("device", f"{device.name}, {memory} ({device.source})"),
+            ("service", f"prompts of {service.context:,} tokens, one new token of each sequence a step"),
+        ],
+        sections=[Section("batch by batch", points)],
+        charts=[
+            Chart(
+                "line", f"Tokens a second on {device.name}, at most", "batch", "tokens_per_second", points,
+                log_x=True, log_y=True,
+            )
+        ],
+    )  # fmt: skip
