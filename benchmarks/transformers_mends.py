@@ -16,6 +16,7 @@ _WIDTH = "the features of an image or a sound are not as wide as the text"
 _ROTARY = "`mrope_section` does not add up to the rotary width of a head"
 _BACKBONE = "`backbone_channel_list` does not list the channels of the backbone"
 _LAYERS = "the layers are all of a kind that keeps no attention cache"
+_COUNTED = "how many placeholders it needs is told by values, which meta does not have"
 _UNSET = "a field that every model needs has no default"
 MENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "aria": (
@@ -27,6 +28,7 @@ MENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "cosmos3_omni": (_WIDTH, {"vision_config": {"out_hidden_size": 4096}}),
     "deepseek_v2": (_UNSET, {"num_experts_per_tok": 2}),
     "esm": (_UNSET, {"vocab_size": 33, "mask_token_id": 4, "pad_token_id": 1}),
+    "exaone4_5": (_WIDTH, {"vision_config": {"out_hidden_size": 4096}}),
     "gemma3": (_GRID, {"vision_config": {"image_size": 896, "patch_size": 14}}),
     "glm46v": (_ROTARY, {"text_config": {"rope_parameters": _ROPE}}),
     "glm4v": (_ROTARY, {"text_config": {"rope_parameters": _ROPE}}),
@@ -62,6 +64,10 @@ MENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_5_moe": (_WIDTH, {"vision_config": {"out_hidden_size": 2048}}),
     "qwen3_5": (_WIDTH, {"vision_config": {"out_hidden_size": 4096}}),
     "qwen3_asr": (_WIDTH, {"audio_config": {"output_dim": 4096}}),
+    "qwen3_omni_moe_thinker": (
+        _WIDTH,
+        {"vision_config": {"out_hidden_size": 2048}, "audio_config": {"output_dim": 2048}},
+    ),
     "qwen3_vl": (_WIDTH, {"vision_config": {"out_hidden_size": 4096}}),
     "qwen3_vl_moe": (_WIDTH, {"vision_config": {"out_hidden_size": 2048}}),
     "qwen4_exp": (_WIDTH, {"vision_config": {"out_hidden_size": 2048}}),
@@ -84,19 +90,29 @@ REASONS = {
     "requires the": "needs a package that is not installed",
     "no answer within the limit": "takes longer than the sweep allows a class on this machine",
     "not enough memory": "needs more memory than the sweep allows",
+    "can't allocate memory": "needs more memory than the sweep allows",
+    "All labels must be provided": "training demands durations, pitch and energy, which nothing describes",
+    "modified by an inplace operation": "autograd refuses: its forward writes into what the backward needs",
+    "axial_pos_shape": "training demands a text as long as `axial_pos_shape` has places",
+    "is_decoder=True": "transformers alone refuses its default configuration, an encoder",
 }
 """What an error holds, and what it means."""
 CLASSES: dict[str, str] = {
     "EdgeTamModel": f"its default configuration contradicts itself: {_BACKBONE}",
     "EdgeTamVisionModel": f"its default configuration contradicts itself: {_BACKBONE}",
+    "Gemma3nForConditionalGeneration": "its audio tower wants a mask of bools; the default one has integers",
     "Llama4ForConditionalGeneration": "transformers alone raises too: it reads a field that its output lacks",
     "GlmImageModel": "needs the grid of the image to be made beside that of the image given",
     "PPOCRV6SmallDetModel": f"its default configuration contradicts itself: {_BACKBONE}",
     "PPOCRV6SmallDetForObjectDetection": f"its default configuration contradicts itself: {_BACKBONE}",
     "PPDocLayoutV2ForObjectDetection": "transformers alone raises too: a field has no default",
+    "Blip2ForImageTextRetrieval": "no text reaches its query former: `use_qformer_text_input` is off",
     "PI0Model": "needs actions that its other half embeds",
+    "ShieldGemma2ForImageClassification": "its labels are tokens, although it is listed as a classifier",
     "TimmBackbone": "its default configuration names no backbone",
-    "MusicFlamingoModel": "how many placeholders it needs is told by values, which meta does not have",
+    "MossTranscribeDiarizeForConditionalGeneration": _COUNTED,
+    "MusicFlamingoForConditionalGeneration": _COUNTED,
+    "MusicFlamingoModel": _COUNTED,
     "MuseGlimmerAssistantModel": "needs the hidden states of the model that it assists",
     "UVDocModel": "its default configuration contradicts itself: the head is narrower than the backbone",
     "VibeVoiceAcousticTokenizerEncoderModel": "half of a codec: its input depends on the other half",
@@ -106,8 +122,8 @@ CLASSES: dict[str, str] = {
 
 
 def reason(name: str, row: dict[str, Any]) -> str | None:
-    """Why a class has no forward in the sweep; None where nobody knows."""
-    error = row.get("forward_error") or row.get("error") or ""
+    """Why a class has no forward, or no training, in the sweep; None where nobody knows."""
+    error = row.get("forward_error") or row.get("train_error") or row.get("error") or ""
     if name in CLASSES:
         return CLASSES[name]
     for words, meaning in REASONS.items():
