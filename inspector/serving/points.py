@@ -31,11 +31,10 @@ class Service:
     dtype: str | None
     seed: int
 
-    def step(self, phase: str, batch: int) -> Trace:
+    def step(self, phase: str, batch: int, context: int | None = None) -> Trace:
         setting = Setting(self.dtype, Kernels("cuda", "fused", None, self.device.major))
-        return trace(
-            self.recipe, phase=phase, context=self.context, batch=batch, seed=self.seed, setting=setting
-        )
+        context = context or self.context
+        return trace(self.recipe, phase=phase, context=context, batch=batch, seed=self.seed, setting=setting)
 
     def seconds(self, counted: Trace) -> dict[str, float]:
         """The sum of the operators' lower bounds, and the share of it that memory bounds."""
@@ -51,6 +50,16 @@ class Service:
         """The prefill of one sequence."""
         return self.step("prefill", 1)
 
+    @cached_property
+    def prompt_line(self) -> tuple[int, float]:
+        """Bytes of the prefill of one sequence, and those that one more token of its prompt adds: on a line
+        through half the context."""
+        whole, half = self.needed(self.prompt), max(1, self.context // 2)
+        if half == self.context:
+            return whole, 0.0
+        shorter = self.needed(self.step("prefill", 1, half))
+        return whole, (whole - shorter) / (self.context - half)
+
     def point(self, batch: int, limit: int | None) -> dict[str, Any]:
         """The row of a batch; `limit` is the longest context that the model is made for."""
         counted = self.step("decode", batch)
@@ -58,13 +67,17 @@ class Service:
         assert served is not None
         weights = sum(entry.nbytes for entry in counted.state)
         each = served.cache_bytes // batch
-        needed = max(self.needed(counted), self.needed(self.prompt) + (batch - 1) * each)
-        free = None if self.room is None else self.room - needed
-        growth = batch * served.cache_bytes_per_token
+        first, slope = self.prompt_line
+        token = served.cache_bytes_per_token
+        lines = [
+            (self.needed(counted), float(batch * token)),
+            (first + (batch - 1) * each, slope + (batch - 1) * token),
+        ]
+        needed = max(nbytes for nbytes, _ in lines)
         rate = batch / bound["seconds"]
         return {
             "batch": batch,
-            "fits": None if free is None else free >= 0,
+            "fits": None if self.room is None else needed <= self.room,
             "needed": needed,
             "weights": weights,
             "cache": served.cache_bytes,
@@ -72,18 +85,17 @@ class Service:
             "tokens_per_second": rate,
             "tokens_per_second_each": rate / batch,
             "bound": "memory" if bound["memory_bound"] >= 0.5 else "compute",
-            "longest_context": _longest(self.context, free, growth, limit),
+            "longest_context": _longest(self.context, self.room, lines, limit),
         }
 
 
-def _longest(context: int, free: int | None, growth: int, limit: int | None) -> int | None:
-    """The context at which the room is used up. A cache that does not grow, or grows less below its window,
-    makes it the model's own limit, or nothing where it does not fit."""
-    if free is None:
+def _longest(context: int, room: int | None, lines: list[tuple[int, float]], limit: int | None) -> int | None:
+    """The context at which the first of the lines (bytes here, bytes that one more token adds) uses the room
+    up, at most `limit`. None where nothing fits, or nobody can know: below its window a cache is no line."""
+    if room is None:
         return None
-    if not growth:
-        return limit if free >= 0 else None
-    longest = context + free // growth
-    if longest < 1:
+    reached = [context + (room - nbytes) / growth for nbytes, growth in lines if growth > 0]
+    if any(nbytes > room for nbytes, growth in lines if growth <= 0) or any(end < 1 for end in reached):
         return None
-    return longest if limit is None else min(longest, limit)
+    longest = int(min(reached)) if reached else limit
+    return longest if limit is None or longest is None else min(longest, limit)
