@@ -207,3 +207,14 @@ def serving() -> Iterator[SmallHub]:
         for server in servers:
             server.shutdown()
             server.server_close()
+
+
+def point(monkeypatch: Any, endpoint: str) -> None:
+    """Let huggingface_hub, which reads HF_ENDPOINT when it is imported, ask this one."""
+    from huggingface_hub import constants, file_download
+
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    for module in (constants, file_download):  # before version 1 a second name of the same text
+        if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
+            template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)

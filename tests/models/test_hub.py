@@ -18,7 +18,7 @@ import inspector
 from inspector.core.errors import InspectError
 from inspector.models import resolve
 from inspector.models.hub import LARGEST, repository
-from tests.small_hub import TOKEN, SmallHub
+from tests.small_hub import TOKEN, SmallHub, point
 
 pytestmark = pytest.mark.once
 
@@ -299,12 +299,8 @@ def test_a_hub_that_does_not_answer_is_left_after_the_timeout(
 
 
 def test_a_dead_endpoint_is_named(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
     for endpoint in ("http://127.0.0.1:9", "http://no.such.host.invalid", "ftp://127.0.0.1", "nonsense"):
-        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        point(monkeypatch, endpoint)
         error = refused("hf:org/bert")
         assert endpoint in error.message
         assert "HF_ENDPOINT" in (error.hint or "")
