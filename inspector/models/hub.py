@@ -240,20 +240,23 @@ def explained(error: BaseException, place: Repository, file: str = "") -> Inspec
             f"{where} did not answer within {timeout():g} s", "try again, or set HF_HUB_ETAG_TIMEOUT"
         )
     if kinds & set(_UNREACHED) or "LocalEntryNotFoundError" in own:
-        return InspectError(f"cannot reach {where}: {first_line(error)}", "check the network and HF_ENDPOINT")
+        return InspectError(f"cannot reach {where}: {_brief(error)}", "check the network and HF_ENDPOINT")
     if "HFValidationError" in own:
-        return InspectError(f"hf:{name} names no model of the hub: {first_line(error)}", _GRAMMAR)
+        return InspectError(f"hf:{name} names no model of the hub: {_brief(error)}", _GRAMMAR)
     if kinds & set(_NO_HUB):
         return _no_hub()
     if isinstance(error, OSError):
-        return InspectError(
-            f"the hub's cache cannot be written: {first_line(error)}", "set HF_HOME to a folder"
-        )
-    return InspectError(f"cannot read {place}: {type(error).__name__}: {first_line(error)}", "try again")
+        return InspectError(f"the hub's cache cannot be written: {_brief(error)}", "set HF_HOME to a folder")
+    return InspectError(f"cannot read {place}: {type(error).__name__}: {_brief(error)}", "try again")
 
 
 def _no_hub() -> InspectError:
     return InspectError(f"{endpoint()} does not answer as a hub does", "check HF_ENDPOINT")
+
+
+def _brief(error: BaseException) -> str:
+    """The beginning of a message: those of requests tell the whole story of a connection."""
+    return first_line(error)[:120]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

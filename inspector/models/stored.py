@@ -163,15 +163,15 @@ def _as_indexed(index: Any, entries: Sequence[StateEntry], files: int) -> Findin
     names, listed = {entry.name for entry in entries}, set(index["weight_map"])
     nbytes, numel = sum(entry.nbytes for entry in entries), sum(entry.numel for entry in entries)
     total = totals(index)
-    wrong = [f"names {len(listed - names)} tensors that no file holds"] if listed - names else []
-    wrong += [f"leaves out {len(names - listed)} tensors"] if names - listed else []
+    wrong = [f"names {len(listed - names):,} tensors that no file holds"] if listed - names else []
+    wrong += [f"leaves out {len(names - listed):,} tensors"] if names - listed else []
     if total.nbytes not in (None, nbytes):
         wrong.append(f"says {total.nbytes:,} bytes, and the headers {nbytes:,}")
     if wrong:
         return Finding(
             "index", "warn", "", f"the index {'; '.join(wrong)}", {"bytes": nbytes, "elements": numel}
         )
-    message = f"{len(names)} tensors in {files} files with {nbytes:,} bytes, as the index says"
+    message = f"{len(names):,} tensors in {files} files with {nbytes:,} bytes, as the index says"
     return Finding("index", "pass", "", message)
 
 

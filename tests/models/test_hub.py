@@ -79,6 +79,14 @@ def test_a_branch_a_tag_and_a_commit_are_revisions(hub: SmallHub, revision: str)
     assert words == (60 if revision == "main" else 50)
 
 
+def test_a_repository_that_was_renamed_is_followed(hub: SmallHub) -> None:
+    commit = hub.add("org/bert", {"config.json": BERT, INDEX: index(total_parameters=PARAMS)})
+    hub.renamed["bert/old"] = "org/bert"
+    report = inspector.profile("hf:bert/old")
+    assert report.subject["name"] == f"bert/old@{commit}"
+    assert [f.status for f in report.findings if f.check == "weights"] == ["pass"]
+
+
 def test_a_second_time_the_cache_answers_for_a_commit(hub: SmallHub) -> None:
     commit = hub.add("org/bert", {"config.json": BERT})
     resolve("hf:org/bert")
