@@ -55,6 +55,7 @@ class SmallHub:
     delay: float = 0.0
     ranges: bool = True
     page: bool = False  # HTML for everything, with 200
+    renamed: dict[str, str] = field(default_factory=dict)
     cut: int = 0  # bytes after which a large file breaks off
 
     def add(self, name: str, files: dict[str, Any], **more: Any) -> str:
@@ -101,6 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.status or (hub.api_status and path.startswith("/api/")):
             self._send(hub.status or hub.api_status, b"")
             return
+        for old, new in hub.renamed.items():
+            if f"/{old}/" in f"{path}/":
+                self._send(307, b"", {"Location": self.path.replace(old, new)})
+                return
         if hub.page:
             self._send(200, b"<html>welcome</html>", {"ETag": '"1"'})
             return
@@ -207,3 +212,14 @@ def serving() -> Iterator[SmallHub]:
         for server in servers:
             server.shutdown()
             server.server_close()
+
+
+def point(monkeypatch: Any, endpoint: str) -> None:
+    """Let huggingface_hub, which reads HF_ENDPOINT when it is imported, ask this one."""
+    from huggingface_hub import constants, file_download
+
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    for module in (constants, file_download):  # before version 1 a second name of the same text
+        if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
+            template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)

@@ -97,7 +97,7 @@ def _without(place: hub.Repository) -> InspectError | None:
     if PIPELINE in inside:
         return _pipeline(spec, parts)
     if not inside:
-        return InspectError(f"{place} is not there", f"see its files: {hub.address(place)}")
+        return InspectError(f"{place} is not there", f"see its files: {hub.page(place)}")
     if any(name.endswith(".gguf") for name in inside):
         hint = f"list its tensors with: inspect params hf:{spec}"
         return InspectError(f"{place} has GGUF files, and no {FILE} to build a model from", hint)

@@ -34,7 +34,7 @@ def recipe(source: Configuration, model_args: Mapping[str, Any]) -> Recipe:
     name = source.content["_class_name"]
     cls: Any = getattr(diffusers, name, None) if isinstance(name, str) and name.isidentifier() else None
     if not _is_model(cls, diffusers.ModelMixin):
-        models = [known for known in dir(diffusers) if known.endswith(("Model", "ModelMixin", "KL"))]
+        models = [name for name in dir(diffusers) if name.endswith(("Model", "ModelMixin", "KL"))]
         raise InspectError(
             f"{source.label}: diffusers {diffusers.__version__} has no model {name!r}",
             nearest(str(name), models, "check the file's _class_name"),

@@ -42,7 +42,7 @@ class Gguf:
     """Tensors in the order of the file, and the key-value pairs whose values are numbers or strings."""
 
     entries: tuple[StateEntry, ...]
-    said: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 def library() -> Any:
@@ -85,11 +85,11 @@ def parts(name: str) -> tuple[str, ...]:
     return tuple(f"{told[1]}-{index + 1:05}-of-{told[3]}.gguf" for index in range(int(told[3])))
 
 
-def file_type(said: Mapping[str, Any]) -> str:
+def file_type(metadata: Mapping[str, Any]) -> str:
     """The scheme that most tensors follow, "Q4_K_M", by the name that llama.cpp gives it; "" where the file
     does not say it."""
     try:
-        name: str = library().LlamaFileType(said.get("general.file_type")).name
+        name: str = library().LlamaFileType(metadata.get("general.file_type")).name
     except ValueError:
         return ""
     return name.removeprefix("MOSTLY_").removeprefix("ALL_")
@@ -163,10 +163,12 @@ def _parsed(reader: _Reader, types: Mapping[int, tuple[str, int, int]]) -> Gguf:
     if version not in (2, 3):
         raise Refused(f"version {version} of GGUF is not known, 2 and 3 are")
     tensors, pairs = reader.count(_LEAST_TENSOR), reader.count(_LEAST_PAIR)
-    said = dict(_pairs(reader, pairs))
+    metadata = dict(_pairs(reader, pairs))
     placed = [_tensor(reader, types) for _ in range(tensors)]
-    _check_data(reader, placed, said.get("general.alignment", 32))
-    return Gguf(tuple(tensor.entry for tensor in placed), {k: v for k, v in said.items() if v is not None})
+    _check_data(reader, placed, metadata.get("general.alignment", 32))
+    return Gguf(
+        tuple(tensor.entry for tensor in placed), {k: v for k, v in metadata.items() if v is not None}
+    )
 
 
 def _pairs(reader: _Reader, count: int) -> Iterator[tuple[str, Any]]:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from inspector.core.errors import InspectError
-from inspector.models import hub
+from inspector.models import hub, transport
 
 FIRST = 2**17
 """Bytes of the first request: the header of most shards is shorter (huggingface_hub asks for 100,000)."""
 DEADLINE = 60.0
 """Seconds that one request may take in all, however slowly its bytes come."""
-_CHUNK = 2**16
 
 
 class Head:
@@ -60,21 +58,13 @@ class HubHead(Head):
     def _extend(self, count: int) -> None:
         """Ask for the bytes up to `count` that are missing. A server that knows no ranges sends the file from
         its beginning, and is left when there is enough."""
-        library = hub.library()
         begin = len(self._bytes)
-        url = library.hf_hub_url(
-            self._place.name, self._file, revision=self._place.revision, endpoint=hub.endpoint()
-        )
-        headers = {
-            **library.utils.build_hf_headers(),
-            "Range": f"bytes={begin}-{count - 1}",
-            "Accept-Encoding": "identity",
-        }
+        url = transport.address(self._place.name, self._file, self._place.revision)
         try:
-            with _streamed(library, url, headers) as (response, chunks):
+            with transport.streamed(url, begin, count) as (response, chunks):
                 if response.status_code == 416 and begin == 0:  # an empty file has no first byte
                     return
-                library.utils.hf_raise_for_status(response)
+                transport.library().utils.hf_raise_for_status(response)
                 start, self.size = self._placed(response, begin)
                 self._bytes = self._bytes[:start] + _taken(chunks, count - start)
         except InspectError:
@@ -108,21 +98,6 @@ def _taken(chunks: Iterator[bytes], count: int) -> bytes:
         if time.monotonic() > end:
             raise TimeoutError
     return b"".join(parts)[:count]
-
-
-@contextmanager
-def _streamed(library: Any, url: str, headers: dict[str, str]) -> Iterator[tuple[Any, Iterator[bytes]]]:
-    """A response whose body is not read yet, and the body in pieces: with the client of huggingface_hub,
-    which is one of httpx, and was one of requests before version 1."""
-    session, wait = library.utils.get_session(), hub.timeout()
-    if callable(getattr(session, "stream", None)):
-        with session.stream("GET", url, headers=headers, timeout=wait) as response:
-            if response.status_code >= 400:
-                response.read()  # the error's text
-            yield response, response.iter_raw(_CHUNK)
-    else:
-        with session.get(url, headers=headers, timeout=wait, stream=True) as response:
-            yield response, response.iter_content(_CHUNK)
 
 
 def of_hub(place: hub.Repository, file: str) -> Head:

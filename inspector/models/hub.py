@@ -1,8 +1,7 @@
 """Repositories of the Hugging Face hub: what a spec names there, which files there are, and the small ones.
 
-All goes through `huggingface_hub`: its cache, its tokens, `HF_ENDPOINT`, `HF_HUB_OFFLINE`. That library asks
-again and again when a server is gone or busy, for minutes; so each file is asked for once before, with a
-timeout.
+All goes through `huggingface_hub`: its cache, its tokens, `HF_ENDPOINT`, `HF_HUB_OFFLINE`. Each file is asked
+for once (`transport`) before that library downloads it, because it tries again for minutes.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from inspector.core.errors import InspectError, first_line
+from inspector.models import transport
+from inspector.models.transport import endpoint, library, timeout
 from inspector.reporting.numbers import size
 
 LARGEST = 2**26
 """Bytes that a configuration, an index or a file of code may have: the index of 90,000 tensors has 9 MB."""
-TIMEOUT = 10.0
-"""Seconds that the hub may take to begin an answer; `HF_HUB_ETAG_TIMEOUT` sets another time."""
 LONGEST_NAME = 96
 """Characters of ORG/NAME; `--` and `..` are not allowed there either (huggingface_hub, validate_repo_id)."""
 _NAME = re.compile(r"\w[\w.-]*")
@@ -86,24 +85,6 @@ def repository(name: str) -> Repository | None:
     return Repository("/".join(parts[:2]), "/".join(parts[2:]), revision or "main")
 
 
-def library() -> Any:
-    """The module `huggingface_hub`."""
-    try:
-        import huggingface_hub
-        import huggingface_hub.constants
-        import huggingface_hub.errors
-        import huggingface_hub.utils
-    except ImportError as error:
-        raise InspectError(
-            "huggingface_hub is not installed", "install it with: pip install 'inspector[hf]'"
-        ) from error
-    except ValueError as error:  # it reads numbers from the environment
-        raise InspectError(
-            f"huggingface_hub does not start: {first_line(error)}", "check the variables HF_..."
-        ) from error
-    return huggingface_hub
-
-
 def fetch(place: Repository, file: str) -> Fetched:
     """The file of the repository at its revision, in the cache of huggingface_hub. Where the hub cannot be
     reached, the one that is there already. Raises InspectError; MissingFile where the hub has none."""
@@ -111,14 +92,11 @@ def fetch(place: Repository, file: str) -> Fetched:
     if (kept := cached(place, file)) and _is_commit(place.revision):
         return Fetched(kept, place.revision)
     try:
-        url = hub.hf_hub_url(place.name, file, revision=place.revision, endpoint=endpoint())
-        about = hub.get_hf_file_metadata(url, timeout=timeout(), endpoint=endpoint())
-        if about.commit_hash is None:
+        commit, nbytes = transport.described(transport.address(place.name, file, place.revision))
+        if commit is None:
             raise _no_hub()
-        if about.size is not None and about.size > LARGEST:
-            raise InspectError(
-                f"{place}: {file} has {size(about.size)}, too much for one", "name another model"
-            )
+        if nbytes is not None and nbytes > LARGEST:
+            raise InspectError(f"{place}: {file} has {size(nbytes)}, too much for one", "name another model")
         with _quiet(hub):
             kept_at = hub.hf_hub_download(place.name, file, revision=place.revision, endpoint=endpoint())
         path = Path(kept_at)
@@ -146,6 +124,7 @@ def listing(place: Repository) -> Listing:
     """The files of the repository at its revision. Raises InspectError."""
     hub = library()
     try:
+        transport.check_online()
         info = hub.HfApi(endpoint()).model_info(place.name, revision=place.revision, timeout=timeout())
         if not isinstance(info.sha, str) or info.siblings is None:
             raise _no_hub()
@@ -173,13 +152,6 @@ def _snapshot(hub: Any, place: Repository) -> Path | None:
     except Exception as error:
         folder = getattr(error, "snapshot_path", None)  # newer versions refuse a folder that is not whole
         return Path(folder) if folder else None
-
-
-def timeout() -> float:
-    """Seconds that a request waits."""
-    constants = library().constants
-    chosen = getattr(constants, "HF_HUB_ETAG_TIMEOUT", TIMEOUT)
-    return float(chosen) if chosen else TIMEOUT
 
 
 def _is_commit(revision: str) -> bool:
@@ -268,20 +240,23 @@ def explained(error: BaseException, place: Repository, file: str = "") -> Inspec
             f"{where} did not answer within {timeout():g} s", "try again, or set HF_HUB_ETAG_TIMEOUT"
         )
     if kinds & set(_UNREACHED) or "LocalEntryNotFoundError" in own:
-        return InspectError(f"cannot reach {where}: {first_line(error)}", "check the network and HF_ENDPOINT")
+        return InspectError(f"cannot reach {where}: {_brief(error)}", "check the network and HF_ENDPOINT")
     if "HFValidationError" in own:
-        return InspectError(f"hf:{name} names no model of the hub: {first_line(error)}", _GRAMMAR)
+        return InspectError(f"hf:{name} names no model of the hub: {_brief(error)}", _GRAMMAR)
     if kinds & set(_NO_HUB):
         return _no_hub()
     if isinstance(error, OSError):
-        return InspectError(
-            f"the hub's cache cannot be written: {first_line(error)}", "set HF_HOME to a folder"
-        )
-    return InspectError(f"cannot read {place}: {type(error).__name__}: {first_line(error)}", "try again")
+        return InspectError(f"the hub's cache cannot be written: {_brief(error)}", "set HF_HOME to a folder")
+    return InspectError(f"cannot read {place}: {type(error).__name__}: {_brief(error)}", "try again")
 
 
 def _no_hub() -> InspectError:
     return InspectError(f"{endpoint()} does not answer as a hub does", "check HF_ENDPOINT")
+
+
+def _brief(error: BaseException) -> str:
+    """The beginning of a message: those of requests tell the whole story of a connection."""
+    return first_line(error)[:120]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -300,17 +275,9 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
-def address(place: Repository) -> str:
+def page(place: Repository) -> str:
     """Where people see the repository."""
     return f"{endpoint()}/{place.name}"
-
-
-def endpoint() -> str:
-    """Where the hub is. Raises InspectError where it is nowhere."""
-    where = str(library().constants.ENDPOINT)
-    if not where:
-        raise InspectError("HF_ENDPOINT is empty", "unset it, or set it to the address of a hub")
-    return where
 
 
 def content(fetched: Fetched, name: str) -> Any:

@@ -31,7 +31,7 @@ class Stored:
     commit: str
     files: tuple[str, ...]
     entries: tuple[StateEntry, ...]
-    said: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
 
@@ -49,9 +49,9 @@ def stored(place: hub.Repository) -> Stored:
     if names[0].lower().endswith(gguf.SUFFIX):
         read = _each(names, lambda name: gguf.read(of_hub(there, name)))
         entries = together({name: file.entries for name, file in zip(names, read)}, _one_alone(there))
-        return Stored(held.commit, names, entries, read[0].said, tuple(findings))
-    found = _each(names, lambda name: headers.safetensors(of_hub(there, name)))
-    entries = together(dict(zip(names, found)), _one_alone(there))
+        return Stored(held.commit, names, entries, read[0].metadata, tuple(findings))
+    tensors = _each(names, lambda name: headers.safetensors(of_hub(there, name)))
+    entries = together(dict(zip(names, tensors)), _one_alone(there))
     if index is not None:
         findings.append(_as_indexed(index, entries, len(names)))
     return Stored(held.commit, names, entries, {}, tuple(findings))
@@ -163,15 +163,15 @@ def _as_indexed(index: Any, entries: Sequence[StateEntry], files: int) -> Findin
     names, listed = {entry.name for entry in entries}, set(index["weight_map"])
     nbytes, numel = sum(entry.nbytes for entry in entries), sum(entry.numel for entry in entries)
     total = totals(index)
-    wrong = [f"names {len(listed - names)} tensors that no file holds"] if listed - names else []
-    wrong += [f"leaves out {len(names - listed)} tensors"] if names - listed else []
+    wrong = [f"names {len(listed - names):,} tensors that no file holds"] if listed - names else []
+    wrong += [f"leaves out {len(names - listed):,} tensors"] if names - listed else []
     if total.nbytes not in (None, nbytes):
         wrong.append(f"says {total.nbytes:,} bytes, and the headers {nbytes:,}")
     if wrong:
         return Finding(
             "index", "warn", "", f"the index {'; '.join(wrong)}", {"bytes": nbytes, "elements": numel}
         )
-    message = f"{len(names)} tensors in {files} files with {nbytes:,} bytes, as the index says"
+    message = f"{len(names):,} tensors in {files} files with {nbytes:,} bytes, as the index says"
     return Finding("index", "pass", "", message)
 
 
@@ -271,9 +271,9 @@ def compared(total: Total, config: Mapping[str, Any], entries: Sequence[StateEnt
             return Finding(
                 CHECK, "pass", "", f"{built:,} parameters, as in the hub's weights ({total.source}{more})"
             )
-    said = f"{total.elements:,} elements" if total.elements is not None else f"{total.nbytes or 0:,} bytes"
+    amount = f"{total.elements:,} elements" if total.elements is not None else f"{total.nbytes or 0:,} bytes"
     why = "; the files are quantised" if config.get("quantization_config") else ""
-    message = f"{built:,} parameters are built, and the hub's weights hold {said} ({total.source}{why})"
+    message = f"{built:,} parameters are built, and the hub's weights hold {amount} ({total.source}{why})"
     evidence = {"built": built, "elements": total.elements, "bytes": total.nbytes}
     return Finding(CHECK, "warn", "", message, evidence)
 

@@ -37,7 +37,7 @@ def of_file(path: Path, top: int | None) -> Report:
             with checkpoint.readable(path.with_name(name)) as file:
                 read[name] = gguf.read(FileHead(file))
         entries = together({name: part.entries for name, part in read.items()}, "name another file")
-        header = _described(read[names[0]].said)
+        header = _described(read[names[0]].metadata)
     else:
         entries = checkpoint.read(path)
     result = ledger_report(path.name, "checkpoint", entries, top)
@@ -70,7 +70,7 @@ def of_hub(place: hub.Repository, model_args: Mapping[str, Any], top: int | None
     result.header.append(
         ("read", f"the headers of {count} files" if count > 1 else f"the header of {held.files[0]}")
     )
-    result.header += _described(held.said)
+    result.header += _described(held.metadata)
     result.findings += [*held.findings, _against_built(there, held, model_args)]
     return result
 
@@ -88,12 +88,12 @@ def _against_built(place: hub.Repository, held: Stored, model_args: Mapping[str,
     return compared(total_of(held), content, entries)
 
 
-def _described(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _described(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a GGUF file says of itself: architecture, name, file type, context."""
-    if not said:
+    if not metadata:
         return []
-    kind = said.get("general.architecture")
-    context = said.get(f"{kind}.context_length")
-    parts = [kind, said.get("general.name"), gguf.file_type(said)]
+    kind = metadata.get("general.architecture")
+    context = metadata.get(f"{kind}.context_length")
+    parts = [kind, metadata.get("general.name"), gguf.file_type(metadata)]
     parts += [f"context {context:,}"] if isinstance(context, int) else []
     return [("GGUF", ", ".join(str(part) for part in parts if part))]

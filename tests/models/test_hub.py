@@ -18,7 +18,7 @@ import inspector
 from inspector.core.errors import InspectError
 from inspector.models import resolve
 from inspector.models.hub import LARGEST, repository
-from tests.small_hub import TOKEN, SmallHub
+from tests.small_hub import TOKEN, SmallHub, point
 
 pytestmark = pytest.mark.once
 
@@ -77,6 +77,14 @@ def test_a_branch_a_tag_and_a_commit_are_revisions(hub: SmallHub, revision: str)
     assert recipe.name == f"org/bert@{second if revision == 'main' else first}"
     words = recipe.build("meta").get_submodule("embeddings.word_embeddings").weight.shape[0]
     assert words == (60 if revision == "main" else 50)
+
+
+def test_a_repository_that_was_renamed_is_followed(hub: SmallHub) -> None:
+    commit = hub.add("org/bert", {"config.json": BERT, INDEX: index(total_parameters=PARAMS)})
+    hub.renamed["bert/old"] = "org/bert"
+    report = inspector.profile("hf:bert/old")
+    assert report.subject["name"] == f"bert/old@{commit}"
+    assert [f.status for f in report.findings if f.check == "weights"] == ["pass"]
 
 
 def test_a_second_time_the_cache_answers_for_a_commit(hub: SmallHub) -> None:
@@ -299,12 +307,8 @@ def test_a_hub_that_does_not_answer_is_left_after_the_timeout(
 
 
 def test_a_dead_endpoint_is_named(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
     for endpoint in ("http://127.0.0.1:9", "http://no.such.host.invalid", "ftp://127.0.0.1", "nonsense"):
-        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        point(monkeypatch, endpoint)
         error = refused("hf:org/bert")
         assert endpoint in error.message
         assert "HF_ENDPOINT" in (error.hint or "")
