@@ -121,7 +121,7 @@ class Step:
         if name is None or "input_ids" not in parameters or getattr(config, "is_encoder_decoder", False):
             raise InspectError(
                 f"{self.source.name} is no language model that keeps a cache: it has no {self.serving.phase}",
-                "name a decoder of transformers, e.g. hf:DIR with a LlamaForCausalLM, or leave `phase=` out",
+                "name a decoder of transformers, e.g. hf:DIR with a LlamaForCausalLM",
             )
         return name
 
