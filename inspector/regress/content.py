@@ -126,6 +126,7 @@ def _question(asked: dict[str, Any], notes: Iterable[str]) -> dict[str, str]:
         "inputs": " ".join(map(str, asked.get("inputs") or ())),
         "phase": str(asked.get("phase") or ""),
         "call": str(asked.get("call") or "forward"),
+        "serving": " ".join(f"{name}={value}" for name, value in (asked.get("serving") or {}).items()),
         "counted": "; ".join(sorted(map(_claim, notes))),
     }
 

@@ -184,7 +184,9 @@ def _counted_now(
 
         phase = str(base.subject.get("phase") or "forward")
         call = base.subject.get("call")
-        made = profile(spec, inputs, phase=phase, model_args=model_args, seed=seed, call=call)
+        step = base.subject.get("serving") or {}
+        inputs = None if step else inputs  # a step makes its own
+        made = profile(spec, inputs, phase=phase, model_args=model_args, seed=seed, call=call, **step)
     return live(made.to_dict(), spec)
 
 
@@ -218,6 +220,7 @@ def _rows_now(
             _arguments(line["model_args"], trusted, base.place),
             line["phase"],
             line.get("call") or "forward",
+            line.get("serving") or {},
         )
         for line in chosen
     ]

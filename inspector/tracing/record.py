@@ -206,6 +206,12 @@ class Served:
     cache_bytes: int
     cache_bytes_per_token: int
 
+    def asked(self, phase: str) -> dict[str, Any]:
+        """The numbers that ask for this step."""
+        more = {"new_tokens": self.tokens // self.batch} if phase == "decode" else {}
+        static = {"kv_cache": "static"} if self.cache == "StaticCache" else {}
+        return {"context": self.context, "batch": self.batch, **more, **static}
+
 
 def called(method: str) -> list[tuple[str, str]]:
     """The line of a report that names the method that ran; none for the forward."""
@@ -248,6 +254,7 @@ class Trace:
             "phase": self.phase,
             "device": self.device,
             **dict(called(self.call)),
+            **({"serving": self.served.asked(self.phase)} if self.served is not None else {}),
         }
 
     def by_first_path(self) -> Trace:

@@ -12,10 +12,13 @@ from inspector.core.naming import nearest
 from inspector.core.trust import TRUST, refuse_in_file
 from inspector.core.values import yaml_file
 from inspector.models import timm, torchvision
+from inspector.models.serving import PHASES, Serving
 from inspector.regress.sweep.row import Entry
 
 SOURCES = {"torchvision": torchvision, "timm": timm}
-_KEYS = ("model", "name", "input", "model_args", "phase", "call")
+STEP = ("context", "batch", "new_tokens", "kv_cache")
+"""Of a row whose phase is prefill or decode, see `inspector.trace`."""
+_KEYS = ("model", "name", "input", "model_args", "phase", "call", *STEP)
 
 
 def entries(
@@ -31,7 +34,7 @@ def entries(
 
     models: specs, globs of torchvision's names (`resnet*`) or timm's (`timm:resnet*`), and YAML files
         with a list of specs or of mappings with `model` and any of `name`, `input`, `model_args`, `phase`,
-        `call`.
+        `call`; for a phase prefill or decode also `context`, `batch`, `new_tokens` and `kv_cache`.
     all: every model of a source. `inputs`, `model_args`, `phase` and `call` (the method to run in place of
         the forward) hold where a list says nothing.
     """
@@ -54,8 +57,10 @@ def entries(
 def _entry(spec: str, common: Entry, **own: Any) -> Entry:
     shared = ("inputs", "model_args", "phase", "call")
     values = {**{key: getattr(common, key) for key in shared}, **own}
-    if values["phase"] not in ("forward", "train"):
-        raise InspectError(f"no phase is called {values['phase']!r}", "use forward or train")
+    phases = ("forward", "train", *PHASES)
+    if values["phase"] not in phases:
+        raise InspectError(f"no phase is called {values['phase']!r}", f"use one of: {', '.join(phases)}")
+    Serving.of(values["phase"], **values.get("step", {}))
     name = values.pop("name", None) or _name(spec, common, values)
     values["model_args"] = _trusting(spec, values["model_args"], common.model_args)
     return Entry(name=name, spec=spec, **values)
@@ -72,6 +77,8 @@ def _name(spec: str, common: Entry, values: dict[str, Any]) -> str:
     """The spec with the method that is called, and the arguments that a list gave it alone."""
     spec = spec if values["call"] == "forward" else f"{spec}.{values['call']}()"
     own = values["model_args"] if values["model_args"] is not common.model_args else {}
+    if values["phase"] in PHASES:
+        own = {"phase": values["phase"], **values.get("step", {}), **own}
     return f"{spec}({', '.join(f'{key}={value}' for key, value in own.items())})" if own else spec
 
 
@@ -120,6 +127,8 @@ def _line(line: Any, file: Path, common: Entry) -> list[Entry]:
             raise InspectError(f"{file}: {line['model_args']!r} are no arguments", "write {width: 2}")
         refuse_in_file(line["model_args"], str(file))
         own["model_args"] = {str(key): value for key, value in line["model_args"].items()}
+    if step := {key: line[key] for key in STEP if key in line}:
+        own["step"] = _checked_step(step, file)
     if "phase" in line:
         own["phase"] = line["phase"]
     if "call" in line:
@@ -132,6 +141,14 @@ def _line(line: Any, file: Path, common: Entry) -> list[Entry]:
             raise InspectError(f"{file}: {line['name']!r} cannot name it", "a name is a text, for one model")
         own["name"] = line["name"]
     return [_entry(spec, common, **own) for spec in specs]
+
+
+def _checked_step(step: dict[str, Any], file: Path) -> dict[str, Any]:
+    for key, value in step.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (isinstance(value, str) if key == "kv_cache" else whole):
+            raise InspectError(f"{file}: {key} {value!r} is no number", f"write e.g. {key}: 8")
+    return step
 
 
 def once(entries: list[Entry]) -> list[Entry]:

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from inspector.benchmarking.timing import Clock, clock_of, warm_up
+from inspector.core.errors import InspectError
 from inspector.models import Subject, as_recipe
 from inspector.models.inputs import Inputs, as_inputs
+from inspector.models.serving import PHASES
 from inspector.profiling import flags
 from inspector.regress.sweep.row import Entry
 
@@ -43,6 +45,8 @@ class Live:
 def live(entry: Entry, device: str, seed: int, clock: Clock | None = None) -> Live:
     """Build the entry's model on `device`, warm it up, and fit the calls of a visit. A GPU's clock holds a
     buffer: one `clock` is enough for all models."""
+    if entry.phase in PHASES:
+        raise InspectError(f"the time of a {entry.phase} is not measured", f"take {entry.name} out")
     inputs: Inputs | None = None if entry.inputs is None else as_inputs(list(entry.inputs))
     subject = Subject.make(
         as_recipe(entry.spec, entry.model_args, entry.call), device, inputs, "forward", seed

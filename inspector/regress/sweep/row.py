@@ -34,6 +34,7 @@ class Entry:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     phase: str = "forward"
     call: str = "forward"
+    step: Mapping[str, Any] = field(default_factory=dict)  # context, batch, ... of a prefill or a decode
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a file."""
@@ -60,7 +61,7 @@ def count(entry: Entry, device: str | None = None, seed: int = 0) -> Counted:
         recipe = as_recipe(entry.spec, entry.model_args, entry.call)
         inputs = None if entry.inputs is None else list(entry.inputs)
         with warnings.catch_warnings(record=True) as heard:
-            record = trace(recipe, inputs, phase=entry.phase, device=device, seed=seed)
+            record = trace(recipe, inputs, phase=entry.phase, device=device, seed=seed, **entry.step)
             counted = row_of_trace(entry, recipe, record, seed)
         for warning in heard:
             logger.info("%s: %s", entry.name, warning.message)
@@ -116,6 +117,7 @@ def _asked(entry: Entry, source: str, kind: str) -> dict[str, Any]:
         "given_inputs": None if entry.inputs is None else list(entry.inputs),
         "model_args": dict(entry.model_args),
         "call": entry.call,
+        "serving": dict(entry.step),
         "source": source,
         "class": kind,
     }

@@ -25,8 +25,8 @@ Tell = Callable[[str, float], None]
 MEASURES = ("latency", "memory")
 ROUNDS = 30
 _ASKED = (
-    "model", "spec", "given_inputs", "model_args", "call", "source", "class", "inputs", "phase", "device",
-    "notes", "error", "lower_bound",
+    "model", "spec", "given_inputs", "model_args", "call", "serving", "source", "class", "inputs", "phase",
+    "device", "notes", "error", "lower_bound",
 )  # fmt: skip
 
 
@@ -129,9 +129,13 @@ def _check_same(entries: Sequence[Entry], earlier: Report | None) -> None:
     before = {row["model"]: row for row in earlier.tables["models"].to_dict("records")}
     for entry in entries:
         row = before.get(entry.name)
-        asked = (entry.spec, entry.as_dict()["inputs"], dict(entry.model_args), entry.phase, entry.call)
-        keys = ("spec", "given_inputs", "model_args", "phase")
-        if row is None or (*(row[key] for key in keys), row.get("call", "forward")) != asked:
+        asked = entry.as_dict()
+        keys = {"spec": "spec", "given_inputs": "inputs", "model_args": "model_args", "phase": "phase"}
+        if (
+            row is None
+            or any(row[mine] != asked[name] for mine, name in keys.items())
+            or (row.get("call", "forward"), row.get("serving") or {}) != (entry.call, entry.step)
+        ):
             raise InspectError(
                 f"the table to add to has no row {entry.name!r} of the same spec, inputs and arguments",
                 "remove the file, or ask the same again",
