@@ -32,7 +32,7 @@ from common import RESULTS, environment, median
 from convolutions import measured
 
 import inspector
-from inspector.benchmarking import gpu
+from inspector.benchmarking import fp8, gpu
 from inspector.benchmarking.precisions import PRECISIONS
 from inspector.benchmarking.report import Session
 from inspector.benchmarking.run import Options
@@ -291,7 +291,10 @@ def _judge_tests(_: str, result: Result) -> Iterator[Claim]:
 
 def _judge_rows(name: str, result: Result) -> Iterator[Claim]:
     rows = result["rows"]
-    yield Claim(f"{name}: rows absent", sum(row["status"] != "measured" for row in rows), most=0)
+    expected = [
+        row for row in rows if row["precision"] != "fp8"
+    ]  # that asks for a card, layers and inference
+    yield Claim(f"{name}: rows absent", sum(row["status"] != "measured" for row in expected), most=0)
     yield Claim(f"{name}: failed checks", len(result["failed"]), most=0)
     fractions = [row["fraction_of_peak"] for row in rows if row["fraction_of_peak"] is not None]
     yield Claim(f"{name}: largest fraction of the peak", max(fractions, default=None), most=1.0)
@@ -348,6 +351,13 @@ def _judge_harness(name: str, result: Result) -> Iterator[Claim]:
         yield Claim(f"{name} {mode}: harness against a bare loop", case["ratio"], least=0.98, most=1.02)
 
 
+def _judge_compiled(name: str, result: Result) -> Iterator[Claim]:
+    yield from _judge_rows(name, result)
+    if torch.cuda.get_device_capability() >= fp8.CAPABILITY:
+        drifts = {row["precision"]: row["drift"] for row in result["rows"] if row["status"] == "measured"}
+        yield Claim(f"{name}: drift of the FP8 row", drifts.get("fp8"), least=1e-3, most=0.3)
+
+
 def _judge_graphed(name: str, result: Result) -> Iterator[Claim]:
     yield from _judge_rows(f"{name} replayed", result["replayed"])
     seconds = [
@@ -377,7 +387,7 @@ _JUDGES: dict[str, Callable[[str, Result], Iterator[Claim]]] = {
     "workspaces": _judge_workspaces,
     "training": _judge_training,
     "harness": _judge_harness,
-    "compiled": _judge_rows,
+    "compiled": _judge_compiled,
     "graphed": _judge_graphed,
     "roofline": _judge_roofline,
     "ddp": _judge_ddp,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from inspector.footprint.calibration import Calibration
-from tests.fake_gpu import H100, a_gpu
+from tests.fake_gpu import A100, H100, Card, a_gpu
 
 pytestmark = pytest.mark.once
 FOLDER = Path(__file__).parent.parent / "benchmarks"
@@ -49,6 +49,9 @@ def test_a_part_runs_every_case_and_judges_it(part: int, script: Any, tmp_path: 
     failures = {key: case["failure"] for key, case in content["cases"].items() if "failure" in case}
     assert set(failures.values()) <= {"left out"}
     assert all(claim["verdict"] in ("holds", "does not hold", "not measured") for claim in content["claims"])
+    absent = [claim for claim in content["claims"] if claim["text"].endswith("rows absent")]
+    assert all(claim["verdict"] == "holds" for claim in absent)
+    assert absent or part in (2, 4)
 
 
 def test_memory_is_calibrated_with_what_part_2_writes(script: Any, tmp_path: Path) -> None:
@@ -71,6 +74,15 @@ def test_what_is_not_reached_says_so(script: Any, tmp_path: Path) -> None:
         content = script.run(2, None, tmp_path, seconds=0.0)
     assert {case["failure"] for case in content["cases"].values()} == {"not reached"}
     assert {claim["verdict"] for claim in content["claims"]} == {"does not hold"}
+
+
+@pytest.mark.parametrize(("card", "claims"), [(H100, 1), (A100, 0)])
+def test_an_fp8_row_is_claimed_where_the_card_has_one(script: Any, card: Card, claims: int) -> None:
+    row = {"precision": "fp8", "status": "measured", "drift": 0.05, "fraction_of_peak": None}
+    with a_gpu(card):
+        judged = list(script._judge_compiled("net", {"rows": [row], "failed": []}))
+    drifts = [claim for claim in judged if "FP8" in claim.text]
+    assert [claim.verdict for claim in drifts] == ["holds"] * claims
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from inspector.models.determinate import cast, quiet, random
 from inspector.models.loss import loss_of
 from inspector.models.replica import replica
 from inspector.profiling.flags import precision as flags_of
+from inspector.tracing import _torch
 from inspector.tracing.beside import uses
 
 LARGEST_SCALE = 2.0**16
@@ -72,7 +73,8 @@ class Numerics:
         eager = self._guarded(precision)
         if "compile" not in precision.switches or isinstance(eager, str):
             return eager
-        own = self._guarded(precision, steps.compiled_call)
+        with _torch.fresh_compiler_cache():  # else the row's first call would find what is compiled here
+            own = self._guarded(precision, steps.compiled_call)
         return own if isinstance(own, str) else _joined(own, eager)
 
     def _guarded(

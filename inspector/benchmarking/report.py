@@ -19,7 +19,7 @@ from inspector.core import devices
 from inspector.core.errors import InspectError
 from inspector.core.log import logger
 from inspector.models import Model, Recipe, as_recipe
-from inspector.models.device import gpu_name, real_device
+from inspector.models.device import OTHERS, gpu_name, real_device
 from inspector.models.inputs import Inputs, as_inputs, materialise
 from inspector.models.small import with_batch
 from inspector.models.subject import refuse_meta, trainable
@@ -30,8 +30,6 @@ from inspector.tracing.values import batch_size
 
 MODES = ("infer", "train")
 CPU_BATCH, GPU_BATCH = 4, 64
-OTHERS = ("xpu", "mps")
-"""Accelerators beside CUDA that are timed on the host, waiting for them."""
 Tell = Callable[[str, float], None]
 
 

@@ -15,7 +15,7 @@ from inspector.cli.options import Stages
 @command("pages.report:page", "model inputs call model_args phase device seed", form="html")
 def report(
     time: Annotated[
-        Optional[str], typer.Option(help="Also measure each module's time here, on cpu or cuda.")
+        Optional[str], typer.Option(help="Also measure each module's time here, on cpu, cuda, xpu or mps.")
     ] = None,
     added: Annotated[
         Optional[list[Path]],

@@ -101,7 +101,7 @@ def _measured(rows: Sequence[Any], major: int) -> tuple[dict[Any, Any], dict[Any
     for row in rows:
         name, channels_last, nbytes = str(row["name"]), bool(row["channels_last"]), int(row["workspace"])
         inputs, outputs = (_specs(row[side]) for side in ("inputs", "outputs"))
-        if nbytes < 0 or name not in CONVOLUTIONS:
+        if nbytes < 0 or name not in CONVOLUTIONS or min(len(spec.shape) for spec in inputs) < 3:
             raise ValueError("not the workspace of a convolution")
         exact[_key(name, inputs, outputs, channels_last)].append(nbytes)
         bounds = Rules(major, channels_last).bounds(name, inputs, outputs)

@@ -19,10 +19,10 @@ from inspector.footprint import Memory, simulate
 from inspector.footprint.cublas import Workspaces
 from inspector.footprint.question import Question
 from inspector.models.build import out_of_memory
-from inspector.models.device import gpu_name, real_device
+from inspector.models.device import OTHERS, gpu_name, real_device
 from inspector.models.subject import refuse_scripted
 from inspector.profiling.live import Live
-from inspector.profiling.meter import Peak, metered
+from inspector.profiling.meter import Peak, counters, metered, uncounted
 from inspector.tracing._torch import tree_leaves
 from inspector.tracing.capture import differentiable
 from inspector.tracing.capture.isolate import random_state
@@ -39,14 +39,15 @@ class Measured:
 
 
 def measured(question: Question, batch: int | None) -> Measured:
-    """Run the step of `question` here, three times on CUDA and twice on a CPU, and compare the last."""
-    device = real_device(None)
-    cuda = device != "cpu"
+    """Run the step of `question` here, three times on an accelerator and twice on a CPU, and compare the
+    last. An accelerator that counts no peak leaves it to the CPU."""
+    found = real_device(None, others=OTHERS)
+    device = "cpu" if uncounted(found) else found
+    cuda = device.startswith("cuda")
     kernels = question.setting.kernels
     assert kernels is not None
-    setting = replace(
-        question.setting, kernels=replace(kernels, device=device.partition(":")[0], major=_major(device))
-    )
+    kind = "cpu" if device == "cpu" else "cuda"
+    setting = replace(question.setting, kernels=replace(kernels, device=kind, major=_major(device)))
     trace = question.trace(batch, setting)
     plan = replace(question.plan(trace), exact=not cuda)
     if cuda:
@@ -58,31 +59,42 @@ def measured(question: Question, batch: int | None) -> Measured:
     try:
         with random_state():
             loop = Loop.make(question, batch, setting, device)
-            rows = _on_cuda(loop, predicted) if cuda else _on_cpu(loop, trace, predicted)
+            if device == "cpu":
+                rows = _on_cpu(loop, trace, predicted)
+            else:
+                rows = _on_accelerator(loop, predicted, device)
     except Exception as error:
         if out_of_memory(error):
             raise InspectError(f"not enough memory to run it on {device}", "leave out `measure=`") from error
         raise
     frame = pd.DataFrame(rows, columns=["quantity", "predicted", "measured"])
     frame["ratio"] = frame["predicted"] / frame["measured"]
-    name = gpu_name(device) or "the CPU, with the CPU's kernels and without rounding"
-    return Measured(frame, f"measured on {name}")
+    return Measured(frame, f"measured on {_where(device)}{f'; {why}' if (why := uncounted(found)) else ''}")
+
+
+def _where(device: str) -> str:
+    name = gpu_name(device)
+    if name is None:
+        return "the CPU, with the CPU's kernels and without rounding"
+    return name if device.startswith("cuda") else f"{name}; predicted are CUDA's kernels, without rounding"
 
 
 def _major(device: str) -> int | None:
     return torch.cuda.get_device_capability(device)[0] if device.startswith("cuda") else None
 
 
-def _on_cuda(loop: Loop, predicted: Memory) -> list[tuple[str, int, int]]:
+def _on_accelerator(loop: Loop, predicted: Memory, device: str) -> list[tuple[str, int, int]]:
+    """What is reserved is predicted by the rules of CUDA's allocator, of CUDA alone."""
     for _ in range(2):
         loop()
-    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    with metered("cuda") as peak:
+    memory = counters(device)
+    allocated, reserved = memory.memory_allocated(device), memory.memory_reserved(device)
+    with metered(device) as peak:
         loop()
-    return [
-        ("peak allocated", predicted.allocated, allocated + peak.tensors),
-        ("peak reserved", predicted.reserved, reserved + (peak.reserved or 0)),
-    ]
+    rows = [("peak allocated", predicted.allocated, allocated + peak.tensors)]
+    if device.startswith("cuda"):
+        rows.append(("peak reserved", predicted.reserved, reserved + (peak.reserved or 0)))
+    return rows
 
 
 def _on_cpu(loop: Loop, trace: Trace, predicted: Memory) -> list[tuple[str, int, int]]:

@@ -46,6 +46,7 @@ CUDNN, ATTENTION = "cuDNN", "attention backward"
 _TENSOR_CORES = {"float16": 7, "bfloat16": 8, "float32": 8}
 """The first major compute capability whose tensor cores take it: float32 as TF32, which torch allows for
 convolutions unless `torch.backends.cudnn.allow_tf32` says otherwise."""
+_DIMENSIONS = ({3}, {4}, {5})
 _TRANSFORMED = ("float16", "float32")
 _DP_LIMIT = 256 * 2**20
 
@@ -85,8 +86,12 @@ class Rules:
         self, name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
     ) -> list[Workspace]:
         """What each family of cuDNN's algorithms needs at most; nothing where torch does not ask cuDNN."""
-        if not all(spec.numel for spec in inputs):
-            return []
+        tensors = (*inputs[:2], *outputs[:1]) if name == "aten.convolution" else inputs[:3]
+        if (
+            not all(spec.numel for spec in tensors)
+            or {len(spec.shape) for spec in tensors} not in _DIMENSIONS
+        ):
+            return []  # empty, or filters that are kept packed: no kernel of cuDNN takes those
         convolution = _Convolution.of(name, inputs, outputs)
         if convolution.dtype not in ("float64", *_TENSOR_CORES) or self._is_native(convolution):
             return []

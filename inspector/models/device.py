@@ -9,6 +9,9 @@ from torch import nn
 
 from inspector.core.errors import InspectError
 
+OTHERS = ("xpu", "mps")
+"""Accelerators beside CUDA (and ROCm, which is called cuda) that work is timed on: on the host, waiting."""
+
 
 def check_device(device: str, kinds: Sequence[str] = ("meta", "cpu", "cuda")) -> None:
     """Raises InspectError for a device that torch does not have here; `kinds` are those that would do."""

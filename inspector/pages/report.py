@@ -13,7 +13,7 @@ from inspector.backbones import find_stages
 from inspector.backbones.report import stage_frame, state
 from inspector.core.errors import InspectError
 from inspector.models import Model, Recipe, as_recipe
-from inspector.models.device import real_device
+from inspector.models.device import OTHERS, real_device
 from inspector.models.inputs import as_inputs
 from inspector.models.subject import lazy
 from inspector.pages import parts
@@ -50,7 +50,8 @@ def page(
     model, inputs, phase, device, seed, model_args, call: as in `inspector.trace`; a finished Trace, too
         (which holds no model, so that the page has no stages).
     stages: your own stages, each a list of globs (see `inspector.stages`).
-    time: "cpu" or "cuda" also measures each module's time in a forward there. `model` stays untouched.
+    time: "cpu", "cuda", "xpu" or "mps" also measures each module's time in a forward there. `model` stays
+        untouched.
     added: reports of other commands, or their JSON files, which become parts of the page.
 
     Raises what `trace` raises, and InspectError for a file that is no report. What cannot be found (stages)
@@ -58,7 +59,7 @@ def page(
     """
     reports = [entry if isinstance(entry, Report) else Report.read(entry) for entry in added]
     if time is not None:
-        real_device(time, "measure time")
+        real_device(time, "measure time", others=OTHERS)
         timer.check(phase, isinstance(model, Trace))
     if isinstance(model, Trace):
         record, recipe = model, None

@@ -47,7 +47,8 @@ class Live:
         """The autocast of the setting, switched off where it has none."""
         lowered = self.setting.kernels.autocast if self.setting.kernels else None
         kind = self.device.partition(":")[0]
-        return torch.autocast(kind, getattr(torch, lowered or "bfloat16"), enabled=lowered is not None)
+        dtype = getattr(torch, lowered) if lowered else torch.get_autocast_dtype(kind)
+        return torch.autocast(kind, dtype, enabled=lowered is not None)
 
     def __call__(self) -> Any:
         """A forward under the autocast of the setting."""

@@ -1,4 +1,4 @@
-"""The memory that a step uses: torch's own counters on CUDA, its memory events on a CPU.
+"""The memory that a step uses: torch's own counters on an accelerator, its memory events on a CPU.
 
 On a CPU the blocks that a kernel takes for itself and gives back before it returns (oneDNN's reordered
 weights, reduction buffers) are separated from tensors with the profiler's tree.
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from inspector.core.errors import InspectError
 from inspector.tracing import _torch
 from inspector.tracing.capture.isolate import no_collection
 
@@ -34,8 +35,12 @@ def metered(device: str, operators: Collection[str] = ()) -> Iterator[Peak]:
 
     operators: names of a trace ("aten.addmm"): a block that is taken and given back inside one of them
         belongs to its kernel, on a CPU. A CPU's profiler misses the release of what was there before.
+
+    Raises InspectError where nothing counts (see `uncounted`).
     """
     peak = Peak()
+    if uncounted(device):
+        raise InspectError(uncounted(device), "measure on the CPU")
     memory = counters(device)
     if memory is not None:
         memory.synchronize(device)
@@ -61,6 +66,13 @@ def counters(device: str) -> Any:
         return torch.cuda
     counted = kind not in ("cpu", "meta", "mps") and hasattr(torch.accelerator, "max_memory_allocated")
     return torch.accelerator if counted else None
+
+
+def uncounted(device: str) -> str:
+    """Why the peak of memory on `device` cannot be told; "" where it can."""
+    if device.startswith("cpu") or counters(device) is not None:
+        return ""
+    return f"this torch keeps no peak of memory on {device}"
 
 
 class _Event(NamedTuple):

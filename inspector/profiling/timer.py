@@ -83,6 +83,8 @@ def measure(
 def place(device: str, precision: str = "ieee") -> str:
     """The machine that was measured, by name; of a GPU also how it rounded float32 products."""
     gpu = gpu_name(device)
+    if gpu is not None and not device.startswith("cuda"):
+        return f"{gpu}, by the host's clock, which waits for it at every mark"
     if gpu is not None:
         return f"{gpu}, float32 products in {_WORDS[precision]}"
     threads = torch.get_num_threads()
@@ -98,9 +100,10 @@ def module_times(
 ) -> ModuleTimes:
     """Run `forward` of `model`, which is on `device`, without gradients, marked and bare in turn.
 
-    On a CUDA device the marks are events in its stream: they measure the GPU's time, including waiting.
+    On a CUDA device the marks are events in its stream: they measure the GPU's time, including waiting. On
+    another accelerator the host waits for it at every mark, which takes time of its own (see `bare`).
     """
-    marks = _Events(device) if device.startswith("cuda") else _HostMarks()
+    marks = _Events(device) if device.startswith("cuda") else _HostMarks(device)
     places = places_of(all_paths(model))
     marked: list[_Line] = []
     bare: list[float] = []
@@ -159,11 +162,16 @@ def _marked(run: Callable[[], Any], places: Places, marks: _Marks) -> _Line:
 
 
 class _HostMarks:
-    """Work is done when the call returns: the CPU's."""
+    """Work is done when the call returns, the CPU's, or when the accelerator has been waited for."""
+
+    def __init__(self, device: str) -> None:
+        self.device = None if device.startswith("cpu") else torch.device(device)
 
     def begin(self) -> None: ...
 
     def now(self) -> float:
+        if self.device is not None:
+            torch.accelerator.synchronize(self.device)
         return time.perf_counter()
 
     def end(self) -> None: ...

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -276,6 +278,24 @@ def test_the_drift_of_a_compiled_row_is_that_of_what_is_compiled(monkeypatch: py
     assert layers["(model)"] == pytest.approx(1.0, abs=1e-5)
     assert layers["head"] < 1e-6
     assert "the drift of a compiled row is its own" in str(report)
+
+
+def test_the_first_call_of_a_row_finds_nothing_that_its_drift_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caches: list[str | None] = []
+
+    def compiled(model: nn.Module, dynamic: bool, **_: object) -> object:
+        caches.append(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))
+        return model
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "the user's")
+    bench(modes=["infer"], precisions=["fp32"], compile=True)
+    drift, row = caches
+    assert row == "the user's"
+    assert drift != row
+    assert not Path(str(drift)).exists()
 
 
 def test_a_compiled_model_that_cannot_run_has_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from inspector.footprint.workspaces import ATTENTION, CUDNN, Rules, Workspace
 from inspector.tracing.capture import capture
 from inspector.tracing.capture.kernels import Kernels
 from inspector.tracing.capture.setting import Setting
-from inspector.tracing.record import Op, Trace
+from inspector.tracing.record import Op, TensorSpec, Trace
 
 FFT = 32 * 17
 """Complex numbers of a half spectrum of a tile of 32 x 32."""
@@ -206,3 +206,13 @@ def test_what_may_not_fit_says_how_much_more_there_may_be() -> None:
     (finding,) = [finding for finding in report.findings if finding.check == "fits"]
     assert finding.status == "pass"
     assert "too tight if workspaces take the most that they may" in finding.message
+
+
+def test_packed_filters_and_empty_tensors_are_not_cudnns() -> None:
+    x, y = TensorSpec((1, 8, 4, 4), "float32"), TensorSpec((1, 8, 4, 4), "float32")
+    packed, flat = TensorSpec((8, 72), "int8"), TensorSpec((40,), "uint8")
+    empty = TensorSpec((0, 8, 4, 4), "float32")
+    weight = TensorSpec((8, 8, 3, 3), "float32")
+    for inputs in ((x, packed), (x, flat), (empty, weight)):
+        assert Rules().bounds("aten.convolution", inputs, (y,)) == []
+    assert Rules().bounds("aten.convolution", (x, weight), (y,))

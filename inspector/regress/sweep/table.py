@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 
 from inspector.core.errors import InspectError
-from inspector.models.device import gpu_name, real_device
-from inspector.profiling.meter import metered
+from inspector.models.device import OTHERS, gpu_name, real_device
+from inspector.profiling.meter import metered, uncounted
 from inspector.regress.content import compared
 from inspector.regress.sweep import measure as measuring
 from inspector.regress.sweep.entries import entries as read_entries
@@ -76,9 +76,12 @@ def table(
     _check_same(asked, earlier)
     counted = sweep(asked, device=device, seed=seed, jobs=jobs, journal=journal, resume=resume, tell=tell)
     rows = {one.row["model"]: dict(one.row) for one in counted}
-    place = real_device(device) if measure else None
+    place = real_device(device, others=OTHERS) if measure else None
     taken = _measured(asked, rows, measure, rounds, place, seed, earlier, tell) if place else []
-    return report(counted, list(rows.values()), taken, _title(models, all), place, seed)
+    result = report(counted, list(rows.values()), taken, _title(models, all), place, seed)
+    if place and "memory" in measure and (why := uncounted(place)):
+        result.findings.append(Finding("memory", "skip", place, f"not measured: {why}"))
+    return result
 
 
 def _journal(output: Path | None, resume: bool) -> Path | None:
@@ -162,7 +165,7 @@ def _measured(
         try:
             model = measuring.live(entry, device, seed, clock)
             clock = model.clock
-            if "memory" in measure:
+            if "memory" in measure and not uncounted(device):
                 with metered(device) as peak:
                     model.step()
                 row["peak_memory"] = peak.whole

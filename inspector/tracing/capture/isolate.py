@@ -169,6 +169,8 @@ def random_state() -> Iterator[None]:
 
     python, np, cpu = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    xpu = torch.xpu.get_rng_state_all() if torch.xpu.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
         yield
     finally:
@@ -177,6 +179,10 @@ def random_state() -> Iterator[None]:
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+        if xpu is not None:
+            torch.xpu.set_rng_state_all(xpu)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
 
 
 def seed_all(seed: int) -> None:
