@@ -27,6 +27,10 @@ def llm(
     dtype: Annotated[
         Optional[Dtype], typer.Option(help="Of weights and cache. Default: the configuration's.")
     ] = None,
+    weights: Annotated[
+        Optional[str],
+        typer.Option(metavar="SCHEME", help="Weights in fewer bits: int8, fp8, int4[:group=128], nf4, gptq."),
+    ] = None,
     reserve: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="The share of the memory that stays free.")
     ] = 0.1,

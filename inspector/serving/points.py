@@ -14,6 +14,7 @@ from inspector.profiling.roofline import roof
 from inspector.profiling.run import trace
 from inspector.profiling.views.bounds import whole
 from inspector.profiling.views.serving import held_in_place, in_place
+from inspector.profiling.weights import Scheme, in_fewer_bits
 from inspector.tracing.capture.kernels import Kernels
 from inspector.tracing.capture.setting import Setting
 from inspector.tracing.record import Trace
@@ -30,11 +31,15 @@ class Service:
     room: int | None
     dtype: str | None
     seed: int
+    weights: Scheme | None = None
 
     def step(self, phase: str, batch: int, context: int | None = None) -> Trace:
         setting = Setting(self.dtype, Kernels("cuda", "fused", None, self.device.major))
         context = context or self.context
-        return trace(self.recipe, phase=phase, context=context, batch=batch, seed=self.seed, setting=setting)
+        counted = trace(
+            self.recipe, phase=phase, context=context, batch=batch, seed=self.seed, setting=setting
+        )
+        return counted if self.weights is None else in_fewer_bits(counted, self.weights)
 
     def seconds(self, counted: Trace) -> dict[str, float]:
         """The sum of the operators' lower bounds, and the share of it that memory bounds."""

@@ -12,6 +12,7 @@ from inspector.core import devices
 from inspector.core.errors import InspectError
 from inspector.models import Model, as_recipe
 from inspector.profiling.views.serving import serving
+from inspector.profiling.weights import scheme
 from inspector.reporting.report import Chart, Finding, Report, Section, environment, metrics
 from inspector.serving.points import Service
 from inspector.tracing.record import Trace
@@ -35,6 +36,7 @@ def llm(
     context: int = CONTEXT,
     batch: Sequence[int] | None = None,
     dtype: str | None = None,
+    weights: str | None = None,
     reserve: float = RESERVE,
     model_args: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -46,7 +48,9 @@ def llm(
     gpu: a device by its name, of inspector/core/devices.py or of `device_file` (YAML: name, peaks in TFLOP/s,
         bandwidth in GB/s, memory in GiB).
     context: tokens of each sequence's prompt. batch: the numbers of sequences (1, 4, 16, 64, 256).
-    dtype: of weights and cache; the configuration's own without it.
+    dtype: of weights and cache; the configuration's own without it. weights: in fewer bits, without building
+        them: "int8", "fp8", "int4", "nf4" or "gptq" ("int4:group=64"), for the Linear layers and experts of
+        the blocks; a kernel widens them as it reads, and products run in `dtype`.
     reserve: the share of the device's memory that stays free, from 0 to below 1.
 
     Table `points`, a row for each batch: fits, needed (bytes: weights, cache, working: activations,
@@ -63,7 +67,7 @@ def llm(
     device = devices.named(gpu, choices)
     room = None if device.memory is None else int(device.memory * 2**30 * (1 - reserve))
     recipe = as_recipe(model, model_args)
-    service = Service(recipe, device, context, room, dtype, seed)
+    service = Service(recipe, device, context, room, dtype, seed, scheme(weights) if weights else None)
     limit = _longest_made_for(recipe.build("meta"))
     tell("prefill", 0.0)
     prompt, rows = service.prompt, []
@@ -71,6 +75,19 @@ def llm(
         tell(f"decode, {size} sequences", (number + 1) / (len(batches) + 1))
         rows.append(service.point(size, limit))
     return _report(service, prompt, pd.DataFrame(rows), reserve)
+
+
+def _fewer_bits(service: Service, prompt: Trace) -> list[tuple[str, str]]:
+    """What was quantised, and what stays."""
+    if service.weights is None:
+        return []
+    state = [entry for entry in prompt.state if entry.kind == "parameter"]
+    fewer = sum(entry.numel for entry in state if entry.stored)
+    share = fewer / sum(entry.numel for entry in state)
+    text = (
+        f"{service.weights} for {share:.1%} of the parameters ({service.weights.source}); others as they are"
+    )
+    return [("weights", text)]
 
 
 def _longest_made_for(model: Any) -> int | None:
@@ -116,6 +133,7 @@ def _report(service: Service, prompt: Trace, points: pd.DataFrame, reserve: floa
         header=[
             ("model", f"{prompt.model} ({prompt.source})"),
             ("device", f"{device.name}, {memory} ({device.source})"),
+            *_fewer_bits(service, prompt),
             ("service", f"prompts of {service.context:,} tokens, one new token of each sequence a step"),
         ],
         sections=[Section("batch by batch", points)],

@@ -63,7 +63,7 @@ def test_ctrl_c_says_one_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     ("typed", "expected"),
     [
         ("inspect pro", {"profile"}),
-        ("inspect profile --phase ", {"forward", "train"}),
+        ("inspect profile --phase ", {"forward", "train", "prefill", "decode"}),
         ("inspect bench --precision fp32,amp-b", {"fp32,amp-bf16"}),
         ("inspect freeze --nor", {"--norm"}),
     ],

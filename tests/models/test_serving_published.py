@@ -190,6 +190,24 @@ def test_caches_are_those_derived_by_hand(name: str, step: Callable[[str], Trace
     assert served.cache_bytes == (token * LONG if whole is None else whole)
 
 
+def test_a_cache_that_another_tool_publishes(tmp_path: Path) -> None:
+    """hf-mem (its readme) gives 24,964,497,408 bytes for MiniMax-M2 at 196,608 tokens: 8 heads of 128 in 62
+    layers, one byte for each number, because the checkpoint is in FP8. transformers keeps the cache in the
+    dtype of the activations, two bytes."""
+    if "minimax_m2" not in transformers.CONFIG_MAPPING:
+        pytest.skip("this transformers has no minimax_m2")
+    config = {
+        "architectures": ["MiniMaxM2ForCausalLM"], "model_type": "minimax_m2", "dtype": "bfloat16",
+        "vocab_size": 200064, "hidden_size": 3072, "intermediate_size": 1536, "num_hidden_layers": 62,
+        "num_attention_heads": 48, "num_key_value_heads": 8, "head_dim": 128, "num_local_experts": 256,
+        "num_experts_per_tok": 8, "max_position_embeddings": 196608,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    served = inspector.trace(f"hf:{tmp_path}", phase="decode", context=196_608).served
+    assert served is not None
+    assert served.cache_bytes == 2 * 24_964_497_408
+
+
 def macs(trace: Trace) -> int:
     return sum(op.macs or 0 for op in trace.ops)
 
