@@ -29,6 +29,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
             "diffusers",
             "huggingface_hub",
             "gguf",
+            "peft",
             "safetensors",
         },
     ),

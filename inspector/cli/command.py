@@ -21,7 +21,7 @@ from inspector.core.errors import InspectError
 from inspector.core.log import to_console
 from inspector.core.trust import TRUST
 
-OWN = ("args", "trust_remote_code", "format", "output", "config", "settings", "verbose", "debug")
+OWN = ("args", "lora", "trust_remote_code", "format", "output", "config", "settings", "verbose", "debug")
 """What the command line keeps for itself; a function gets those that it has a keyword for."""
 Declared = Callable[..., None]
 Run = Callable[..., int]
@@ -82,7 +82,7 @@ def _signature(declared: Declared, shared: list[str]) -> inspect.Signature:
     own = {name: option.replace(kind=option.KEYWORD_ONLY) for name, option in declares.items()}
     names = [*shared, "format", "output", "verbose", "debug"]
     names += ["args"] if "inputs" in shared else []
-    names += ["trust_remote_code"] if "model_args" in shared else []
+    names += ["lora", "trust_remote_code"] if "model_args" in shared else []
     if any(_setting(option) for name, option in {**FIRST, **LAST}.items() if name in shared):
         names += ["config", "settings"]
 
@@ -128,6 +128,8 @@ def _keywords(values: dict[str, Any], signature: inspect.Signature) -> dict[str,
                 keywords[name] = setting.merge(passed[name], reduce(getattr, setting.key.split("."), node))
     if passed.get(TRUST):
         keywords["model_args"] = {**(keywords.get("model_args") or {}), TRUST: True}
+    if passed.get("lora"):
+        keywords["model_args"] = {**(keywords.get("model_args") or {}), "peft": passed["lora"]}
     return {name: value for name, value in keywords.items() if value is not None}
 
 

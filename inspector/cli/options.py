@@ -137,6 +137,10 @@ FIRST = {
         ),
         Setting("MODEL.ARGS", arguments),
     ],
+    "lora": Annotated[
+        Optional[str],
+        typer.Option(metavar="r=16,targets=A+B", help="With LoRA adapters on these layers (extra: peft)."),
+    ],
     "trust_remote_code": Annotated[
         bool,
         typer.Option("--trust-remote-code", help="hf: run the code that comes with the configuration."),

@@ -13,6 +13,7 @@ from torch import nn
 
 from inspector.core.errors import InspectError
 from inspector.core.trust import TRUST
+from inspector.models.adapters import PEFT, adapted
 from inspector.models.subject import Recipe
 from inspector.tracing._torch import compiled_from
 
@@ -68,6 +69,9 @@ def resolve(spec: str, model_args: Mapping[str, Any] | None = None) -> Recipe:
     exported `FILE.pt2` or TorchScript file, `path/to/file.py:ATTR` or `package.module:ATTR`. Raises
     InspectError with the nearest names."""
     arguments = dict(model_args or {})
+    if PEFT in arguments:
+        adapters = arguments.pop(PEFT)
+        return adapted(resolve(spec, arguments), adapters)
     source, colon, name = spec.partition(":")
     if not spec or (colon and not name):
         raise InspectError(f"{spec!r} names no model", "write a name, e.g. resnet50; see: inspect models")
