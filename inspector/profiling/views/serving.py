@@ -41,7 +41,7 @@ def serving(trace: Trace) -> dict[str, float]:
     moved = _moved(in_place(trace))
     active, without = _active(trace, served.tokens)
     values = (
-        active, without, work / served.tokens, moved / served.tokens, _weights_read(trace),
+        active, without, round(work / served.tokens), round(moved / served.tokens), _weights_read(trace),
         served.cache_bytes, served.cache_bytes_per_token, work / moved if moved else 0.0,
     )  # fmt: skip
     return dict(zip(NUMBERS, values))
