@@ -17,14 +17,31 @@ _ROTARY = "`mrope_section` does not add up to the rotary width of a head"
 _BACKBONE = "`backbone_channel_list` does not list the channels of the backbone"
 _LAYERS = "the layers are all of a kind that keeps no attention cache"
 _COUNTED = "how many placeholders it needs is told by values, which meta does not have"
+_ADAPTER = "its adapter is not as wide as four patches in one"
+_BEYOND = "the placeholder of an image is beyond the vocabulary"
 _UNSET = "a field that every model needs has no default"
+_LINE = "the backbone makes a line of text, 48 pixels high, too low for the pooling after it"
+_STAGES = [
+    [[3, 16, 32, 1, False]],
+    [[3, 32, 64, 1, False], [3, 64, 64, 1, False]],
+    [[3, 64, 128, [2, 1], False], [3, 128, 128, 1, False]],
+    [[3, 128, 256, [1, 2], False], *[[5, 256, 256, 1, False]] * 4],
+    [
+        [5, 256, 512, [2, 1], True], [5, 512, 512, 1, True],
+        [5, 512, 512, [2, 1], False], [5, 512, 512, 1, False],
+    ],
+]  # fmt: skip
+"""Of a recogniser, as PaddleOCR lists them (`NET_CONFIG_rec`): their strides lower 48 pixels to 3."""
 MENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "aria": (
         _GRID,
         {"vision_config": {"model_type": "idefics3_vision", "image_size": 490, "patch_size": 14}},
     ),
     "bamba": (_LAYERS, {"num_hidden_layers": 2, "attn_layer_indices": [1]}),
-    "colmodernvbert": (_GRID, {"vlm_config": {"vision_config": {"image_size": 256}}}),
+    "colmodernvbert": (
+        f"{_GRID}; {_BEYOND}",
+        {"vlm_config": {"vision_config": {"image_size": 256}, "image_token_id": 5}},
+    ),
     "cosmos3_omni": (_WIDTH, {"vision_config": {"out_hidden_size": 4096}}),
     "deepseek_v2": (_UNSET, {"num_experts_per_tok": 2}),
     "esm": (_UNSET, {"vocab_size": 33, "mask_token_id": 4, "pad_token_id": 1}),
@@ -49,6 +66,7 @@ MENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "idefics3": (_GRID, {"vision_config": {"image_size": 256}}),
     "janus": (_WIDTH, {"vision_config": {"projection_dim": 4096}}),
     "llama4": (_WIDTH, {"vision_config": {"intermediate_size": 3072, "vision_output_dim": 4096}}),
+    "llama4_vision_model": (_ADAPTER, {"intermediate_size": 3072}),
     "lw_detr": (
         _UNSET,
         {
@@ -57,8 +75,12 @@ MENDS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "ministral": (_UNSET, {"head_dim": 128}),
-    "modernvbert": (_GRID, {"vision_config": {"image_size": 256}}),
+    "modernvbert": (f"{_GRID}; {_BEYOND}", {"vision_config": {"image_size": 256}, "image_token_id": 5}),
     "ovis2": (_WIDTH, {"hidden_size": 4096}),
+    "pp_ocrv5_mobile_rec": (
+        _LINE,
+        {"backbone_config": {"model_type": "pp_lcnet_v3", "block_configs": _STAGES}},
+    ),
     "qwen2_5_vl": (_WIDTH, {"vision_config": {"out_hidden_size": 8192}}),
     "qwen2_vl": (_WIDTH, {"vision_config": {"hidden_size": 8192}}),
     "qwen3_5_moe": (_WIDTH, {"vision_config": {"out_hidden_size": 2048}}),
@@ -75,7 +97,7 @@ MENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "shieldgemma2": (_GRID, {"vision_config": {"image_size": 896, "patch_size": 14}}),
     "smolvlm": (_GRID, {"vision_config": {"image_size": 256}}),
     "t5gemma2": (_GRID, {"encoder": {"vision_config": {"image_size": 896, "patch_size": 14}}}),
-    "ultravbert": (_GRID, {"vision_config": {"image_size": 256}}),
+    "ultravbert": (f"{_GRID}; {_BEYOND}", {"vision_config": {"image_size": 256}, "image_token_id": 5}),
     "xmod": (_UNSET, {"default_language": "en_XX"}),
 }
 """By model type: what is contradictory, and what agrees. Nested fields are those of sub-configurations."""
@@ -94,6 +116,7 @@ REASONS = {
     "All labels must be provided": "training demands durations, pitch and energy, which nothing describes",
     "modified by an inplace operation": "autograd refuses: its forward writes into what the backward needs",
     "axial_pos_shape": "training demands a text as long as `axial_pos_shape` has places",
+    "nothing says what": "its forward demands an input that nothing describes",
     "is_decoder=True": "transformers alone refuses its default configuration, an encoder",
 }
 """What an error holds, and what it means."""

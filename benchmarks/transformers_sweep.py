@@ -8,10 +8,11 @@
 Each class is built on meta from the default configuration of its model type, made short: every field that
 counts layers (`num_hidden_layers`, `encoder_layers`, ...), there and in its sub-configurations, becomes 2.
 Where such a configuration is refused, builds no model or does not run, the default one is used: "whole".
-Nothing is downloaded. A row holds the inputs, MACs and parameters of the forward; the MACs of training; the
-operators without a formula; the reason of whatever failed ("plain": transformers alone fails on its default
-configuration too); and, where the default configuration contradicts itself, what was mended
-(`transformers_mends.py`). A class may take `LIMIT` seconds.
+Nothing is downloaded. A row holds the inputs, MACs and parameters of the forward; the MACs of training, and
+its inputs where they differ by more than labels; the operators without a formula; the reason of whatever
+failed ("plain": transformers alone fails on its default configuration too); and, where the default
+configuration contradicts itself, what was mended (`transformers_mends.py`). A class may take
+`LIMIT` seconds.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ LAYERS = {
     "num_encoder_layers", "n_layers", "num_attention_layers", "depth",
 }  # fmt: skip
 SHORT = 2
+SHARED = "num_kv_shared_layers"
 FIRST = (
     "", "FOR_IMAGE_TEXT_TO_TEXT_", "FOR_CAUSAL_LM_", "FOR_SEQ_TO_SEQ_CAUSAL_LM_", "FOR_SPEECH_SEQ_2_SEQ_",
     "FOR_IMAGE_CLASSIFICATION_", "FOR_MASKED_LM_", "FOR_OBJECT_DETECTION_", "FOR_TIME_SERIES_PREDICTION_",
@@ -75,6 +77,8 @@ def shortened(config: Any) -> dict[str, Any]:
                 fields[name] = {**inner, "model_type": value.model_type}
         elif name in LAYERS and isinstance(value, int) and value > SHORT:
             fields[name] = max(SHORT, _each_kind(getattr(config, "layer_types", None) or []))
+        elif name == SHARED and value:  # the last ones, which read the keys of those that are left out
+            fields[name] = 0
     return fields
 
 
@@ -175,6 +179,8 @@ def counted(recipe: Any, weights: int) -> dict[str, Any]:
         if phase == "forward":
             result["params"] = sums["params"]
             result["inputs"] = " ".join(run.inputs)
+        elif set(result["inputs"].split()) - set(run.inputs):  # training demands a longer text
+            result["train_inputs"] = " ".join(run.inputs)
         if run.device != "meta":
             note = next(note for note in run.notes if note.startswith("counted on"))
             result["device"] = note.removeprefix("counted on cpu, because meta cannot run it: ")[:120]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Any
 
+import torch
 from torch import nn
 
 from inspector.core.errors import InspectError
@@ -42,6 +43,8 @@ from inspector.tracing.values import tensors
 
 KINDS: tuple[Callable[[Asked], Iterator[Way]], ...] = (text, images, sounds, series, decisions)
 MOST_WAYS = 16
+MOST_POSITIONS = 4096
+"""Up to which a text is made as long as the positions of a model."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ def default_inputs(model: Any, phase: str, trial: Trial) -> Inputs | None:
         best = _further(best, _came(asked, filled, phase, trial))
     if best[0] < math.inf:
         best = _further(best, _came(asked, _alongside(asked, best[1], trial), phase, trial))
+    if best[0] < math.inf:  # for a forward that inverts its masks
+        inverted = _merged(asked, _of_bools(asked, best[1]), trial)
+        best = _further(best, _came(asked, inverted, phase, trial))
+    if best[0] < math.inf:
+        best = _further(best, _came(asked, _at_every_position(asked, best[1]), phase, trial))
     return Inputs((), best[1])
 
 
@@ -94,6 +102,22 @@ def _filled(way: Way) -> Way:
     """Images of ones, whose values are known on meta too."""
     images = {name: spec for name, spec in way.items() if name.startswith("pixel_values")}
     return {**way, **{name: replace(spec, runs=((1, spec.shape[-1]),)) for name, spec in images.items()}}
+
+
+def _of_bools(asked: Asked, way: Way) -> Way:
+    """Masks that are true or false, where they were 1 or 0; beside a text without placeholders, because
+    other features may come of them."""
+    masks = {name: replace(spec, dtype=torch.bool) for name, spec in way.items() if name.endswith("_mask")}
+    text = {"input_ids": token_ids(asked)} if masks and "input_ids" in way else {}
+    return {**way, **text, **masks}
+
+
+def _at_every_position(asked: Asked, way: Way) -> Way:
+    """A text as long as the model has positions, for one that lays out all of them beforehand."""
+    ids = way.get("input_ids")
+    if not isinstance(ids, InputSpec) or placed(asked, ids) or asked.longest > MOST_POSITIONS:
+        return way
+    return {**way, "input_ids": replace(ids, shape=(*ids.shape[:-1], asked.longest))}
 
 
 def _as_processed(asked: Asked, way: Way) -> Way:

@@ -28,10 +28,14 @@ def _classes(task: str) -> set[str]:
 
 
 def _tokens(asked: Asked, way: Way) -> Way:
-    """One token for each token (of the decoder, where there is one)."""
+    """One token for each token (of the decoder, where there is one); beside sounds, of the text alone."""
     ids = way.get("decoder_input_ids") or way.get("input_ids")
     if not isinstance(ids, InputSpec):
         return {}
+    books = number(asked.config, "num_codebooks", default=0)
+    if books and len(ids.shape) == 3 and ids.shape[-1] == books + 1:  # the first column is the text
+        words = number(asked.text, "vocab_size", default=0) or ids.below
+        return {"labels": InputSpec(ids.shape[:-1], torch.int64, below=words)}
     return {"labels": InputSpec(ids.shape, torch.int64, below=ids.below)}
 
 

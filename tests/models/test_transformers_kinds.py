@@ -6,6 +6,7 @@ import types
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 transformers = pytest.importorskip("transformers")
@@ -114,6 +115,38 @@ def test_a_text_beside_its_sounds_has_a_column_for_each_codebook() -> None:
     )  # fmt: skip
     assert inputs(recipe) == {"input_ids": (1, 16, 3 + 1)}
     macs(recipe)
+
+
+def test_a_text_beside_its_sounds_is_trained_on_the_text_alone() -> None:
+    recipe = tiny(
+        "KyutaiSpeechToTextForConditionalGeneration", vocab_size=32, codebook_vocab_size=16, num_codebooks=3,
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=4,
+        ffn_dim=32, max_position_embeddings=16, sliding_window=16, audio_pad_token_id=15,
+        audio_bos_token_id=14, pad_token_id=3, bos_token_id=14,
+    )  # fmt: skip
+    assert inputs(recipe, "train") == {"input_ids": (1, 16, 3 + 1), "labels": (1, 16)}
+    macs(recipe)
+
+
+def test_a_text_is_as_long_as_the_positions_that_a_decoder_lays_out_beforehand() -> None:
+    recipe = tiny("PerceiverForMaskedLM", num_latents=2, d_latents=8, d_model=8, num_blocks=1,
+                  num_self_attends_per_block=1, num_self_attention_heads=2, num_cross_attention_heads=2,
+                  vocab_size=32, max_position_embeddings=160)  # fmt: skip
+    assert inputs(recipe) == {"input_ids": (1, 128)}
+    # a decoded vector for each of the 160 positions, and as many labels are wanted
+    assert inputs(recipe, "train") == {"input_ids": (1, 160), "labels": (1, 160)}
+
+
+@pytest.mark.once
+def test_a_forward_that_inverts_its_mask_gets_one_of_bools(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(self: Any, input_ids: Any, attention_mask: Any) -> Any:
+        return self.embeddings(input_ids).masked_fill(~attention_mask[..., None], 0.0)
+
+    recipe = tiny("BertModel", **TOKENS)
+    monkeypatch.setattr(transformers.BertModel, "forward", forward)
+    mask = recipe.inputs(recipe.build("meta")).kwargs["attention_mask"]
+    # inverted integers (~1 is -2) are no mask: torch fills under bools alone
+    assert (mask.shape, mask.dtype) == ((1, 16), torch.bool)
 
 
 def test_patches_in_films_come_one_by_one_and_their_channels_last() -> None:
