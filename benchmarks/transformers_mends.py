@@ -115,7 +115,9 @@ REASONS = {
     "can't allocate memory": "needs more memory than the sweep allows",
     "All labels must be provided": "training demands durations, pitch and energy, which nothing describes",
     "modified by an inplace operation": "autograd refuses: its forward writes into what the backward needs",
-    "axial_pos_shape": "training demands a text as long as `axial_pos_shape` has places",
+    "question token": "its text must hold a question token, which no configuration places",
+    "three separator": "its text must hold three separators, which no configuration places",
+    "should have two dimensions": "its text must hold three separators, which no configuration places",
     "nothing says what": "its forward demands an input that nothing describes",
     "is_decoder=True": "transformers alone refuses its default configuration, an encoder",
 }
@@ -123,7 +125,6 @@ REASONS = {
 CLASSES: dict[str, str] = {
     "EdgeTamModel": f"its default configuration contradicts itself: {_BACKBONE}",
     "EdgeTamVisionModel": f"its default configuration contradicts itself: {_BACKBONE}",
-    "Gemma3nForConditionalGeneration": "its audio tower wants a mask of bools; the default one has integers",
     "Llama4ForConditionalGeneration": "transformers alone raises too: it reads a field that its output lacks",
     "GlmImageModel": "needs the grid of the image to be made beside that of the image given",
     "PPOCRV6SmallDetModel": f"its default configuration contradicts itself: {_BACKBONE}",
@@ -132,6 +133,9 @@ CLASSES: dict[str, str] = {
     "Blip2ForImageTextRetrieval": "no text reaches its query former: `use_qformer_text_input` is off",
     "PI0Model": "needs actions that its other half embeds",
     "ShieldGemma2ForImageClassification": "its labels are tokens, although it is listed as a classifier",
+    "Qwen3OmniMoeThinkerForConditionalGeneration": (
+        "its default configuration contradicts itself: 28 heads do not divide 2,048"
+    ),
     "TimmBackbone": "its default configuration names no backbone",
     "MossTranscribeDiarizeForConditionalGeneration": _COUNTED,
     "MusicFlamingoForConditionalGeneration": _COUNTED,

@@ -7,24 +7,16 @@ from collections.abc import Callable
 import torch
 
 from inspector.models.inputs import InputSpec
-from inspector.models.transformers_rules import Asked, Way, number
+from inspector.models.transformers_rules import Asked, Way, listed, number
 
 
 def labels(asked: Asked, way: Way) -> Way:
     """What the forward takes as labels, {} where its class has none or of a kind without a default (the boxes
     of a detector): then the backward starts from all outputs."""
     for tasks, rule in _RULES:
-        if any(type(asked.model).__name__ in _classes(task) for task in tasks):
+        if any(type(asked.model).__name__ in listed(task) for task in tasks):
             return asked.fits(rule(asked, way))
     return {}
-
-
-def _classes(task: str) -> set[str]:
-    """The names of the classes for a task."""
-    from transformers.models.auto import modeling_auto
-
-    listed = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES", {}).values()
-    return {name for one in listed for name in (one if isinstance(one, (list, tuple)) else (one,))}
 
 
 def _tokens(asked: Asked, way: Way) -> Way:

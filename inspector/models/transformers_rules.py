@@ -150,6 +150,14 @@ def token_ids(asked: Asked) -> InputSpec:
     return InputSpec((1, asked.length), torch.int64, below=vocabulary(asked))
 
 
+def listed(task: str) -> set[str]:
+    """The names of the classes for a task."""
+    from transformers.models.auto import modeling_auto
+
+    every = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES", {}).values()
+    return {name for one in every for name in (one if isinstance(one, (list, tuple)) else (one,))}
+
+
 def text(asked: Asked) -> Iterator[Way]:
     """Token ids, for the decoder too where the forward names them; several choices for one question."""
     tokens = token_ids(asked)
@@ -161,9 +169,12 @@ def text(asked: Asked) -> Iterator[Way]:
     if not asked.takes("input_ids") or not wanted:
         yield way
         return
-    yield {**way, "input_ids": tokens}
     # for a forward that looks for padding, or for the end
     known = replace(tokens, runs=((_last(asked.text), 1),), never=special(asked.text))
+    if type(asked.model).__name__ in listed("MULTIPLE_CHOICE"):  # on meta another may seem to come further
+        yield {**way, "input_ids": replace(known, shape=(1, 2, asked.length))}
+        return
+    yield {**way, "input_ids": tokens}
     yield {**way, "input_ids": known}
     books = number(asked.config, "num_codebooks", default=0)
     shapes = [(books, asked.length), (1, books, asked.length), (1, asked.length, books)] if books else []

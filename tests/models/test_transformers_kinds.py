@@ -137,6 +137,12 @@ def test_a_text_is_as_long_as_the_positions_that_a_decoder_lays_out_beforehand()
     assert inputs(recipe, "train") == {"input_ids": (1, 160), "labels": (1, 160)}
 
 
+def test_a_choice_stays_one_where_training_reads_values_that_meta_has_not() -> None:
+    """I-BERT's quantised activations compare ranges while they train: meta stops there, the CPU does not."""
+    recipe = tiny("IBertForMultipleChoice", **TOKENS)
+    assert inputs(recipe, "train") == {"input_ids": (1, 2, 16), "labels": (1,)}
+
+
 @pytest.mark.once
 def test_a_forward_that_inverts_its_mask_gets_one_of_bools(monkeypatch: pytest.MonkeyPatch) -> None:
     def forward(self: Any, input_ids: Any, attention_mask: Any) -> Any:
