@@ -123,6 +123,7 @@ REASONS = {
 }
 """What an error holds, and what it means."""
 CLASSES: dict[str, str] = {
+    "T5Gemma2ForTokenClassification": "it labels the decoder's tokens, our labels are the encoder's",
     "EdgeTamModel": f"its default configuration contradicts itself: {_BACKBONE}",
     "EdgeTamVisionModel": f"its default configuration contradicts itself: {_BACKBONE}",
     "Llama4ForConditionalGeneration": "transformers alone raises too: it reads a field that its output lacks",
