@@ -336,7 +336,7 @@ class TestPrecisionOfTimes:
 
     def test_06_the_latency_of_a_table(self) -> None:
         entry = SimpleNamespace(
-            name="looks", spec=self.Looks(), inputs=("1x4",), model_args={}, call="forward"
+            name="looks", spec=self.Looks(), inputs=("1x4",), model_args={}, call="forward", phase="forward"
         )
         model = measuring.live(entry, "cpu", 0)  # type: ignore[arg-type]
         measuring.rounds([model], 2)
@@ -344,7 +344,9 @@ class TestPrecisionOfTimes:
 
     def test_14_a_table_has_one_flush_buffer(self) -> None:
         entries: Any = [
-            SimpleNamespace(name=n, spec=self.Looks(), inputs=("1x4",), model_args={}, call="forward")
+            SimpleNamespace(
+                name=n, spec=self.Looks(), inputs=("1x4",), model_args={}, call="forward", phase="forward"
+            )
             for n in "ab"
         ]
         with a_gpu():
