@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
@@ -30,6 +31,8 @@ def adapted(recipe: Recipe, text: str) -> Recipe:
     every Linear but the head. Raises InspectError for what cannot be read, without peft, and when the model
     is built for targets that it has not."""
     options = _read(text)
+    if find_spec("peft") is None:
+        raise InspectError("peft is not installed", "install it with: pip install 'inspector[peft]'")
 
     def construct() -> nn.Module:
         model = recipe.construct()
@@ -60,12 +63,8 @@ def _read(text: Any) -> dict[str, Any]:
 
 
 def _injected(model: nn.Module, options: dict[str, Any]) -> nn.Module:
-    try:
-        import peft
-    except ImportError as error:
-        raise InspectError(
-            "peft is not installed", "install it with: pip install 'inspector[peft]'"
-        ) from error
+    import peft
+
     try:
         return peft.inject_adapter_in_model(peft.LoraConfig(**options), model)
     except (ValueError, TypeError) as error:

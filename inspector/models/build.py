@@ -14,6 +14,7 @@ from torch.nn import init
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from inspector.core.errors import InspectError
 from inspector.tracing import _torch
 from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.capture.isolate import copied, no_collection, random_state, seed_all
@@ -46,6 +47,8 @@ def build(construct: Callable[[], nn.Module], device: str, seed: int = 0) -> nn.
         try:
             with context(), _moving():
                 model = _seeded(construct, seed)
+        except InspectError:  # ours, of what was asked for: no other way helps
+            raise
         except Exception as error:
             if _faulty(error):  # the other ways need the memory of the whole model to fail alike
                 raise

@@ -58,8 +58,8 @@ def test_only_adapters_have_gradients_and_optimizer_state(net: str) -> None:
     )
     rows = report.tables["composition"].set_index("category") if "composition" in report.tables else None
     assert rows is not None
-    # exp_avg and exp_avg_sq of two matrices of 4 x 32 and 64 x 4, and a step for each: six blocks.
-    assert rows.loc["optimizer state", "blocks"] <= 6
+    # exp_avg and exp_avg_sq of two matrices, of 4 x 32 and of 64 x 4; their step counts stay on the CPU.
+    assert rows.loc["optimizer state", "blocks"] == 4
 
 
 def test_a_live_model_is_not_changed(net: str) -> None:

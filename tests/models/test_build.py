@@ -266,7 +266,13 @@ def test_running_out_of_memory_is_an_error_that_says_so() -> None:
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    "error", [KeyError("rope"), ValueError("no layers"), AttributeError("no attribute 'get'")]
+    "error",
+    [
+        KeyError("rope"),
+        ValueError("no layers"),
+        AttributeError("no attribute 'get'"),
+        InspectError("no parameter is called so", "use another"),
+    ],
 )
 def test_a_constructor_with_a_fault_of_its_own_is_not_tried_again_with_real_memory(error: Exception) -> None:
     tried = []
