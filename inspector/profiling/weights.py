@@ -1,8 +1,9 @@
 """A trace as if the weights of its layers were kept in fewer bits: bytes alone change.
 
-Quantised are the matrices of Linear layers inside the repeated blocks, and those of experts; embeddings, the
-head, norms and routers stay as they are, as quantisers leave them by default. A kernel makes 16-bit numbers
-of the codes as it reads them: products, and all that is computed, are those of the model's own dtype.
+Quantised are the matrices of Linear layers (GPT-2's Conv1D is one) inside the repeated blocks, and those of
+experts; embeddings, the head, norms and routers stay as they are, as quantisers leave them by default. A
+kernel makes 16-bit numbers of the codes as it reads them: products, and all that is computed, are those of
+the model's own dtype.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from inspector.core.errors import InspectError
-from inspector.tracing.formulas.traffic import GROUPED
+from inspector.tracing.formulas.traffic import GROUPED, touched
 from inspector.tracing.record import ITEM_BYTES, Trace
 
 
@@ -73,8 +74,14 @@ def scheme(text: str) -> Scheme:
 
 
 def in_fewer_bits(trace: Trace, scheme: Scheme) -> Trace:
-    """The trace with its layers' weights kept by `scheme`. What already is quantised stays."""
+    """The trace with its layers' weights kept by `scheme`. What already is quantised stays. Raises
+    InspectError where the scheme applies to nothing."""
     sizes = _sizes(trace, scheme)
+    if not sizes:
+        raise InspectError(
+            f"{trace.model} has no Linear layer in repeated blocks to keep in {scheme.name}",
+            "leave `weights=` out",
+        )
     storages = list(trace.storages)
     before = {index: storages[index].nbytes for index in sizes}
     for index, nbytes in sizes.items():
@@ -86,8 +93,8 @@ def in_fewer_bits(trace: Trace, scheme: Scheme) -> Trace:
             if not op.macs:
                 continue
             read = min(spec.nbytes, before[spec.storage])
-            if op.name in GROUPED and len(spec.shape) == 3 and spec.shape[0]:
-                read = round(read * min(1.0, op.inputs[0].shape[0] / spec.shape[0]))
+            if op.name in GROUPED:
+                read = round(read * touched(op.inputs[0], spec))
             saved += read - round(read * sizes[spec.storage] / before[spec.storage])
         ops.append(replace(op, bytes_read=op.bytes_read - saved) if saved else op)
     held = {(storages[index].module, before[index]): nbytes for index, nbytes in sizes.items()}
@@ -103,7 +110,7 @@ def in_fewer_bits(trace: Trace, scheme: Scheme) -> Trace:
 
 def _sizes(trace: Trace, scheme: Scheme) -> dict[int, int]:
     """Bytes by `scheme` of each storage that it applies to."""
-    linear = {module.path for module in trace.modules if module.type.endswith("Linear")}
+    linear = {module.path for module in trace.modules if module.type.endswith(("Linear", "Conv1D"))}
     stored = {entry.name.rpartition(".")[0] for entry in trace.state if entry.stored}
     sizes: dict[int, int] = {}
     for op in trace.ops:

@@ -109,6 +109,22 @@ def test_of_experts_those_that_are_read_are_read_in_fewer_bits() -> None:
     assert before - after == saved
 
 
+def test_a_transposed_linear_layer_is_one() -> None:
+    transformers = pytest.importorskip("transformers", minversion="5.0")
+    config = transformers.GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    trace = inspector.trace(transformers.GPT2LMHeadModel(config).eval(), phase="decode", context=4)
+    fewer = in_fewer_bits(trace, scheme("int8"))
+    # Of each block 32 x 96, 32 x 32, 32 x 128 and 128 x 32 numbers; outputs 96, 32, 128 and 32.
+    saved = 2 * (3 * 32 * (96 + 32 + 128 + 128) - 4 * (96 + 32 + 128 + 32))
+    assert serving(trace)["weights_read"] - serving(fewer)["weights_read"] == saved
+
+
+def test_a_scheme_that_applies_to_nothing_is_refused() -> None:
+    trace = inspector.trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), "1x3x8x8")
+    with pytest.raises(inspector.InspectError, match="no Linear layer in repeated blocks"):
+        in_fewer_bits(trace, scheme("int8"))
+
+
 @pytest.mark.parametrize("text", ["int3", "int4:group=0", "int4:64", "int8:group=64", ""])
 def test_what_is_no_scheme_is_refused(text: str) -> None:
     with pytest.raises(inspector.InspectError):
