@@ -71,6 +71,8 @@ def trace(
         raise InspectError(
             f"a {phase} makes its own tokens", "leave `inputs=` out, and say `batch=N` and `context=N`"
         )
+    if serving is not None and recipe.call != "forward":
+        raise InspectError(f"a {phase} is a step of the forward, not of {recipe.call}", "leave `call=` out")
     attempt = _Attempt(recipe, chosen, phase, seed, setting or PORTABLE, serving)
     if recipe.only_on is not None and device in (None, recipe.only_on[0]):
         place, reason = recipe.only_on

@@ -253,3 +253,9 @@ def test_what_keeps_no_cache_has_no_decode() -> None:
 def test_a_decode_takes_no_tokens_of_the_caller() -> None:
     with pytest.raises(inspector.InspectError, match="makes its own tokens"):
         inspector.trace(llama(), "input_ids=int64[1,4]", phase="decode")
+
+
+@pytest.mark.once
+def test_a_decode_is_a_step_of_no_other_method() -> None:
+    with pytest.raises(inspector.InspectError, match="step of the forward, not of generate"):
+        inspector.trace(llama(), phase="decode", call="generate")

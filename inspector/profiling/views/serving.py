@@ -97,18 +97,24 @@ def _as_one(trace: Trace, ops: list[Op], start: int, end: int, last: dict[int, i
     moved: dict[tuple[int, bool], int] = {}
     for op in ops:
         for spec in op.inputs:
-            if spec.storage >= 0 and (trace.storages[spec.storage].birth or 0) < start:
+            if spec.storage >= 0 and _birth(trace, spec) < start:
                 key = spec.storage, False
                 whole = min(spec.nbytes, trace.storages[spec.storage].nbytes)
                 moved[key] = max(moved.get(key, 0), whole)
         for spec in op.outputs:
-            if spec.storage < 0 or (trace.storages[spec.storage].birth or 0) < start:
+            if spec.storage < 0 or _birth(trace, spec) < start:
                 continue
             death = trace.storages[spec.storage].death
             if last.get(spec.storage, -1) >= end or (spec.storage not in last and death is None):
                 key = spec.storage, True
                 moved[key] = max(moved.get(key, 0), spec.nbytes)
     return sum(moved.values())
+
+
+def _birth(trace: Trace, spec: TensorSpec) -> int:
+    """The operator that made a tensor's storage; -1 for what was there before the step."""
+    birth = trace.storages[spec.storage].birth
+    return -1 if birth is None else birth
 
 
 def _weights_read(trace: Trace) -> int:
