@@ -15,21 +15,14 @@ from inspector.cli.main import main
 transformers = pytest.importorskip("transformers", minversion="5.0")
 pytestmark = pytest.mark.once
 
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16", "vocab_size": 128256,
-    "max_position_embeddings": 131072, "hidden_size": 4096, "intermediate_size": 14336,
-    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-    "tie_word_embeddings": False,
-}  # fmt: skip
+LLAMA = Path(__file__).parents[1] / "benchmarks" / "llama-3.1-8b.json"
 """Llama-3.1-8B, by its config.json on the hub."""
 GIB = 2**30
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    place: Path = tmp_path_factory.mktemp("llama")
-    (place / "config.json").write_text(json.dumps(LLAMA))
-    return f"hf:{place}"
+def folder() -> str:
+    return f"hf:{LLAMA}"
 
 
 @pytest.fixture(scope="module")

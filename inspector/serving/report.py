@@ -13,6 +13,7 @@ from inspector.core.errors import InspectError
 from inspector.models import Model, as_recipe
 from inspector.profiling.views.serving import serving
 from inspector.profiling.weights import scheme
+from inspector.reporting.registry import quantity
 from inspector.reporting.report import Chart, Finding, Report, Section, environment, metrics
 from inspector.serving.points import Service
 from inspector.tracing.record import Trace
@@ -77,7 +78,17 @@ def llm(
     return _report(service, prompt, pd.DataFrame(rows), reserve)
 
 
-def _fewer_bits(service: Service, prompt: Trace) -> list[tuple[str, str]]:
+_SHORT = {"tokens_per_second": "tokens/s", "tokens_per_second_each": "each", "longest_context": "longest"}
+
+
+def _section(points: pd.DataFrame) -> Section:
+    """What people read of the points. Weights are the same in each row: the metrics say them."""
+    shown = points.drop(columns="weights").rename(columns=_SHORT)
+    note = "tokens/s: at most, of all sequences; each: of one; longest: the context of each that fits"
+    return Section("batch by batch", shown, note, {short: quantity(name) for name, short in _SHORT.items()})
+
+
+def _weights(service: Service, prompt: Trace) -> list[tuple[str, str]]:
     """What was quantised, and what stays."""
     if service.weights is None:
         return []
@@ -133,10 +144,10 @@ def _report(service: Service, prompt: Trace, points: pd.DataFrame, reserve: floa
         header=[
             ("model", f"{prompt.model} ({prompt.source})"),
             ("device", f"{device.name}, {memory} ({device.source})"),
-            *_fewer_bits(service, prompt),
+            *_weights(service, prompt),
             ("service", f"prompts of {service.context:,} tokens, one new token of each sequence a step"),
         ],
-        sections=[Section("batch by batch", points)],
+        sections=[_section(points)],
         charts=[
             Chart(
                 "line", f"Tokens a second on {device.name}, at most", "batch", "tokens_per_second", points,
