@@ -9,6 +9,7 @@ from inspector.profiling.views.modules import layers_frame, modules_frame, tree,
 from inspector.profiling.views.ops import ops_frame, unknown_frame
 from inspector.profiling.views.serving import serving
 from inspector.profiling.views.state import stored_otherwise
+from inspector.profiling.views.tokens import rule_frame, training
 from inspector.profiling.views.totals import totals
 from inspector.reporting.registry import QUANTITIES, Unit
 from inspector.reporting.report import Finding, Metric, Report, Section, metrics
@@ -28,7 +29,7 @@ def report(
     """The report of a trace: a pure function of it."""
     if by not in GROUPINGS:
         raise InspectError(f"cannot group by {by!r}", f"use one of: {', '.join(GROUPINGS)}")
-    sums = {**totals(trace), **serving(trace)}
+    sums = {**totals(trace), **serving(trace), **training(trace)}
     modules, ops, unknown = modules_frame(trace), ops_frame(trace), unknown_frame(trace)
     return Report(
         command="profile",
@@ -92,6 +93,9 @@ def _sections(trace: Trace, by: str, depth: int, top: int | None) -> list[Sectio
         if column in frame and not frame[column].any():
             frame = frame.drop(columns=column)
     sections = [Section(title, frame, note)]
+    rule = rule_frame(trace)
+    if rule is not None:
+        sections.append(Section("FLOPs of training a token, against 6 a parameter", rule))
     unknown = unknown_frame(trace)
     if len(unknown):
         sections.append(Section("operators without a formula", unknown))

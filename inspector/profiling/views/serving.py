@@ -39,7 +39,7 @@ def serving(trace: Trace) -> dict[str, float]:
         return {}
     work = sum(map(flops, trace.ops))
     moved = _moved(in_place(trace))
-    active, without = _active(trace, served.tokens)
+    active, without = active_params(trace, served.tokens)
     values = (
         active, without, round(work / served.tokens), round(moved / served.tokens), _weights_read(trace),
         served.cache_bytes, served.cache_bytes_per_token, work / moved if moved else 0.0,
@@ -135,8 +135,8 @@ def _read(trace: Trace, op: Op, spec: TensorSpec) -> int:
     return 0 if not op.bytes_read and not op.macs else whole
 
 
-def _active(trace: Trace, tokens: int) -> tuple[int, int]:
-    """Active parameters, with and without tables that are only looked up."""
+def active_params(trace: Trace, tokens: int) -> tuple[int, int]:
+    """Active parameters, with and without tables that are only looked up, of a pass over so many tokens."""
     shares: dict[int, float] = {}
     experts: dict[str, tuple[int, float]] = {}
     uses: dict[int, set[str]] = {}
