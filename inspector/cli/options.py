@@ -139,7 +139,9 @@ FIRST = {
     ],
     "lora": Annotated[
         Optional[str],
-        typer.Option(metavar="r=16,targets=A+B", help="With LoRA adapters on these layers (extra: peft)."),
+        typer.Option(
+            metavar="r=16,targets=A+B", help="With LoRA or IA3 adapters on these layers (extra: peft)."
+        ),
     ],
     "trust_remote_code": Annotated[
         bool,

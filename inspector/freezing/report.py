@@ -90,9 +90,8 @@ def _stages(frozen: Frozen) -> pd.DataFrame:
     frame = stage_frame(backbone, frozen.model)
     parts = [stage.parameters for stage in backbone.stages]
     parts += [backbone.rest] if backbone.rest else []
-    tensors = dict(frozen.model.named_parameters(remove_duplicate=False))
-    held = {id(tensors[name]) for name in frozen.plan.parameters}
-    names = [name for name, tensor in tensors.items() if id(tensor) in held]  # under any name
+    tensors = frozen.model.named_parameters(remove_duplicate=False)
+    names = [name for name, tensor in tensors if not tensor.requires_grad]  # also what was frozen before
     return frame.assign(state=[state(part, names) for part in parts])
 
 

@@ -25,7 +25,10 @@ def requires_grad(case: Case) -> Iterator[Finding]:
     message = f"is frozen, but requires grad after {case.evidence.steps} training steps"
     yield from listed(failed, thawed, f"{message}: {len(thawed)} of {len(frozen)}")
     if not missed and not extra and not thawed:
-        yield passed(f"{len(frozen)} parameters are frozen, {len(trainable)} train, as planned")
+        planned = {id(case.tensors[name]) for name in (*frozen, *trainable)}
+        before = {id(tensor) for tensor in case.tensors.values()} - planned
+        more = f"; {len(before)} more were frozen before, and are not watched" if before else ""
+        yield passed(f"{len(frozen)} parameters are frozen, {len(trainable)} train, as planned{more}")
 
 
 @check
