@@ -118,6 +118,24 @@ def test_a_model_without_a_cache_is_refused() -> None:
         inspector.llm("resnet18")
 
 
+def test_the_kernel_of_attention_reaches_the_model(tmp_path: Path) -> None:
+    """All three do the same products; written out, scores are operators of their own."""
+    config = small(num_hidden_layers=1).config
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(tmp_path)
+    macs, ops = set(), {}
+    for kernel in ("eager", "sdpa", "flex"):
+        file = tmp_path / f"{kernel}-report.json"
+        arguments = ["profile", f"hf:{tmp_path}", "--input", "input_ids=int64[1,128]", "--attn", kernel]
+        assert main([*arguments, "-o", str(file)]) == 0
+        report = json.loads(file.read_text())
+        macs.add(report["metrics"]["macs"]["value"])
+        ops[kernel] = {row["op"] for row in report["tables"]["ops"]}
+    assert len(macs) == 1
+    assert any("flex" in op for op in ops["flex"]) and not any("flex" in op for op in ops["sdpa"])
+    assert ops["eager"] != ops["sdpa"]
+
+
 def test_the_command_writes_the_same_report(folder: str, tmp_path: Path) -> None:
     file = tmp_path / "llm.json"
     arguments = ["llm", folder, "--gpu", "h100", "--context", "1024", "--batch", "1,2", "-o", str(file)]

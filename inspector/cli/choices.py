@@ -20,6 +20,7 @@ Counter = Literal["ours", "thop", "fvcore", "torch", "torchinfo", "ptflops", "ca
 Counted = Literal[Counter, "published"]
 Optimizer = Literal["sgd", "momentum", "adam", "adamw", "adam8bit", "adamw8bit"]
 Attention = Literal["fused", "math"]
+Attn = Literal["eager", "sdpa", "flex"]
 Sharding = Literal["ddp", "fsdp"]
 Counting = Literal["maskrcnn", "detectron2", "mmdet", "torchvision"]
 Norm = Literal["freeze", "eval", "train"]

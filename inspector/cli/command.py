@@ -21,7 +21,9 @@ from inspector.core.errors import InspectError
 from inspector.core.log import to_console
 from inspector.core.trust import TRUST
 
-OWN = ("args", "lora", "trust_remote_code", "format", "output", "config", "settings", "verbose", "debug")
+BUILDING = {"lora": "peft", "attn": "attn_implementation", "trust_remote_code": TRUST}
+"""Options that say how a model is built, and what they are among its arguments."""
+OWN = ("args", *BUILDING, "format", "output", "config", "settings", "verbose", "debug")
 """What the command line keeps for itself; a function gets those that it has a keyword for."""
 Declared = Callable[..., None]
 Run = Callable[..., int]
@@ -82,7 +84,7 @@ def _signature(declared: Declared, shared: list[str]) -> inspect.Signature:
     own = {name: option.replace(kind=option.KEYWORD_ONLY) for name, option in declares.items()}
     names = [*shared, "format", "output", "verbose", "debug"]
     names += ["args"] if "inputs" in shared else []
-    names += ["lora", "trust_remote_code"] if "model_args" in shared else []
+    names += BUILDING if "model_args" in shared else []
     if any(_setting(option) for name, option in {**FIRST, **LAST}.items() if name in shared):
         names += ["config", "settings"]
 
@@ -126,10 +128,9 @@ def _keywords(values: dict[str, Any], signature: inspect.Signature) -> dict[str,
             setting = _setting(parameter.annotation)
             if setting is not None and not any(passed[other] for other in setting.unless):
                 keywords[name] = setting.merge(passed[name], reduce(getattr, setting.key.split("."), node))
-    if passed.get(TRUST):
-        keywords["model_args"] = {**(keywords.get("model_args") or {}), TRUST: True}
-    if passed.get("lora"):
-        keywords["model_args"] = {**(keywords.get("model_args") or {}), "peft": passed["lora"]}
+    building = {BUILDING[name]: passed[name] for name in BUILDING if passed.get(name)}
+    if building:
+        keywords["model_args"] = {**(keywords.get("model_args") or {}), **building}
     return {name: value for name, value in keywords.items() if value is not None}
 
 

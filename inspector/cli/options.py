@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from inspector.cli.choices import Format, Phase
+from inspector.cli.choices import Attn, Format, Phase
 from inspector.core.errors import InspectError
 from inspector.core.trust import refuse_in_file
 from inspector.core.values import yaml_value
@@ -141,6 +141,13 @@ FIRST = {
         Optional[str],
         typer.Option(
             metavar="r=16,targets=A+B", help="With LoRA or IA3 adapters on these layers (extra: peft)."
+        ),
+    ],
+    "attn": Annotated[
+        Optional[Attn],
+        typer.Option(
+            callback=lambda name: "flex_attention" if name == "flex" else name,
+            help="hf: attention as written out, as torch's one function, or as flex_attention.",
         ),
     ],
     "trust_remote_code": Annotated[

@@ -87,8 +87,8 @@ def _read(text: Any) -> Adapters:
     foreign = set(options) - set(_LAYERS.values()) if ia3 else set(options) & {"feedforward_modules"}
     if foreign:
         option = next(name for name, word in _names() if word in foreign)
-        kind, hint = ("IA3", _HINT_IA3) if ia3 else ("LoRA", _HINT)
-        raise InspectError(f"adapters of {kind} have no {option!r}", hint)
+        label, hint = ("IA3", _HINT_IA3) if ia3 else ("LoRA", _HINT)
+        raise InspectError(f"adapters of {label} have no {option!r}", hint)
     return Adapters(options, ia3, merged)
 
 
