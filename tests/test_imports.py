@@ -35,7 +35,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "profiling": ({"models"}, {*TORCH, "pandas"}),
     "footprint": ({"profiling"}, {*TORCH, "pandas"}),
-    "serving": ({"footprint"}, {"pandas"}),
+    "serving": ({"footprint", "benchmarking"}, {"torch", "pandas"}),
     "backbones": ({"profiling"}, {*TORCH, "pandas"}),
     "freezing": ({"backbones"}, {*TORCH, "pandas"}),
     "initialization": ({"backbones"}, {*TORCH, "pandas", "scipy", "fvcore"}),

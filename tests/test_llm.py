@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 
 import inspector
 from inspector.cli.main import main
+from inspector.models import as_recipe
+from inspector.serving import measured
+from tests.fake_gpu import CARDS, FakeGpu
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
 pytestmark = pytest.mark.once
@@ -99,9 +103,76 @@ def test_experts_are_said_to_be_balanced() -> None:
     assert any("evenly over the experts" in finding.message for finding in report.findings)
 
 
+def test_what_is_measured_grows_the_cache_from_the_context_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward that takes 20 ms and more: its rate is below 1 / 0.02 s, and not far below."""
+    model = small()
+    lengths: list[tuple[int, int]] = []
+
+    def watched(ids: Any, cache: Any) -> None:
+        time.sleep(0.02)
+        lengths.append((ids.shape[0], 0 if cache is None else cache.get_seq_length()))
+
+    monkeypatch.setattr(measured, "SECONDS", 0.3)
+    machine = measured.Machine(as_recipe(model), 16, None, 0)
+    machine.model.register_forward_pre_hook(
+        lambda module, args, kwargs: watched(
+            kwargs["input_ids"], kwargs.get("cache", kwargs.get("past_key_values"))
+        ),
+        with_kwargs=True,
+    )
+    lengths.clear()
+    decode = machine.timed("decode", 2)
+    steps = [length for batch, length in lengths if length >= 16]
+    assert steps == list(range(16, 16 + len(steps)))
+    assert len(steps) == decode.runs + measured.WARM_UP
+    assert {batch for batch, _ in lengths} == {2}
+    assert 40 < decode.rate(2) <= 2 / 0.02
+    lengths.clear()
+    assert machine.timed("prefill", 1).seconds > 0.02
+    assert {length for _, length in lengths} == {0}
+    assert not model._forward_pre_hooks
+
+
+def test_a_batch_that_runs_out_of_memory_is_absent_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(module: Any, args: Any, kwargs: Any) -> None:
+        if kwargs["input_ids"].shape[0] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(measured, "SECONDS", 0.1)
+    model = small()
+    whole = measured.owned
+    monkeypatch.setattr(measured, "owned", lambda *args: _hooked(whole(*args), full))
+    report = inspector.llm(model, context=16, batch=[1, 4], measure=True)
+    rates = report.to_frame("points")["measured_tokens_per_second"]
+    assert rates[0] > 0
+    assert rates.isna()[1]
+    skipped = [finding for finding in report.findings if finding.status == "skip"]
+    assert [(finding.subject, finding.message) for finding in skipped] == [
+        ("batch 4", "not measured: out of memory")
+    ]
+    assert "of_bound" not in report.to_frame("points")  # the bounds are an H100's, this is a CPU
+
+
+def _hooked(model: Any, hook: Any) -> Any:
+    model.register_forward_pre_hook(hook, with_kwargs=True)
+    return model
+
+
+def test_on_a_listed_gpu_the_rate_is_a_share_of_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "SECONDS", 0.1)
+    with FakeGpu(CARDS["a100"]):
+        report = inspector.llm(small(), context=16, batch=[1], measure=True)
+    points = report.to_frame("points")
+    assert report.subject["gpu"] == "A100 SXM 80GB"
+    share = points["measured_tokens_per_second"] / points["tokens_per_second"]
+    assert points["of_bound"][0] == pytest.approx(share[0])
+    assert any("NVIDIA A100" in finding.message for finding in report.findings)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
+        ({"measure": True, "weights": "int4"}, "cannot be measured so"),
         ({"reserve": 1.0}, "is no share"),
         ({"batch": [0]}, "1 sequence or more"),
         ({"gpu": "h900"}, "no device is called"),
@@ -132,7 +203,8 @@ def test_the_kernel_of_attention_reaches_the_model(tmp_path: Path) -> None:
         macs.add(report["metrics"]["macs"]["value"])
         ops[kernel] = {row["op"] for row in report["tables"]["ops"]}
     assert len(macs) == 1
-    assert any("flex" in op for op in ops["flex"]) and not any("flex" in op for op in ops["sdpa"])
+    assert any("flex" in op for op in ops["flex"])
+    assert not any("flex" in op for op in ops["sdpa"])
     assert ops["eager"] != ops["sdpa"]
 
 

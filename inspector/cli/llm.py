@@ -14,7 +14,12 @@ from inspector.cli.options import numbers
 
 @command("serving.report:llm", "model model_args seed")
 def llm(
-    gpu: Annotated[str, typer.Option(help="The device: h100, h200, a100, l4, t4, ...")] = "h100",
+    gpu: Annotated[
+        Optional[str],
+        typer.Option(
+            help="The device: h100, h200, a100, l4, t4, ... Default: h100, with --measure this machine's GPU."
+        ),
+    ] = None,
     device_file: Annotated[
         Optional[Path],
         typer.Option(help="YAML of a device: name, peaks in TFLOP/s, bandwidth in GB/s, memory in GiB."),
@@ -34,6 +39,9 @@ def llm(
     reserve: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="The share of the memory that stays free.")
     ] = 0.1,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also run it on this machine's accelerator or CPU.")
+    ] = False,
 ) -> None:
     """What it would take to serve a language model on a GPU, without one.
 

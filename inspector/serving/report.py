@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from inspector.core import devices
+from inspector.core.devices import Device
 from inspector.core.errors import InspectError
-from inspector.models import Model, as_recipe
+from inspector.models import Model, Recipe, as_recipe
 from inspector.profiling.views.serving import serving
 from inspector.profiling.weights import scheme
 from inspector.reporting.registry import quantity
 from inspector.reporting.report import Chart, Finding, Report, Section, environment, metrics
+from inspector.serving.measured import Machine, Run
 from inspector.serving.points import Service
 from inspector.tracing.record import Trace
 
@@ -22,6 +25,7 @@ BATCHES = (1, 4, 16, 64, 256)
 RESERVE = 0.1
 """The share of a device's memory that servers leave free: vLLM's gpu_memory_utilization is 0.9."""
 CONTEXT = 8192
+DEFAULT = "h100"
 _BOUNDS = (
     "times are lower bounds, rates upper bounds, of the model's operators one by one at the device's peak or"
     " bandwidth: attention is one kernel and the cache is appended to in place, nothing else is fused"
@@ -32,13 +36,14 @@ _BALANCED = "tokens are taken to spread evenly over the experts"
 def llm(
     model: Model,
     *,
-    gpu: str = "h100",
+    gpu: str | None = None,
     device_file: str | Path | None = None,
     context: int = CONTEXT,
     batch: Sequence[int] | None = None,
     dtype: str | None = None,
     weights: str | None = None,
     reserve: float = RESERVE,
+    measure: bool = False,
     model_args: Mapping[str, Any] | None = None,
     seed: int = 0,
     tell: Callable[[str, float], None] = lambda what, share: None,
@@ -47,12 +52,15 @@ def llm(
 
     model: a causal language model of transformers ("hf:DIR", "hf:ORG/NAME"), or an nn.Module of it.
     gpu: a device by its name, of inspector/core/devices.py or of `device_file` (YAML: name, peaks in TFLOP/s,
-        bandwidth in GB/s, memory in GiB).
+        bandwidth in GB/s, memory in GiB). Without it the H100 SXM, or the GPU that is measured.
     context: tokens of each sequence's prompt. batch: the numbers of sequences (1, 4, 16, 64, 256).
     dtype: of weights and cache; the configuration's own without it. weights: in fewer bits, without building
         them: "int8", "fp8", "int4", "nf4" or "gptq" ("int4:group=64"), for the Linear layers and experts of
         the blocks; a kernel widens them as it reads, and products run in `dtype`.
     reserve: the share of the device's memory that stays free, from 0 to below 1.
+    measure: also run the prefill of one sequence and some decode steps of each batch on this machine's
+        accelerator or CPU, by the model's own code with random weights: column measured (tokens a second, of
+        the median step), and of_bound where that is the device of the bounds.
 
     Table `points`, a row for each batch: fits, needed (bytes: weights, cache, working: activations,
     workspaces, the CUDA context), tokens_per_second (an upper bound), bound ("memory" or "compute"),
@@ -65,9 +73,11 @@ def llm(
     if not batches or batches[0] < 1:
         raise InspectError("a batch holds 1 sequence or more", "use e.g. `batch=[1, 8, 64]`")
     choices = devices.read(device_file) if device_file is not None else devices.DEVICES
-    device = devices.named(gpu, choices)
-    room = None if device.memory is None else int(device.memory * 2**30 * (1 - reserve))
     recipe = as_recipe(model, model_args)
+    machine = _machine(recipe, context, dtype, seed, weights) if measure else None
+    listed = machine.listed if machine is not None and gpu is None and device_file is None else None
+    device = listed or devices.named(gpu or DEFAULT, choices)
+    room = None if device.memory is None else int(device.memory * 2**30 * (1 - reserve))
     service = Service(recipe, device, context, room, dtype, seed, scheme(weights) if weights else None)
     limit = _longest_made_for(recipe.build("meta"))
     tell("prefill", 0.0)
@@ -75,16 +85,56 @@ def llm(
     for number, size in enumerate(batches):
         tell(f"decode, {size} sequences", (number + 1) / (len(batches) + 1))
         rows.append(service.point(size, limit))
-    return _report(service, prompt, pd.DataFrame(rows), reserve)
+    report = _report(service, prompt, pd.DataFrame(rows), reserve)
+    return report if machine is None else with_measured(report, machine.run(batches, tell), device)
 
 
-_SHORT = {"tokens_per_second": "tokens/s", "tokens_per_second_each": "each", "longest_context": "longest"}
+def _machine(recipe: Recipe, context: int, dtype: str | None, seed: int, weights: str | None) -> Machine:
+    if weights is not None:
+        raise InspectError(
+            "weights in fewer bits are simulated, and cannot be measured so",
+            "leave `weights=` or `measure=` out, or pass a model that a library has quantised",
+        )
+    return Machine(recipe, context, dtype, seed)
+
+
+_SHORT = {"tokens_per_second": "tokens/s", "tokens_per_second_each": "each", "longest_context": "longest",
+          "measured_tokens_per_second": "measured"}  # fmt: skip
+
+
+def with_measured(report: Report, run: Run, device: Device) -> Report:
+    """The report with what this machine measured beside the bounds, which are those of `device`."""
+    points, same = report.tables["points"], run.machine.listed == device
+    rates = [decode.rate(batch) for batch, decode in run.decodes.items()]
+    points = points.assign(measured_tokens_per_second=pd.Series(rates, dtype=float))
+    if same:
+        points["of_bound"] = points["measured_tokens_per_second"] / points["tokens_per_second"]
+    note = (
+        f"measured on {run.machine.place}, by the model's own forward with random weights: no server's"
+        " kernels, no CUDA graph"
+    )
+    findings = [Finding("measure", "warn", "", note)]
+    findings += [
+        Finding("measure", "skip", name, f"not measured: {one.why}")
+        for name, one in (("first token", run.first), *((f"batch {n}", d) for n, d in run.decodes.items()))
+        if one.seconds is None
+    ]
+    measured = {} if run.first.seconds is None else {"measured_time_to_first_token": run.first.seconds}
+    return replace(
+        report,
+        metrics={**report.metrics, **metrics(measured)},
+        tables={"points": points},
+        findings=[*report.findings, *findings],
+        sections=[_section(points)],
+    )
 
 
 def _section(points: pd.DataFrame) -> Section:
     """What people read of the points. Weights are the same in each row: the metrics say them."""
     shown = points.drop(columns="weights").rename(columns=_SHORT)
     note = "tokens/s: at most, of all sequences; each: of one; longest: the context of each that fits"
+    if "measured_tokens_per_second" in points:
+        note += "; measured: tokens/s here"
     return Section("batch by batch", shown, note, {short: quantity(name) for name, short in _SHORT.items()})
 
 
