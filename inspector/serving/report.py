@@ -30,7 +30,10 @@ _BOUNDS = (
     "times are lower bounds, rates upper bounds, of the model's operators one by one at the device's peak or"
     " bandwidth: attention is one kernel and the cache is appended to in place, nothing else is fused"
 )
-_BALANCED = "tokens are taken to spread evenly over the experts"
+_BALANCED = (
+    "tokens are taken to spread evenly over the experts: a step then reads as many of them as so many tokens can"
+    " reach, the most that any routing reads"
+)
 
 
 def llm(
