@@ -31,8 +31,8 @@ _BOUNDS = (
     " bandwidth: attention is one kernel and the cache is appended to in place, nothing else is fused"
 )
 _BALANCED = (
-    "tokens are taken to spread evenly over the experts: a step then reads as many of them as so many tokens can"
-    " reach, the most that any routing reads"
+    "tokens are taken to spread evenly over the experts: a step then reads as many of them as so many tokens"
+    " can reach, the most that any routing reads"
 )
 
 
