@@ -12,7 +12,7 @@ from inspector.reporting.formats import FORMATS
 
 Phase = Literal["forward", "train"]
 Pass = Literal[Phase, "prefill", "decode"]
-KvCache = Literal["dynamic", "static"]
+KvCache = Literal["dynamic", "static", "fp8", "int4", "int2"]
 Grouping = Literal["module", "type", "op"]
 Format: Any = Literal[tuple(FORMATS)]
 Dtype = Literal["float64", "float32", "float16", "bfloat16"]

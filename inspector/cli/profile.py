@@ -28,7 +28,8 @@ def profile(
         Optional[int], typer.Option(help="Decode: tokens after the context, in one step. Default: 1.")
     ] = None,
     kv_cache: Annotated[
-        Optional[KvCache], typer.Option(help="Prefill, decode: a cache that grows, or of fixed length.")
+        Optional[KvCache],
+        typer.Option(help="Prefill, decode: a cache that grows, of fixed length, or in fewer bits."),
     ] = None,
     by: Annotated[
         Grouping, typer.Option(help="Show the tree by module, or a table by type or op.")

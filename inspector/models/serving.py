@@ -10,34 +10,44 @@ from __future__ import annotations
 
 import copy
 import inspect as introspection
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from inspector.core.errors import InspectError
 from inspector.models.inputs import Inputs, InputSpec, materialise
+from inspector.models.kv_caches import (
+    CACHES,
+    QUANTISED,
+    Make,
+    filled,
+    grow,
+    nbytes,
+    quantised,
+    static,
+    values,
+)
 from inspector.models.subject import Recipe
 from inspector.tracing.capture import capture
 from inspector.tracing.record import Served
-from inspector.tracing.values import tensors
 
 PHASES = ("prefill", "decode")
-CACHES = ("dynamic", "static")
 _NAMES = ("cache", "past_key_values", "cache_params")
 """What transformers calls a cache among the arguments of a forward, and among its results."""
 _CONTEXT = 2048
 _SHORT = 2
 """Tokens of the prompt that makes the cache."""
+_GROUP = 1024
+"""More tokens by which a quantised cache is compared: whole groups of numbers that share a scale."""
 
 
 @dataclass(frozen=True)
 class Serving:
     """A step of a service: `batch` sequences that have `context` tokens each. A prefill computes all of them,
     a decode `new_tokens` more. `cache`: "dynamic" grows with every token, "static" is as large as the whole
-    from the start."""
+    from the start, "fp8", "int4" and "int2" grow in fewer bits."""
 
     phase: str
     context: int
@@ -70,6 +80,11 @@ class Serving:
                 raise InspectError(f"`{name}={value}` is no number of tokens or sequences", "use 1 or more")
         if kv_cache not in (None, *CACHES):
             raise InspectError(f"no cache is called {kv_cache!r}", f"use one of: {', '.join(CACHES)}")
+        if phase == "prefill" and kv_cache in QUANTISED:
+            raise InspectError(
+                f"a prefill computes on keys and values as they are, not in {kv_cache}",
+                'add `phase="decode"`',
+            )
         return Serving(phase, context or _CONTEXT, batch or 1, new_tokens or 1, kv_cache or "dynamic")
 
     @property
@@ -97,22 +112,33 @@ class Step:
     def _inputs(self, model: nn.Module) -> Inputs:
         """The inputs of the step, with a cache of the context where it is a decode."""
         serving, name = self.serving, self._name_of_cache(model)
-        short = min(serving.context, _SHORT)
-        cache = self._cache(model, name, short)
-        make = _values(self.device, self.seed)
-        _grow(cache, serving.context - short, make)
-        before = _nbytes(cache)
-        longer = copy.deepcopy(cache)
-        _grow(longer, 1, make)
-        grown = (_nbytes(longer) - before) // serving.batch
-        tokens = serving.batch * serving.length
-        self.served = Served(serving.context, serving.batch, tokens, f"{type(cache).__name__}", before, grown)
+        cache, grown = self._of_context(model, name, values(self.device, self.seed))
+        tokens, kind = serving.batch * serving.length, f"{type(cache).__name__}"
+        self.served = Served(
+            serving.context, serving.batch, tokens, kind, nbytes(cache), grown, serving.cache
+        )
         inputs = self._call(model, serving.length)
         if serving.phase == "decode":
             inputs.kwargs[name] = cache
         elif serving.cache == "static":
-            inputs.kwargs[name] = self._static(model)
+            inputs.kwargs[name] = static(model, serving.whole, self.source.name)
         return inputs
+
+    def _of_context(self, model: nn.Module, name: str, make: Make) -> tuple[Any, int]:
+        """What is kept of the context, and the bytes that one more token of one sequence adds."""
+        serving, short = self.serving, min(self.serving.context, _SHORT)
+        cache = self._cache(model, name, short)
+        if serving.cache in QUANTISED:
+            caches = (
+                filled(quantised(model, serving.cache, self.source.name), cache, count, make)
+                for count in (serving.context, serving.context + _GROUP)
+            )
+            cache, longer = caches
+            return cache, (nbytes(longer) - nbytes(cache)) // (serving.batch * _GROUP)
+        grow(cache, serving.context - short, make)
+        longer = copy.deepcopy(cache)
+        grow(longer, 1, make)
+        return cache, (nbytes(longer) - nbytes(cache)) // serving.batch
 
     def _name_of_cache(self, model: nn.Module) -> str:
         parameters = introspection.signature(model.forward).parameters
@@ -134,21 +160,11 @@ class Step:
             kwargs["logits_to_keep"] = 1 if self.serving.phase == "prefill" else 0
         return Inputs((), kwargs)
 
-    def _static(self, model: nn.Module) -> Any:
-        import transformers
-
-        try:
-            return transformers.StaticCache(config=model.config, max_cache_len=self.serving.whole)
-        except (TypeError, ValueError, AttributeError, NotImplementedError, KeyError) as error:
-            raise InspectError(
-                f"{self.source.name} has no static cache: {error}", 'use `kv_cache="dynamic"`'
-            ) from error
-
     def _cache(self, model: nn.Module, name: str, length: int) -> Any:
         """What the model keeps of a prompt of `length` tokens."""
         inputs = self._call(model, length)
         if self.serving.cache == "static":
-            inputs.kwargs[name] = self._static(model)
+            inputs.kwargs[name] = static(model, self.serving.whole, self.source.name)
         keeping = _Keeping(model)
         args, kwargs = materialise(inputs, model, self.device, self.seed)
         source = self.source
@@ -192,57 +208,3 @@ class _Keeping(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self.kept.outputs = self.model(*args, **kwargs)
         return self.kept.outputs
-
-
-Make = Callable[[Tensor, int, int], Tensor]
-
-
-def _values(device: str, seed: int) -> Make:
-    """Makes a tensor like another with `count` entries in dimension `dim`."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def make(like: Tensor, count: int, dim: int) -> Tensor:
-        shape = list(like.shape)
-        shape[dim] = count
-        if device == "meta":
-            return torch.empty(shape, dtype=like.dtype, device="meta")
-        return torch.randn(shape, generator=generator).to(like.dtype).to(like.device)
-
-    return make
-
-
-def _grow(cache: Any, count: int, make: Make) -> None:
-    """Tell each layer that keeps something of every token of `count` more."""
-    if count < 1:
-        return
-    with torch.no_grad():
-        for layer in cache.layers:
-            keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-            if isinstance(keys, Tensor) and isinstance(values, Tensor):
-                layer.update(make(keys, count, -2), make(values, count, -2))
-                _compact(layer)
-            indexer = getattr(layer, "indexer_keys", None)
-            if isinstance(indexer, Tensor):
-                layer.update_indexer(make(indexer, count, 1))
-
-
-def _compact(layer: Any) -> None:
-    """A window is a view of all that it was cut from, until a few steps later: as it is then."""
-    for name in ("keys", "values"):
-        tensor = getattr(layer, name)
-        if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.dtype.itemsize:
-            setattr(layer, name, tensor.clone())
-
-
-def _nbytes(cache: Any) -> int:
-    """Bytes of the keys, values and states; counters of positions are none of them."""
-    return sum(tensor.numel() * tensor.dtype.itemsize for tensor in _held(cache))
-
-
-def _held(cache: Any) -> Iterator[Tensor]:
-    seen: set[int] = set()
-    for layer in cache.layers:
-        for tensor in tensors(vars(layer)):
-            if tensor.dim() > 1 and id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield tensor

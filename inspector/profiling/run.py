@@ -50,7 +50,7 @@ def trace(
     phase: "forward" (eval mode, no gradients), "train" (train mode, forward and backward), or a step of a
         language model's service on `batch` sequences (1) of `context` tokens (2,048): "prefill" computes the
         context, "decode" `new_tokens` (1) after it, on a cache of the model's own ("dynamic") or one of fixed
-        length (`kv_cache="static"`).
+        length (`kv_cache="static"`), a decode on one in fewer bits ("fp8", "int4", "int2") too.
     device: None counts on meta, and falls back to the CPU where meta cannot run the model.
     setting: dtype, kernels and checkpointing of the pass; kernels are chosen on meta only.
     call: the method to run in place of the forward ("generate", "encode").

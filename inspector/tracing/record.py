@@ -197,7 +197,8 @@ class Served:
     """A step of a language model's service. `batch` sequences have `context` tokens each; the step computes
     `tokens`, of all sequences together: the whole context (prefill), or the next (decode). `cache_bytes` are
     the keys, values and states that the model keeps of all sequences with their context, in an object of the
-    class `cache`; one more token of one sequence adds `cache_bytes_per_token`."""
+    class `cache`; one more token of one sequence adds `cache_bytes_per_token`. `kv_cache` is how it was asked
+    for: "dynamic", "static", or in fewer bits, then a token's bytes are those once it is quantised."""
 
     context: int
     batch: int
@@ -205,12 +206,13 @@ class Served:
     cache: str
     cache_bytes: int
     cache_bytes_per_token: int
+    kv_cache: str = "dynamic"
 
     def asked(self, phase: str) -> dict[str, Any]:
         """The numbers that ask for this step."""
         more = {"new_tokens": self.tokens // self.batch} if phase == "decode" else {}
-        static = {"kv_cache": "static"} if self.cache == "StaticCache" else {}
-        return {"context": self.context, "batch": self.batch, **more, **static}
+        kept = {"kv_cache": self.kv_cache} if self.kv_cache != "dynamic" else {}
+        return {"context": self.context, "batch": self.batch, **more, **kept}
 
 
 def called(method: str) -> list[tuple[str, str]]:

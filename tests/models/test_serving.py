@@ -236,6 +236,7 @@ def test_the_trace_is_read_back_with_its_step(tmp_path: Any) -> None:
         ("prefill", {"new_tokens": 2}, "makes no new tokens"),
         ("decode", {"batch": 0}, "is no number"),
         ("decode", {"kv_cache": "paged"}, "no cache is called"),
+        ("prefill", {"kv_cache": "fp8"}, "computes on keys and values as they are"),
     ],
 )
 def test_numbers_that_fit_no_step_are_refused(phase: str, step: dict[str, Any], words: str) -> None:
@@ -259,3 +260,54 @@ def test_a_decode_takes_no_tokens_of_the_caller() -> None:
 def test_a_decode_is_a_step_of_no_other_method() -> None:
     with pytest.raises(inspector.InspectError, match="step of the forward, not of generate"):
         inspector.trace(llama(), phase="decode", call="generate")
+
+
+def _in_fewer_bits(kind: str, **more: Any) -> Trace:
+    try:
+        return count(llama(), "decode", kv_cache=kind, **more)
+    except inspector.InspectError as error:
+        if "has no cache in" not in str(error):
+            raise
+        pytest.skip(f"this transformers, or a package that it needs, has none: {error}")
+
+
+@pytest.mark.once
+def test_a_cache_in_fp8_is_a_byte_a_number_and_a_scale_a_tensor() -> None:
+    config = llama().config
+    layers, heads = config.num_hidden_layers, config.num_key_value_heads
+    numbers = 2 * layers * heads * config.head_dim  # keys and values of a token
+    served = _in_fewer_bits("fp8", context=10, batch=3).served
+    assert served is not None
+    assert served.cache_bytes == 3 * 10 * numbers + 2 * layers * 4
+    assert served.cache_bytes_per_token == numbers
+    assert served.asked("decode")["kv_cache"] == "fp8"
+    whole = count(llama(), "decode", context=10, batch=3)
+    assert macs(_in_fewer_bits("fp8", context=10, batch=3)) == macs(whole)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("kind", "bits"), [("int4", 4), ("int2", 2)])
+def test_a_group_of_numbers_has_a_scale_and_a_shift(kind: str, bits: int) -> None:
+    """quanto's groups are of 64 numbers of one channel."""
+    config = llama().config
+    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    trace = _in_fewer_bits(kind, context=128)
+    served = trace.served
+    assert served is not None
+    assert served.cache_bytes == 128 * numbers * bits // 8 + 128 * numbers // 64 * (4 + 4)
+    assert served.cache_bytes_per_token == numbers * bits // 8 + numbers // 64 * (4 + 4)
+    assert all(op.known for op in trace.ops)
+
+
+@pytest.mark.once
+def test_a_cache_in_fp8_counts_on_meta_what_the_cpu_runs() -> None:
+    on_meta = _in_fewer_bits("fp8", context=12, batch=2)
+    on_cpu = _in_fewer_bits("fp8", context=12, batch=2, device="cpu")
+    assert on_meta.served == on_cpu.served
+    assert [op.name for op in on_meta.ops] == [op.name for op in on_cpu.ops]
+
+
+@pytest.mark.once
+def test_a_window_has_no_cache_in_fewer_bits() -> None:
+    with pytest.raises(inspector.InspectError, match="has no cache in fp8"):
+        count(small_of("gemma2"), "decode", context=12, kv_cache="fp8")

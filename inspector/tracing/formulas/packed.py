@@ -1,4 +1,4 @@
-"""Products with packed weights (torch's int4 and int8 kernels, torchao, bitsandbytes), and packing itself.
+"""Products with packed weights (kernels of torch, torchao, bitsandbytes and quanto), and packing itself.
 
 A weight of in x out elements takes n * in * out multiply-accumulates on n rows, however it is stored:
 those of the float layer that it replaces, 2:4 sparsity included. The sizes come from input and output, or
@@ -164,7 +164,24 @@ def out_dtype(out: Any, operator: Any, dtype: Any, *args: Any) -> Cost | None:
     return cost(str(operator).rpartition(".")[0], out, args, {})
 
 
+@formula("quanto.qbytes_mm")
+def quanto_qbytes_mm(out: Any, x: TensorSpec, codes: TensorSpec, *_: Any) -> Cost:
+    """x (n, k), codes (m, k), scaled before the product."""
+    return contraction(x.numel * codes.shape[0], out, codes.numel)
+
+
 # Packing and unpacking.
+
+
+@formula("quanto.unpack")
+def quanto_unpack(out: Any, *_: Any) -> Cost:
+    """Mask and shift for each code."""
+    return Cost(0, 2 * first(out).numel)
+
+
+@formula("quanto.quantize_affine", "quanto.quantize_symmetric")
+def quanto_quantize(out: Any, x: TensorSpec, *_: Any) -> Cost:
+    return Cost(0, QUANTIZE * x.numel)
 
 
 @formula("bitsandbytes.int8_vectorwise_quant")
