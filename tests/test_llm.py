@@ -173,6 +173,7 @@ def test_on_a_listed_gpu_the_rate_is_a_share_of_its_bound(monkeypatch: pytest.Mo
     ("more", "words"),
     [
         ({"measure": True, "weights": "int4"}, "cannot be measured so"),
+        ({"gpu": "v100", "weights": "w8a8"}, "no peak of int8 products is known of V100"),
         ({"reserve": 1.0}, "is no share"),
         ({"batch": [0]}, "1 sequence or more"),
         ({"gpu": "h900"}, "no device is called"),

@@ -34,7 +34,10 @@ def llm(
     ] = None,
     weights: Annotated[
         Optional[str],
-        typer.Option(metavar="SCHEME", help="Weights in fewer bits: int8, fp8, int4[:group=128], nf4, gptq."),
+        typer.Option(
+            metavar="SCHEME",
+            help="Weights in fewer bits: int8, fp8, int4[:group=128], nf4, gptq; w8a8, w8a8-fp8.",
+        ),
     ] = None,
     reserve: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="The share of the memory that stays free.")

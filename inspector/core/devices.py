@@ -1,7 +1,8 @@
 """What devices can do at most: dense peaks and memory bandwidth, each from its maker's own document.
 
 Peaks bound what torch can reach: tensor cores without sparsity, float16 and bfloat16 summed in float32. For
-a device that is not listed no fraction of a peak is reported.
+a device that is not listed no fraction of a peak is reported. FP8 on consumer cards is the peak with sums in
+float16, their highest.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from inspector.core.values import yaml_file
 
 @dataclass(frozen=True)
 class Device:
-    """`peaks` in TFLOP/s by precision (fp64, fp32, tf32, fp16, bf16), `bandwidth` in GB/s; `match` is what
-    torch.cuda.get_device_name() must be, a regular expression; `major` the first figure of its compute
-    capability (NVIDIA, CUDA GPU compute capability), `memory` in GiB, as its name says it, None where that
-    varies."""
+    """`peaks` in TFLOP/s (int8: TOP/s) by precision (fp64, fp32, tf32, fp16, bf16, fp8, int8), `bandwidth` in
+    GB/s; `match` is what torch.cuda.get_device_name() must be, a regular expression; `major` the first figure
+    of its compute capability (NVIDIA, CUDA GPU compute capability), `memory` in GiB, as its name says it,
+    None where that varies."""
 
     name: str
     match: str
@@ -32,37 +33,44 @@ class Device:
     memory: float | None = None
 
 
-PRECISIONS = ("fp64", "fp32", "tf32", "fp16", "bf16")
+PRECISIONS = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "int8")
 
 
 def _peaks(
-    fp64: float, fp32: float, tf32: float = 0.0, fp16: float = 0.0, bf16: float = 0.0
+    fp64: float,
+    fp32: float,
+    tf32: float = 0.0,
+    fp16: float = 0.0,
+    bf16: float = 0.0,
+    fp8: float = 0.0,
+    int8: float = 0.0,
 ) -> dict[str, float]:
-    named = {"fp64": fp64, "fp32": fp32, "tf32": tf32, "fp16": fp16, "bf16": bf16}
-    return {name: value for name, value in named.items() if value}
+    peaks = zip(PRECISIONS, (fp64, fp32, tf32, fp16, bf16, fp8, int8))
+    return {name: value for name, value in peaks if value}
 
 
-_HOPPER = _peaks(67.0, 67.0, 494.7, 989.4, 989.4)
-_AMPERE = _peaks(19.5, 19.5, 156.0, 312.0, 312.0)
+_HOPPER = _peaks(67.0, 67.0, 494.7, 989.4, 989.4, 1978.9, 1978.9)
+_AMPERE = _peaks(19.5, 19.5, 156.0, 312.0, 312.0, int8=624.0)
 _H100 = "NVIDIA H100 Tensor Core GPU Architecture white paper, table 2"
 _A100 = "NVIDIA A100 Tensor Core GPU datasheet"
 
 DEVICES = (
     Device("H200 SXM", r"NVIDIA H200", _HOPPER, 4800, "NVIDIA H200 Tensor Core GPU datasheet", 9, 141),
     Device("H100 SXM", r"NVIDIA H100 80GB HBM3", _HOPPER, 3350, _H100, 9, 80),
-    Device("H100 PCIe", r"NVIDIA H100 PCIe", _peaks(51.2, 51.2, 378.0, 756.5, 756.5), 2000, _H100, 9, 80),
+    Device("H100 PCIe", r"NVIDIA H100 PCIe", _peaks(51.2, 51.2, 378.0, 756.5, 756.5, 1513.0, 1513.0), 2000,
+           _H100, 9, 80),
     Device("A100 SXM 80GB", r"NVIDIA A100-SXM\d?-80GB", _AMPERE, 2039, _A100, 8, 80),
     Device("A100 PCIe 80GB", r"NVIDIA A100 80GB PCIe", _AMPERE, 1935, _A100, 8, 80),
     Device("A100 40GB", r"(NVIDIA )?A100-(SXM\d?|PCIE)-40GB", _AMPERE, 1555, _A100, 8, 40),
     Device("V100 SXM2", r"Tesla V100-SXM2-\d+GB.*", _peaks(7.8, 15.7, fp16=125.0), 900,
            "NVIDIA Tesla V100 GPU architecture white paper", 7),
-    Device("T4", r"(Tesla|NVIDIA) T4", _peaks(0.253, 8.1, fp16=65.0), 320,
+    Device("T4", r"(Tesla|NVIDIA) T4", _peaks(0.253, 8.1, fp16=65.0, int8=130.0), 320,
            "NVIDIA T4 Tensor Core GPU datasheet", 7, 16),
-    Device("L4", r"NVIDIA L4", _peaks(0.49, 30.3, 60.0, 121.0, 121.0), 300,
+    Device("L4", r"NVIDIA L4", _peaks(0.49, 30.3, 60.0, 121.0, 121.0, 242.5, 242.5), 300,
            "NVIDIA L4 Tensor Core GPU datasheet (its figures are with sparsity: halved)", 8, 24),
-    Device("RTX 4090", r"NVIDIA GeForce RTX 4090", _peaks(1.29, 82.6, 82.6, 165.2, 165.2), 1008,
+    Device("RTX 4090", r"NVIDIA GeForce RTX 4090", _peaks(1.29, 82.6, 82.6, 165.2, 165.2, 660.6, 660.6), 1008,
            "NVIDIA Ada GPU Architecture white paper, appendix A", 8, 24),
-    Device("RTX 3090", r"NVIDIA GeForce RTX 3090", _peaks(0.556, 35.6, 35.6, 71.2, 71.2), 936,
+    Device("RTX 3090", r"NVIDIA GeForce RTX 3090", _peaks(0.556, 35.6, 35.6, 71.2, 71.2, int8=284.7), 936,
            "NVIDIA Ampere GA102 GPU Architecture white paper, appendix A", 8, 24),
     Device("CPU (EPYC 7763)", r"AMD EPYC 7763.*", _peaks(2.51, 5.02), 204.8,
            "AMD EPYC 7763 product page: 64 cores at 2.45 GHz, 8 channels of DDR4-3200; Zen 3 runs two"

@@ -3,7 +3,8 @@
 Quantised are the matrices of Linear layers (GPT-2's Conv1D is one) inside the repeated blocks, and those of
 experts; embeddings, the head, norms and routers stay as they are, as quantisers leave them by default. A
 kernel makes 16-bit numbers of the codes as it reads them: products, and all that is computed, are those of
-the model's own dtype.
+the model's own dtype. Only the schemes that quantise activations too (w8a8) multiply 8-bit numbers: what
+comes in is read as such, with a float32 scale for each row, and is taken to be quantised by what wrote it.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from inspector.core.errors import InspectError
+from inspector.profiling.views.bounds import EIGHT_BITS
 from inspector.tracing.formulas.traffic import GROUPED, touched
-from inspector.tracing.record import ITEM_BYTES, Trace
+from inspector.tracing.record import ITEM_BYTES, Op, Trace
 
 
 @dataclass(frozen=True)
 class Scheme:
     """How a matrix with `rows` outputs and `columns` inputs is kept: `bits` for each number, and for each
     group of `group` inputs of one output (None: all of them) `beside` bits of scale and zero point. A matrix
-    has `table` bytes more, an input `per_input` bits."""
+    has `table` bytes more, an input `per_input` bits. `products`: the dtype of both sides, where not the
+    model's."""
 
     name: str
     bits: int
@@ -30,12 +33,18 @@ class Scheme:
     source: str
     table: int = 0
     per_input: int = 0
+    products: str | None = None
 
     def nbytes(self, rows: int, columns: int) -> int:
         """Bytes of one matrix."""
         groups = 1 if self.group is None else ceil(columns / self.group)
         bits = rows * columns * self.bits + rows * groups * self.beside + columns * self.per_input
         return ceil(bits / 8) + self.table
+
+    @property
+    def peak(self) -> str | None:
+        """What a device's peak of its products is called; None where they are in the model's dtype."""
+        return EIGHT_BITS[self.products] if self.products else None
 
     def __str__(self) -> str:
         return self.name if self.group is None else f"{self.name}, groups of {self.group}"
@@ -51,6 +60,11 @@ SCHEMES = {
         Scheme(
             "gptq", 4, 128, 16 + 4, "GPTQ files: float16 scale and 4-bit zero for each group, g_idx",
             per_input=32,
+        ),
+        Scheme("w8a8", 8, None, 32, "int8 products; float32 scales for each output and row", products="int8"),
+        Scheme(
+            "w8a8-fp8", 8, None, 32, "torch._scaled_mm by rows: float32 scales for each output and row",
+            products="float8_e4m3fn",
         ),
     )
 }  # fmt: skip
@@ -96,7 +110,7 @@ def in_fewer_bits(trace: Trace, scheme: Scheme) -> Trace:
             if op.name in GROUPED:
                 read = round(read * touched(op.inputs[0], spec))
             saved += read - round(read * sizes[spec.storage] / before[spec.storage])
-        ops.append(replace(op, bytes_read=op.bytes_read - saved) if saved else op)
+        ops.append(_narrow(op, saved, scheme, sizes) if saved else op)
     held = {(storages[index].module, before[index]): nbytes for index, nbytes in sizes.items()}
     state = []
     for entry in trace.state:
@@ -106,6 +120,22 @@ def in_fewer_bits(trace: Trace, scheme: Scheme) -> Trace:
         else:
             state.append(replace(entry, nbytes=kept, stored=f"{entry.dtype} as {scheme.name}"))
     return replace(trace, ops=tuple(ops), storages=tuple(storages), state=tuple(state))
+
+
+def _narrow(op: Op, saved: int, scheme: Scheme, sizes: dict[int, int]) -> Op:
+    """An operator that reads `saved` bytes less of its weights, and of its activations where they are
+    quantised too."""
+    if scheme.products is None:
+        return replace(op, bytes_read=op.bytes_read - saved)
+    inputs = []
+    for spec in op.inputs:
+        if len(spec.shape) > 1 and spec.dtype in _FLOATS:
+            if spec.storage not in sizes:
+                saved += spec.nbytes - spec.numel - 4 * (spec.numel // spec.shape[-1])
+            spec = spec._replace(dtype=scheme.products)
+        inputs.append(spec)
+    inputs.sort(key=lambda spec: spec.dtype != scheme.products)  # before a bias
+    return replace(op, inputs=tuple(inputs), bytes_read=op.bytes_read - saved)
 
 
 def _sizes(trace: Trace, scheme: Scheme) -> dict[int, int]:

@@ -59,7 +59,8 @@ def llm(
     context: tokens of each sequence's prompt. batch: the numbers of sequences (1, 4, 16, 64, 256).
     dtype: of weights and cache; the configuration's own without it. weights: in fewer bits, without building
         them: "int8", "fp8", "int4", "nf4" or "gptq" ("int4:group=64"), for the Linear layers and experts of
-        the blocks; a kernel widens them as it reads, and products run in `dtype`.
+        the blocks; a kernel widens them as it reads, and products run in `dtype`. "w8a8" and "w8a8-fp8" have
+        activations and products in 8 bits as well.
     reserve: the share of the device's memory that stays free, from 0 to below 1.
     measure: also run the prefill of one sequence and some decode steps of each batch on this machine's
         accelerator or CPU, by the model's own code with random weights: column measured (tokens a second, of
@@ -80,8 +81,13 @@ def llm(
     machine = _machine(recipe, context, dtype, seed, weights) if measure else None
     listed = machine.listed if machine is not None and gpu is None and device_file is None else None
     device = listed or devices.named(gpu or DEFAULT, choices)
+    kept = scheme(weights) if weights else None
+    if kept is not None and kept.peak is not None and kept.peak not in device.peaks:
+        raise InspectError(
+            f"no peak of {kept.peak} products is known of {device.name}", 'use `weights="int8"`'
+        )
     room = None if device.memory is None else int(device.memory * 2**30 * (1 - reserve))
-    service = Service(recipe, device, context, room, dtype, seed, scheme(weights) if weights else None)
+    service = Service(recipe, device, context, room, dtype, seed, kept)
     limit = _longest_made_for(recipe.build("meta"))
     tell("prefill", 0.0)
     prompt, rows = service.prompt, []

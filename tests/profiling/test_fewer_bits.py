@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import inspector
+from inspector.profiling.views.bounds import Roof, bound
 from inspector.profiling.views.serving import serving
 from inspector.profiling.weights import SCHEMES, in_fewer_bits, scheme
 from inspector.tracing.capture.state import state_entries
@@ -123,6 +124,28 @@ def test_a_scheme_that_applies_to_nothing_is_refused() -> None:
     trace = inspector.trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), "1x3x8x8")
     with pytest.raises(inspector.InspectError, match="no Linear layer in repeated blocks"):
         in_fewer_bits(trace, scheme("int8"))
+
+
+@pytest.mark.parametrize(("name", "peak"), [("w8a8", "int8"), ("w8a8-fp8", "fp8")])
+def test_products_in_eight_bits_read_eight_bits_and_have_a_peak_of_their_own(name: str, peak: str) -> None:
+    trace = inspector.trace(Net(), "3x64")
+    fewer = in_fewer_bits(trace, scheme(name))
+    # Of each block's matrix as for int8; of its 3 rows of 64 numbers a byte each, and a scale a row.
+    assert moved(trace) - moved(fewer) == 2 * (64 * 64 * 4 - 64 * 64 - 4 * 64 + 3 * 64 * 4 - 3 * 64 - 3 * 4)
+    assert sum(op.macs or 0 for op in fewer.ops) == 3 * (2 * 64 * 64 + 64 * 10)
+    slow = Roof({"fp32": 10.0, peak: 1000.0}, 1e12)
+    seconds = [bound(op, slow).seconds for op in fewer.ops if op.macs]
+    assert seconds == pytest.approx([2 * 3 * 64 * 64 / 1000, 2 * 3 * 64 * 64 / 1000, 2 * 3 * 64 * 10 / 10])
+
+
+def test_an_int8_product_of_torch_has_its_peak() -> None:
+    class Product(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch._int_mm(x, y)
+
+    trace = inspector.trace(Product(), ["int8[32,64]", "int8[64,32]"])
+    (seconds,) = [bound(op, Roof({"fp32": 1.0, "int8": 8.0}, 1e12)).seconds for op in trace.ops if op.macs]
+    assert seconds == pytest.approx(2 * 32 * 64 * 32 / 8)
 
 
 @pytest.mark.parametrize("text", ["int3", "int4:group=0", "int4:64", "int8:group=64", ""])

@@ -19,11 +19,13 @@ from inspector.profiling.views.totals import flops
 from inspector.tracing.record import Op, Trace
 
 PRECISIONS = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+EIGHT_BITS = {"float8_e4m3fn": "fp8", "float8_e5m2": "fp8", "int8": "int8"}
+"""Dtypes of products alone: what is not a product is done in float32."""
 
 
 @dataclass(frozen=True)
 class Roof:
-    """`peaks` in FLOP/s by precision (fp64, fp32, tf32, fp16, bf16), `bandwidth` in bytes/s. `tf32`: float32
+    """`peaks` in FLOP/s by precision (see `core.devices`), `bandwidth` in bytes/s. `tf32`: float32
     products run in TF32."""
 
     peaks: Mapping[str, float]
@@ -33,7 +35,7 @@ class Roof:
     def peak(self, dtype: str, products: bool) -> float | None:
         """FLOP/s of products in `dtype`, or of other arithmetic, which half precision does in float32; None
         where the device's is not known."""
-        name = PRECISIONS.get(dtype)
+        name = PRECISIONS.get(dtype) or EIGHT_BITS.get(dtype)
         if not products:
             name = "fp64" if name == "fp64" else "fp32"
         elif name == "fp32" and self.tf32:
@@ -74,7 +76,10 @@ def bound(op: Op, roof: Roof) -> Bound:
 
 
 def _dtype(op: Op) -> str:
-    """The dtype that an operator computes in: that of its first floating-point input, or output."""
+    """The dtype that an operator computes in: that of its first floating-point input, or output; int8 where
+    both sides of a product are."""
+    if op.macs and len(op.inputs) > 1 and op.inputs[0].dtype == op.inputs[1].dtype == "int8":
+        return "int8"
     for spec in (*op.inputs, *op.outputs):
         if spec.dtype.startswith(("float", "bfloat")):
             return spec.dtype
@@ -154,13 +159,14 @@ def _frame(column: str, rows: Mapping[str, _Sum]) -> pd.DataFrame:
 
 def whole(trace: Trace, roof: Roof) -> dict[str, float]:
     """seconds (the sum of the lower bounds), memory_bound (the share of it that memory bounds), and ridge:
-    the FLOPs a byte at which the fastest products leave the memory's bound."""
+    the FLOPs a byte at which the fastest products of 16 bits or more leave the memory's bound."""
     total = _Sum()
     for op in trace.ops:
         total.add(op, bound(op, roof))
+    wide = {name: peak for name, peak in roof.peaks.items() if name not in EIGHT_BITS.values()}
     return {
         "seconds": total.seconds,
         "memory_bound": total.memory_bound / total.seconds if total.seconds else 0.0,
-        "ridge": max(roof.peaks.values(), default=0.0) / roof.bandwidth,
+        "ridge": max(wide.values(), default=0.0) / roof.bandwidth,
         "unknown": total.unknown,
     }
