@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from inspector.core.errors import InspectError, first_line
 from inspector.reporting.parts import STATUSES, Content, Finding, Metric
 from inspector.reporting.registry import DIRECTIONS, KINDS, Quantity, Unit, column, is_missing, quantity
+from inspector.reporting.tables import Table
 
 SCHEMA = "inspector.report/2"
 _METRIC_KEYS = ("value", "unit", "kind", "direction", "lower_bound", "label")
@@ -44,7 +45,7 @@ def to_dict(report: Content) -> dict[str, Any]:
             table: {name: _column(name, held) for name, held in report.columns_of(table).items()}
             for table in report.tables
         },
-        "tables": {name: frame.to_dict("records") for name, frame in report.tables.items()},
+        "tables": {name: table.records() for name, table in report.tables.items()},
         "findings": [{key: getattr(f, key) for key in _FINDING_KEYS} for f in report.findings],
         "verdict": report.verdict,
     }
@@ -204,8 +205,6 @@ def _unit(name: str, metric: dict[str, Any]) -> Any:
 def restored(make: type[C], content: dict[str, Any], place: str) -> C:
     """The report that `to_dict` described, without header, sections and charts. Raises InspectError where
     the content does not keep to its schema."""
-    import pandas as pd
-
     try:
         _check_models(content["tables"].get("models", []))
         metrics = {name: _read_metric(metric) for name, metric in content["metrics"].items()}
@@ -219,7 +218,7 @@ def restored(make: type[C], content: dict[str, Any], place: str) -> C:
             environment=dict(content["environment"]),
             metrics=metrics,
             tables={
-                name: pd.DataFrame(rows, columns=None if rows else list(columns.get(name, ())))
+                name: Table.of(rows, None if rows else columns.get(name, ()))
                 for name, rows in content["tables"].items()
             },
             findings=[_read_finding(finding) for finding in content["findings"]],

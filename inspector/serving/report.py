@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from inspector.core import devices
 from inspector.core.errors import InspectError
 from inspector.models import Model, as_recipe
 from inspector.profiling.views.serving import serving
 from inspector.profiling.weights import scheme
 from inspector.reporting.report import Chart, Finding, Report, Section, environment, metrics
+from inspector.reporting.tables import Table
 from inspector.serving.points import Service
 from inspector.tracing.record import Trace
 
@@ -74,7 +73,7 @@ def llm(
     for number, size in enumerate(batches):
         tell(f"decode, {size} sequences", (number + 1) / (len(batches) + 1))
         rows.append(service.point(size, limit))
-    return _report(service, prompt, pd.DataFrame(rows), reserve)
+    return _report(service, prompt, Table.of(rows), reserve)
 
 
 def _fewer_bits(service: Service, prompt: Trace) -> list[tuple[str, str]]:
@@ -98,11 +97,11 @@ def _longest_made_for(model: Any) -> int | None:
     return most if isinstance(most, int) else None
 
 
-def _report(service: Service, prompt: Trace, points: pd.DataFrame, reserve: float) -> Report:
+def _report(service: Service, prompt: Trace, points: Table, reserve: float) -> Report:
     device, numbers = service.device, serving(prompt)
     first = service.seconds(prompt)["seconds"]
-    fitting = points[points["fits"].eq(True)]
-    compute = points[points["bound"] == "compute"]
+    fitting = points.where(fits is True for fits in points["fits"])
+    compute = points.where(bound == "compute" for bound in points["bound"])
     state = [entry for entry in prompt.state if entry.kind == "parameter"]
     values: dict[str, Any] = {
         "params": sum(entry.numel for entry in state),
@@ -110,9 +109,9 @@ def _report(service: Service, prompt: Trace, points: pd.DataFrame, reserve: floa
         "param_bytes": sum(entry.nbytes for entry in state),
         "cache_bytes_per_token": numbers["cache_bytes_per_token"],
         "time_to_first_token": first,
-        "max_batch": int(fitting["batch"].max()) if len(fitting) else None,
-        "tokens_per_second": fitting["tokens_per_second"].max() if len(fitting) else None,
-        "compute_bound_batch": int(compute["batch"].min()) if len(compute) else None,
+        "max_batch": max(fitting["batch"], default=None),
+        "tokens_per_second": max(fitting["tokens_per_second"], default=None),
+        "compute_bound_batch": min(compute["batch"], default=None),
     }
     memory = "memory not known" if service.room is None else f"{device.memory:g} GiB, {reserve:.0%} kept free"
     notes = [_BOUNDS]

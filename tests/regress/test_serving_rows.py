@@ -69,4 +69,4 @@ def test_what_is_no_step_is_refused(line: dict[str, Any], words: str, spec: str,
 def test_the_time_of_a_step_is_not_measured(spec: str, tmp_path: Path) -> None:
     rows = listed(tmp_path, {"model": spec, "phase": "decode", "context": 8})
     report = inspector.table([rows], measure=["latency"], device="cpu", rounds=1)
-    assert "latency" not in report.tables["models"] or report.tables["models"]["latency"].isna().all()
+    assert "latency" not in report.tables["models"] or set(report.tables["models"]["latency"]) == {None}

@@ -106,7 +106,7 @@ def test_text_shows_provenance_numbers_and_findings(report: Report) -> None:
 
 
 def test_text_fits_a_narrow_terminal_by_shortening_names(report: Report) -> None:
-    report.sections[0].frame.loc[0, "module"] = "a_very_long_module_path.with.many.parts.inside"
+    report.sections[0].frame["module"][0] = "a_very_long_module_path.with.many.parts.inside"
     lines = table(report.sections[0], 60).splitlines()
     assert max(map(len, lines)) <= 60
     assert "..." in lines[2]
@@ -159,7 +159,7 @@ def test_the_suffix_of_a_file_chooses_its_format() -> None:
 
 
 def test_a_report_is_useful_in_python(report: Report) -> None:
-    assert report.to_frame() is report.tables["modules"]
+    assert report.to_frame()["module"].tolist() == report.tables["modules"]["module"]
     with pytest.raises(InspectError, match="no table is called 'x'"):
         report.to_frame("x")
     assert "macs=4089184256" in repr(report)
