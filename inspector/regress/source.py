@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,8 @@ def live(content: dict[str, Any], name: str) -> Side:
 
 
 def _at_revision(text: str) -> str:
+    import subprocess
+
     revision, colon, path = text.removeprefix(GIT).partition(":")
     if not colon or not revision or not path or revision.startswith("-"):
         raise InspectError(f"cannot read {text!r}", "write git:REVISION:PATH, e.g. git:main:base.json")
