@@ -18,6 +18,7 @@ from inspector.cli import progress as bars
 from inspector.cli.options import DEFAULTS, FIRST, LAST, Setting, assignments
 from inspector.cli.output import check, emit
 from inspector.cli.words import as_options
+from inspector.core.collection import paused
 from inspector.core.errors import InspectError
 from inspector.core.log import to_console
 from inspector.core.settings import defaults
@@ -153,4 +154,5 @@ def _call(function: Callable[..., Any], keywords: dict[str, Any], values: Any, p
 
 def _load(function: str) -> Callable[..., Any]:
     module, _, name = function.partition(":")
-    return getattr(import_module(f"inspector.{module}"), name)  # type: ignore[no-any-return]
+    with paused():
+        return getattr(import_module(f"inspector.{module}"), name)  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from inspector.cli.conversion import lightened
+from inspector.core.collection import leave
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
 from inspector.core.version import __version__
@@ -171,6 +172,7 @@ def entry() -> None:
         code = main()
     except Terminated as end:
         code = 128 + int(end.args[0])
+    leave()
     sys.exit(code)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from inspector.core.errors import InspectError
 from inspector.regress.content import Side, side
-from inspector.reporting.schema import plain_content, read_text
+from inspector.regress.later import content_of
+from inspector.reporting.schema import read_text
 
 GIT = "git:"
 
@@ -23,7 +24,7 @@ def read(text: str) -> Side:
         content = _at_revision(text)
     else:
         content = read_text(Path(text).expanduser())
-    return side(plain_content(content, text), text)
+    return side(content_of(content, text), text)
 
 
 def live(content: dict[str, Any], name: str) -> Side:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 import math
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from inspector.core.collection import paused
 from inspector.core.errors import InspectError, first_line
 from inspector.reporting.parts import STATUSES, Content, Finding, Metric
 from inspector.reporting.registry import DIRECTIONS, KINDS, Quantity, Unit, column, is_missing, quantity
@@ -124,14 +126,19 @@ def read_text(file: Path) -> str:
 def plain_content(text: str, place: str) -> dict[str, Any]:
     """The inverse of `as_text`, in the present version: whole numbers stay whole. `place` names the text in
     errors."""
+    return current(values(text, place), place)
+
+
+def values(text: str, place: str) -> Any:
+    """The values of a JSON text, no name twice in an object. `place` names the text in errors."""
     try:
-        content = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
+        with paused():
+            return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise InspectError(
             f"{place} is not a complete JSON file: {first_line(error)}",
             'write it again with `report.save("FILE.json")`',
         ) from error
-    return current(content, place)
 
 
 def current(content: Any, place: str) -> dict[str, Any]:
@@ -185,7 +192,7 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     columns = {
         table: {
             name: _column(name, column(table, name, (row.get(name) for row in rows)))
-            for name in dict.fromkeys(name for row in rows for name in row)
+            for name in dict.fromkeys(chain.from_iterable(rows))
         }
         for table, rows in content["tables"].items()
     }

@@ -18,7 +18,7 @@ import pytest
 import inspector.reporting.formats
 from inspector.core.errors import InspectError
 from inspector.reporting.formats import FORMATS, format_of, renderer
-from inspector.reporting.formats.table import render, table
+from inspector.reporting.formats.table import _tabulated, aligned, render, table
 from inspector.reporting.numbers import si, size, written
 from inspector.reporting.registry import Form
 from inspector.reporting.report import Report
@@ -186,3 +186,11 @@ def test_the_help_of_a_command_lists_every_format() -> None:
         [sys.executable, "-m", "inspector", "profile", "--help"], capture_output=True, text=True, check=True
     )
     assert "|".join(FORMATS) in " ".join(done.stdout.split())
+
+
+def test_a_table_without_tabulate_is_what_tabulate_makes_of_it() -> None:
+    rows = [["a", "1", ""], ["  longer name", "12,345", "x y"], ["", "-", "9 -"]]
+    for right in ((False, True, False), (True, True, True)):
+        for headings in ((), ("h", "a long heading", "c")):
+            assert aligned(rows, right, headings) == _tabulated(rows, right, headings)
+    assert aligned([["é", "1"]], (False, True)) == _tabulated([["é", "1"]], (False, True), ())
