@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
 from torch import nn
 
 from inspector.backbones import Backbone, find_stages
@@ -14,6 +13,7 @@ from inspector.core.log import logger
 from inspector.models import Model, Recipe, as_recipe
 from inspector.profiling.run import trace
 from inspector.reporting.report import Finding, Report, Section, environment, metrics
+from inspector.reporting.tables import Table
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.record import Trace
 
@@ -41,7 +41,7 @@ def stages(
     frame = stage_frame(backbone, built)
     notes = forward.notes if forward and forward.device != "meta" else ()
     params = sum(entry.numel for entry in state_entries(built) if entry.kind == "parameter")
-    rest = frame["params"].iloc[-1] if backbone.rest else 0
+    rest = frame["params"][-1] if backbone.rest else 0
     return Report(
         command="stages",
         subject={
@@ -52,7 +52,7 @@ def stages(
             "device": forward.device if forward else None,
         },
         environment=environment(seed=seed),
-        metrics=metrics({"stages": len(backbone.stages), "params": params, "rest_params": int(rest)}),
+        metrics=metrics({"stages": len(backbone.stages), "params": params, "rest_params": rest}),
         tables={"stages": frame},
         header=[
             ("model", f"{recipe.name} ({recipe.source}, {type(built).__name__})"),
@@ -95,7 +95,7 @@ def _traced(
     return find_stages(model, forward, given), forward
 
 
-def stage_frame(backbone: Backbone, model: nn.Module) -> pd.DataFrame:
+def stage_frame(backbone: Backbone, model: nn.Module) -> Table:
     """A row for each stage, then one without index for the parameters in none. A tied tensor counts
     where its first name is."""
     numel = {entry.name: entry.numel for entry in state_entries(model) if entry.kind == "parameter"}
@@ -106,13 +106,13 @@ def stage_frame(backbone: Backbone, model: nn.Module) -> pd.DataFrame:
     ]
     if backbone.rest:
         rows.append((None, "", backbone.rest, None))  # type: ignore[arg-type]
-    return pd.DataFrame(
+    return Table(
         {
-            "index": pd.Series([row[0] for row in rows], dtype="Int64"),
+            "index": [row[0] for row in rows],
             "modules": [row[1] for row in rows],
             "params": [sum(numel.get(name, 0) for name in row[2]) for row in rows],
             "share": [sum(numel.get(name, 0) for name in row[2]) / max(total, 1) for row in rows],
-            "resolution": pd.Series([row[3] for row in rows], dtype=object),
+            "resolution": [row[3] for row in rows],
         }
     )
 
@@ -129,9 +129,9 @@ def _size(resolution: tuple[int, ...] | None) -> str | None:
     return None if resolution is None else "x".join(map(str, resolution))
 
 
-def shown(frame: pd.DataFrame) -> pd.DataFrame:
+def shown(frame: Table) -> Table:
     """For people: long lists of modules by their ends."""
-    index = ["rest" if pd.isna(value) else str(value) for value in frame["index"]]
+    index = ["rest" if value is None else str(value) for value in frame["index"]]
     return frame.assign(index=index, modules=[_ends(text.split()) for text in frame["modules"]])
 
 

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import pandas as pd
 import torch
 
 from inspector.benchmarking import gpu
@@ -18,6 +17,7 @@ from inspector.core.version import __version__, installed
 from inspector.models.device import gpu_name
 from inspector.profiling import flags
 from inspector.reporting.report import Finding, Report, Section, environment, metrics
+from inspector.reporting.tables import Table
 
 PACKAGES = (
     "torch", "torchvision", "thop", "fvcore", "pandas", "numpy", "scipy", "scikit-learn", "tabulate",
@@ -38,13 +38,10 @@ def env() -> Report:
 
     A finding of status skip is something that is absent; fail, something that does not work.
     """
-    versions = pd.DataFrame(list(_versions()), columns=["package", "version"])
-    hardware = pd.DataFrame(list(_devices()))
-    threads = pd.DataFrame(list(_threads()), columns=["setting", "value"])
-    precision = pd.DataFrame(
-        [{"flag": name, "value": str(value)} for name, value in flags.read().items()],
-        columns=["flag", "value"],
-    )
+    versions = Table.of(_versions(), ("package", "version"))
+    hardware = Table.of(_devices())
+    threads = Table.of(_threads(), ("setting", "value"))
+    precision = Table.of([(name, str(value)) for name, value in flags.read().items()], ("flag", "value"))
     findings = [*_missing(), *_gpu_findings(), *_pair()]
     return Report(
         command="env",

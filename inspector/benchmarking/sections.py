@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 import torch
 
 from inspector.benchmarking import gpu
@@ -19,6 +18,7 @@ from inspector.models.device import gpu_name
 from inspector.models.inputs import Inputs, materialise
 from inspector.reporting.checks import examine
 from inspector.reporting.report import Chart, Finding, Metric, Report, Section, environment, metrics
+from inspector.reporting.tables import Table
 from inspector.tracing.describe import describe_call
 from inspector.tracing.record import called
 
@@ -43,7 +43,7 @@ def report(
     for group in bench.groups:
         findings += examine(CHECKS, Case(group, strict))
     rows = [row for group in bench.groups for row in group.rows]
-    table = pd.DataFrame([_record(row, group.base) for group in bench.groups for row in group.rows])
+    table = Table.of([_record(row, group.base) for group in bench.groups for row in group.rows])
     failed = any(finding.status == "fail" for finding in findings)
     measured = any(row.latency is not None for row in rows)
     tables = {"rows": table, "drift": _drift_frame(rows), "rounds": _rounds(rows)}
@@ -188,15 +188,15 @@ def _gpu(when: str, state: Any) -> dict[str, Any]:
 
 def _section(group: Group) -> Section:
     """The rows of one mode and batch as people read them."""
-    shown = pd.DataFrame([_shown(row) for row in group.rows])
-    unused = [column for column in _OPTIONAL if shown[column].isna().all()]
+    shown = Table.of([_shown(row) for row in group.rows])
+    unused = [column for column in _OPTIONAL if set(shown[column]) <= {None}]
     note = f"speed-up over {group.base.precision.label}, interleaved rounds; latency is the median of a step"
     switches = {switch for row in group.rows for switch in row.precision.switches}
     if "compile" in switches:
         note += "; the drift of a compiled row is its own, that of its layers the eager model's"
     if "cuda_graph" in switches:
         note += "; drift is that of the kernels that a CUDA graph records"
-    return Section(f"{group.mode}, batch {group.batch}", shown.drop(columns=unused), f"({note})")
+    return Section(f"{group.mode}, batch {group.batch}", shown.drop(*unused), f"({note})")
 
 
 def _shown(row: Row) -> dict[str, Any]:
@@ -241,9 +241,9 @@ def _drifts(rows: list[Row]) -> list[tuple[Row, Drift]]:
     return list(first.values())
 
 
-def _drift_frame(rows: list[Row]) -> pd.DataFrame:
+def _drift_frame(rows: list[Row]) -> Table:
     """Drift by module, once for each mode and precision."""
-    return pd.DataFrame(
+    return Table.of(
         [
             {"mode": row.mode, "precision": row.precision.name, "kind": kind, **vars(part)}
             for row, drift in _drifts(rows)
@@ -253,9 +253,9 @@ def _drift_frame(rows: list[Row]) -> pd.DataFrame:
     )
 
 
-def _rounds(rows: list[Row]) -> pd.DataFrame:
+def _rounds(rows: list[Row]) -> Table:
     """The raw times: each sample of each round, in seconds."""
-    return pd.DataFrame(
+    return Table.of(
         [
             {"mode": r.mode, "batch": r.batch, "precision": r.precision.name, "round": number, "seconds": s}
             for r in rows
@@ -279,7 +279,7 @@ def _worst(rows: list[Row]) -> list[Section]:
         for part in drift.worst[:WORST]
     ]
     note = "(relative L2 distance of the module's output from float64, including the error of its input)"
-    return [Section("layers that drift most", pd.DataFrame(records), note)] if records else []
+    return [Section("layers that drift most", Table.of(records), note)] if records else []
 
 
 def _metrics(rows: list[Row]) -> dict[str, Metric]:
@@ -299,12 +299,12 @@ def _metrics(rows: list[Row]) -> dict[str, Metric]:
     return named
 
 
-def charts(table: pd.DataFrame) -> list[Chart]:
+def charts(table: Table) -> list[Chart]:
     """Throughput by precision, and what a speed-up costs in drift."""
     frame = table.assign(
         where=[f"{mode}, batch {batch}" for mode, batch in zip(table["mode"], table["batch"])],
-        rate_low=table["batch"] / table["latency_high"].astype(float),
-        rate_high=table["batch"] / table["latency_low"].astype(float),
+        rate_low=_rates(table["batch"], table["latency_high"]),
+        rate_high=_rates(table["batch"], table["latency_low"]),
     )
     return [
         Chart(
@@ -330,3 +330,7 @@ def charts(table: pd.DataFrame) -> list[Chart]:
             log_x=True,
         ),
     ]
+
+
+def _rates(batches: list[int], seconds: list[float | None]) -> list[float | None]:
+    return [batch / time if time else None for batch, time in zip(batches, seconds)]

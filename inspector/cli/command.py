@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext, redirect_stdout
 from functools import reduce
 from importlib import import_module
+from operator import getitem
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,8 +18,10 @@ from inspector.cli import progress as bars
 from inspector.cli.options import DEFAULTS, FIRST, LAST, Setting, assignments
 from inspector.cli.output import check, emit
 from inspector.cli.words import as_options
+from inspector.core.collection import paused
 from inspector.core.errors import InspectError
 from inspector.core.log import to_console
+from inspector.core.settings import defaults
 from inspector.core.trust import TRUST
 
 BUILDING = {"lora": "peft", "attn": "attn_implementation", "trust_remote_code": TRUST}
@@ -115,23 +118,30 @@ def _files(output: Any) -> list[Path]:
 def _keywords(values: dict[str, Any], signature: inspect.Signature) -> dict[str, Any]:
     """What the function is called with: options over --set, over the file. What none of them sets is left
     to the function's own default."""
-    from inspector.core.config import load
-
     passed: dict[str, Any] = {name: None if value in ([], ()) else value for name, value in values.items()}
     if passed.get("args"):
         passed["inputs"] = [*(passed["inputs"] or ()), *passed["args"]]
     keywords = {name: value for name, value in passed.items() if name not in OWN}
     if "config" in values:
         values["settings"] = assignments(values["settings"])
-        node = load(values["config"], values["settings"])
+        node = _settings(values["config"], values["settings"])
         for name, parameter in signature.parameters.items():
             setting = _setting(parameter.annotation)
             if setting is not None and not any(passed[other] for other in setting.unless):
-                keywords[name] = setting.merge(passed[name], reduce(getattr, setting.key.split("."), node))
+                keywords[name] = setting.merge(passed[name], reduce(getitem, setting.key.split("."), node))
     building = {BUILDING[name]: passed[name] for name in BUILDING if passed.get(name)}
     if building:
         keywords["model_args"] = {**(keywords.get("model_args") or {}), **building}
     return {name: value for name, value in keywords.items() if value is not None}
+
+
+def _settings(file: Path | None, overrides: Mapping[str, str]) -> Mapping[str, Any]:
+    """The settings; without a change to any they are what they are without yacs."""
+    if file is None and not overrides:
+        return defaults()
+    from inspector.core.config import load
+
+    return load(file, overrides)  # type: ignore[no-any-return]
 
 
 def _call(function: Callable[..., Any], keywords: dict[str, Any], values: Any, progress: Any) -> Any:
@@ -145,4 +155,5 @@ def _call(function: Callable[..., Any], keywords: dict[str, Any], values: Any, p
 
 def _load(function: str) -> Callable[..., Any]:
     module, _, name = function.partition(":")
-    return getattr(import_module(f"inspector.{module}"), name)  # type: ignore[no-any-return]
+    with paused():
+        return getattr(import_module(f"inspector.{module}"), name)  # type: ignore[no-any-return]

@@ -6,13 +6,14 @@ import os
 import re
 import signal
 import sys
-import traceback
 from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from inspector.cli.conversion import lightened
+from inspector.core.collection import leave
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
 from inspector.core.version import __version__
@@ -30,6 +31,9 @@ _CHOICE = re.compile(r"'(?P<word>[^']*)' is not one of (?P<known>'.*')\.?$")
 class Command(TyperCommand):
     """A command whose `--set KEY VALUE`, as yacs users write it, is `--set KEY=VALUE`."""
 
+    def get_params(self, ctx: Any) -> Any:
+        return lightened(super().get_params(ctx))
+
     def make_parser(self, ctx: Any) -> Any:
         parser = super().make_parser(ctx)
         option = parser._long_opt.get("--set")
@@ -46,6 +50,9 @@ class Command(TyperCommand):
 
 class Commands(TyperGroup):
     """The table of commands, each imported when it is asked for."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return lightened(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
@@ -133,6 +140,8 @@ def _usage_error() -> Any:
 
 def _explain(error: Exception, debug: bool) -> int:
     if debug:
+        import traceback
+
         traceback.print_exception(error)
     if isinstance(error, InspectError):
         message, hint = error.message, error.hint
@@ -163,6 +172,7 @@ def entry() -> None:
         code = main()
     except Terminated as end:
         code = 128 + int(end.args[0])
+    leave()
     sys.exit(code)
 
 

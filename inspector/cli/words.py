@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import re
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,6 +41,9 @@ def as_options(error: InspectError, parameters: Iterable[Any]) -> None:
 
 def _texts(name: str, value: str) -> list[str]:
     """A keyword's value as it is typed, one text for each time that its option is given."""
+    import ast  # an error is rare, and its import costs every start
+    import shlex
+
     try:
         content = ast.literal_eval(value)
     except (ValueError, SyntaxError):  # a placeholder: N, FILE

@@ -8,6 +8,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from inspector.core import settings
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
 from inspector.core.values import yaml_file
@@ -16,48 +17,9 @@ from inspector.core.values import yaml_file
 def defaults() -> CfgNode:
     """Every setting with its default. `MODEL.ARGS` and `INPUT` are the keywords `model_args` and `inputs`,
     `FREEZE.STAGES` is `stages`: one string of globs for each stage."""
-    node = CfgNode(
-        {
-            "MODEL": {"NAME": "resnet50"},
-            "INPUT": [],
-            "SEED": 0,
-            "FREEZE": {"AT": None, "SCHEME": "maskrcnn", "PATTERNS": [], "NORM": "freeze", "STAGES": []},
-            "INIT": {"SCHEME": None, "A": None, "LAYERS": [], "BIAS": "auto"},
-            **_TRAINING,
-        }
-    )
+    node = CfgNode(settings.defaults())
     node.MODEL.ARGS = CfgNode(new_allowed=True)
     return node
-
-
-_TRAINING: dict[str, Any] = {
-    "DATA": {"SOURCE": "digits", "BATCH": 8, "WORKERS": 0, "AUGMENT": True, "SAMPLES": 512},
-    "SOLVER": {
-        "OPTIMIZER": "sgd",
-        "BASE_LR": 0.001,
-        "BIAS_LR_FACTOR": 2.0,
-        "WEIGHT_DECAY": 1e-4,
-        "WEIGHT_DECAY_BIAS": 0.0,
-        "MOMENTUM": 0.9,
-        "STEPS": 30,
-        "ACCUMULATE": 1,
-        "VALIDATE_EVERY": 10,
-        "SCHEDULER": {"FACTOR": 0.1, "PATIENCE": 2},
-    },
-    "AMP": {"ENABLED": False, "DTYPE": "auto"},
-    "DDP": {
-        "NPROC": None,
-        "BACKEND": "auto",
-        "SYNC_BN": False,
-        "FIND_UNUSED": False,
-        "MAX_RESTARTS": 1,
-        "STALL": 60.0,
-        "DEADLINE": 600.0,
-    },
-    "OUTPUT_DIR": None,
-}
-"""The settings of `inspect ddp`. `DATA.SOURCE`: digits, synthetic or a folder of images; `DATA.BATCH` is
-that of one process; rates and decays as torch.optim takes them; times in seconds."""
 
 
 _NO_SETTING = (KeyError, ValueError, TypeError, AssertionError, AttributeError)

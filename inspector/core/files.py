@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from inspector.core.errors import InspectError
@@ -15,6 +14,8 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
 
     Raises InspectError when the folder is missing or not writable.
     """
+    import tempfile  # loads `random`: not at every start
+
     target = Path(path).expanduser()
     data = content.encode() if isinstance(content, str) else content
     if target.is_dir():

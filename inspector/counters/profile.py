@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
-
 from inspector.core.errors import InspectError
 from inspector.counters import find
 from inspector.counters.isolate import DOUBLED, TIMEOUT, WORST_CASE, Question, ask
@@ -102,14 +100,10 @@ def _without_what_it_does_not_say(
     for name in _UNCOUNTED:
         made.metrics[name] = replace(made.metrics[name], value=None, lower_bound=False, shown=False)
     made.metrics["params"] = metric("params", count.params)
-    for name, frame in made.tables.items():
-        made.tables[name] = frame.copy()
-        for column in (c for c in _COLUMNS if c in frame):
-            made.tables[name][column] = pd.NA
-    made.sections = [
-        replace(section, frame=section.frame.drop(columns=[c for c in _COLUMNS if c in section.frame]))
-        for section in made.sections
-    ]
+    for name, frame in list(made.tables.items()):
+        unknown = {column: [None] * len(frame) for column in _COLUMNS if column in frame}
+        made.tables[name] = frame.assign(**unknown)
+    made.sections = [replace(section, frame=section.frame.drop(*_COLUMNS)) for section in made.sections]
     made.header = [line for line in made.header if line[0] != "coverage"]
     made.header.append(("counter", f"{counter.name} {version or ''}: {counter.convention}"))
     made.subject["counter"] = counter.name

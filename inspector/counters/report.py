@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from inspector.core.errors import InspectError
 from inspector.counters import NAMES, find, published
 from inspector.counters.isolate import DOUBLED, TIMEOUT, WORST_CASE, Outcome, Question, ask
@@ -19,6 +17,7 @@ from inspector.models import Model, Recipe, as_recipe
 from inspector.profiling.run import trace
 from inspector.profiling.views.totals import totals
 from inspector.reporting.report import Finding, Metric, Report, Section, environment, metric, metrics
+from inspector.reporting.tables import Table
 from inspector.tracing.record import Trace, called
 
 NEGLIGIBLE = 1e-3
@@ -149,21 +148,17 @@ def _figure(figure: published.Figure, found: Trace, convention: str = "as the ta
 
 # The report.
 
-_INTEGERS = ("says", "macs", "difference", "unexplained", "params", "peak_bytes")
-
 
 def _report(results: list[_Result], found: Trace, unmatched: str | Path | None) -> Report:
     sums = totals(found)
     ours = sums["macs"]
     partial = sums["unknown_ops"] > 0
-    rows = pd.DataFrame([_row(result, ours) for result in results]).astype(dict.fromkeys(_INTEGERS, "Int64"))
-    reasons = pd.DataFrame(
+    rows = Table.of([_row(result, ours) for result in results])
+    reasons = Table.of(
         [{"counter": r.name, **row} for r in results if r.explanation for row in causes(r.explanation)],
-        columns=["counter", "cause", "operator", "amount", "modules", "largest_module"],
+        ("counter", "cause", "operator", "amount", "modules", "largest_module"),
     )
-    joined = pd.DataFrame(
-        list(_joined(results)), columns=["counter", "module", "operator", "cause", "phase", "amount"]
-    )
+    joined = Table.of(_joined(results), ("counter", "module", "operator", "cause", "phase", "amount"))
     return Report(
         command="reconcile",
         subject=found.subject,
@@ -223,16 +218,18 @@ def _metrics(results: list[_Result], ours: int, partial: bool) -> dict[str, Metr
     return {"macs": metric("macs", ours, lower_bound=partial, label="our MACs"), **metrics(values)}
 
 
-def _sections(rows: pd.DataFrame, reasons: pd.DataFrame, ours: int) -> list[Section]:
-    ran = rows[rows["status"] == "ok"]
+def _sections(rows: Table, reasons: Table, ours: int) -> list[Section]:
+    ran = rows.where(status == "ok" for status in rows["status"])
     columns = ["counter", "says", "unit", "macs", "difference", "unexplained_share", "seconds", "peak_bytes"]
-    shown = ran[columns].rename(columns={"unexplained_share": "unexplained", "peak_bytes": "peak"})
-    shown = shown.drop(columns=[c for c in ("seconds", "peak") if shown[c].isna().all()])
-    why = reasons.assign(of_ours=reasons["amount"].abs() / ours if ours else None)
-    why["largest_module"] = why["largest_module"].replace("", "(the model)")
+    shown = ran.select(columns).rename({"unexplained_share": "unexplained", "peak_bytes": "peak"})
+    shown = shown.drop(*(name for name in ("seconds", "peak") if set(shown[name]) <= {None}))
+    why = reasons.assign(
+        largest_module=[path or "(the model)" for path in reasons["largest_module"]],
+        of_ours=[abs(amount) / ours if ours else None for amount in reasons["amount"]],
+    )
     met = [cause for cause in CAUSES if cause in set(reasons["cause"])]
-    legend = pd.DataFrame({"cause": met, "meaning": [CAUSES[cause] for cause in met]})
-    counts = pd.DataFrame({"counter": ran["counter"], "counts": ran["convention"].map(_folded)})
+    legend = Table({"cause": met, "meaning": [CAUSES[cause] for cause in met]})
+    counts = Table({"counter": ran["counter"], "counts": map(_folded, ran["convention"])})
     sections = [
         Section("counters (difference: what it says minus our MACs)", shown),
         Section("why they differ (in MACs)", why),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from functools import reduce
 from operator import getitem
 from typing import Any
 
-import pandas as pd
 import torch
 
 from inspector.core.config import keys
@@ -16,6 +16,7 @@ from inspector.distributed.job import Job
 from inspector.distributed.launch import Group, Outcome
 from inspector.distributed.solver import amp_dtype
 from inspector.reporting.report import Chart, Metric, Report, Section, environment, metrics
+from inspector.reporting.tables import Table
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
@@ -27,7 +28,7 @@ def report(job: Job, ranks: list[dict[str, Any]], outcome: Outcome | None, group
     node = job.settings
     findings = examined(Case(job, ranks, outcome))
     steps = _steps(ranks)
-    validations = pd.DataFrame(ranks[0]["after"]["validations"] if ranks and "after" in ranks[0] else [])
+    validations = Table.of(ranks[0]["after"]["validations"] if ranks and "after" in ranks[0] else [])
     failed = any(finding.status == "fail" for finding in findings)
     world = len(ranks) or group.nproc * group.nnodes
     tables = {"steps": steps, "validations": validations, "config": _config(job)}
@@ -51,13 +52,13 @@ def report(job: Job, ranks: list[dict[str, Any]], outcome: Outcome | None, group
     )
 
 
-def _steps(ranks: list[dict[str, Any]]) -> pd.DataFrame:
+def _steps(ranks: list[dict[str, Any]]) -> Table:
     after = [rank["after"] for rank in ranks if "after" in rank]
     if not after or len(after) < len(ranks):
-        return pd.DataFrame()
+        return Table({})
     start = ranks[0].get("resumed_at") or 0
     rows = zip(*(part["losses"] for part in after))
-    return pd.DataFrame(
+    return Table.of(
         [
             {
                 "step": start + number,
@@ -70,18 +71,18 @@ def _steps(ranks: list[dict[str, Any]]) -> pd.DataFrame:
     )
 
 
-def _config(job: Job) -> pd.DataFrame:
+def _config(job: Job) -> Table:
     rows = [(key, str(reduce(getitem, key.split("."), job.settings))) for key in keys(job.settings)]
-    return pd.DataFrame(rows, columns=["key", "value"])
+    return Table.of(rows, ("key", "value"))
 
 
-def _metrics(ranks: list[dict[str, Any]], steps: pd.DataFrame, node: Any, world: int) -> dict[str, Metric]:
+def _metrics(ranks: list[dict[str, Any]], steps: Table, node: Any, world: int) -> dict[str, Metric]:
     if not len(steps):
         return {}
-    middle = float(steps["seconds"].median())
+    middle = statistics.median(steps["seconds"])
     size = node.DATA.BATCH * node.SOLVER.ACCUMULATE
     values = {
-        "final_loss": float(steps["loss"].iloc[-1]),
+        "final_loss": steps["loss"][-1],
         "step_seconds": middle,
         "samples_per_second": size * world / middle,
     }
@@ -120,22 +121,22 @@ def _header(job: Job, node: Any, ranks: list[dict[str, Any]], world: int) -> lis
     return lines
 
 
-def _sections(steps: pd.DataFrame, validations: pd.DataFrame) -> list[Section]:
+def _sections(steps: Table, validations: Table) -> list[Section]:
     sections = []
     if len(steps):
         losses = list(steps["loss"])
-        curve = pd.DataFrame(
+        curve = Table.of(
             [{"training loss": sparkline(losses), "first": f"{losses[0]:.3f}", "last": f"{losses[-1]:.3f}"}]
         )
         sections.append(Section(f"loss over {len(losses)} steps", curve))
     if len(validations):
-        shown = validations[["step", "loss", "accuracy"]].astype(object)
+        shown = validations.select(("step", "loss", "accuracy"))
         shown = shown.assign(loss=[f"{value:.4f}" for value in validations["loss"]])
         sections.append(Section("validation (all ranks together)", shown))
     return sections
 
 
-def charts(steps: pd.DataFrame) -> list[Chart]:
+def charts(steps: Table) -> list[Chart]:
     """The loss over the steps."""
     return [Chart("line", "training loss", "step", "loss", steps)]
 

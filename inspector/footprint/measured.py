@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
-import pandas as pd
 import torch
 
 from inspector.core.errors import InspectError
@@ -23,6 +22,7 @@ from inspector.models.device import OTHERS, gpu_name, real_device
 from inspector.models.subject import refuse_scripted
 from inspector.profiling.live import Live
 from inspector.profiling.meter import Peak, counters, metered, uncounted
+from inspector.reporting.tables import Table
 from inspector.tracing._torch import tree_leaves
 from inspector.tracing.capture import differentiable
 from inspector.tracing.capture.isolate import random_state
@@ -34,7 +34,7 @@ from inspector.tracing.record import Trace
 class Measured:
     """Predicted and measured bytes side by side (columns quantity, predicted, measured, ratio)."""
 
-    frame: pd.DataFrame
+    frame: Table
     note: str
 
 
@@ -67,8 +67,10 @@ def measured(question: Question, batch: int | None) -> Measured:
         if out_of_memory(error):
             raise InspectError(f"not enough memory to run it on {device}", "leave out `measure=`") from error
         raise
-    frame = pd.DataFrame(rows, columns=["quantity", "predicted", "measured"])
-    frame["ratio"] = frame["predicted"] / frame["measured"]
+    frame = Table.of(
+        [(what, predicted, real, predicted / real if real else None) for what, predicted, real in rows],
+        ("quantity", "predicted", "measured", "ratio"),
+    )
     return Measured(frame, f"measured on {_where(device)}{f'; {why}' if (why := uncounted(found)) else ''}")
 
 

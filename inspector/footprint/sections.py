@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
-
 from inspector.footprint import CATEGORIES, Memory, Plan
 from inspector.footprint.shard import estimate
 from inspector.footprint.step import CUDA_CONTEXT
@@ -22,6 +20,7 @@ from inspector.footprint.tables import (
 from inspector.footprint.workspaces import ATTENTION, CUDNN
 from inspector.reporting.registry import OF_TABLE
 from inspector.reporting.report import Chart, Finding, Metric, Report, Section, metrics
+from inspector.reporting.tables import Table
 from inspector.tracing.capture.setting import PORTABLE, Setting
 from inspector.tracing.record import Trace, called
 
@@ -62,7 +61,7 @@ def report(asked: Asked) -> Report:
         "timeline": timeline,
     }
     modules = tables["modules"]
-    named = modules.assign(module=modules["module"].replace("", f"({trace.model} itself)"))
+    named = modules.assign(module=[name or f"({trace.model} itself)" for name in modules["module"]])
     sections = [
         Section("composition of the peak", composition),
         Section(f"the peak by module (depth {asked.depth})", named.head(_TOP)),
@@ -72,15 +71,15 @@ def report(asked: Asked) -> Report:
     if memory.extras:
         frame = tables["workspaces"] = workspaces_frame(memory)
         title, note = "what workspaces may add to the peak", "one kind of a library runs at a time"
-        if frame["at_most"].any():
-            sections.append(Section(title, frame[frame["at_most"] > 0], note))
+        if any(frame["at_most"]):
+            sections.append(Section(title, frame.where(frame["at_most"]), note))
     if asked.tried:
-        tables["batches"] = pd.DataFrame(asked.tried)
+        tables["batches"] = Table.of(asked.tried)
         sections.append(Section("batches tried", tables["batches"]))
     if asked.world_size is not None:
         terms = estimate(trace, memory, asked.world_size, asked.shard)
-        tables["processes"] = pd.DataFrame(terms.items(), columns=["part", "bytes"])
-        shown = pd.DataFrame([*terms.items(), ("sum", sum(terms.values()))], columns=["part", "bytes"])
+        tables["processes"] = Table.of(terms.items(), ("part", "bytes"))
+        shown = Table.of([*terms.items(), ("sum", sum(terms.values()))], ("part", "bytes"))
         title = f"estimate for each of {asked.world_size} processes, {asked.shard}"
         sections.append(Section(title, shown))
     if asked.measured is not None:
@@ -157,12 +156,13 @@ def _precision(setting: Setting) -> str:
     return f"{weights}, autocast to {lowered}" if lowered else weights
 
 
-def _fits(asked: Asked, composition: pd.DataFrame) -> list[Finding]:
+def _fits(asked: Asked, composition: Table) -> list[Finding]:
     if asked.limit is None:
         return []
-    need, parts = asked.memory.needed, composition.set_index("category")["bytes"]
-    largest = ", ".join(f"{name} {_gib(nbytes)}" for name, nbytes in parts.nlargest(4).items())
-    evidence = {"needed": need, "limit": asked.limit, **{str(k): int(v) for k, v in parts.items()}}
+    need, parts = asked.memory.needed, dict(zip(composition["category"], composition["bytes"]))
+    ordered = sorted(parts.items(), key=lambda part: -part[1])
+    largest = ", ".join(f"{name} {_gib(nbytes)}" for name, nbytes in ordered[:4])
+    evidence = {"needed": need, "limit": asked.limit, **parts}
     context = f"reserved, and {_gib(CUDA_CONTEXT[1])} for CUDA itself"
     message = f"needs {_gib(need)} of {_gib(asked.limit)} ({context}): {largest}"
     if need > asked.limit:
@@ -234,17 +234,19 @@ def _workspaces(asked: Asked) -> list[str]:
     return notes
 
 
-def _chart(timeline: pd.DataFrame) -> Chart:
-    used = [name for name in CATEGORIES if timeline[name].any()]
-    long = timeline.melt("at", ["bytes", *used], "part", "nbytes")
-    long["GiB"] = long.pop("nbytes") / 2**30
-    long["part"] = long["part"].replace("bytes", "all")
+def _chart(timeline: Table) -> Chart:
+    used = [name for name in CATEGORIES if any(timeline[name])]
+    rows = [
+        (at, "all" if part == "bytes" else part, nbytes / 2**30)
+        for part in ("bytes", *used)
+        for at, nbytes in zip(timeline["at"], timeline[part])
+    ]
     return Chart(
         "line",
         "What lives when",
         "operator",
         "GiB",
-        long.rename(columns={"at": "operator"}),
+        Table.of(rows, ("operator", "part", "GiB")),
         group="part",
         note="x is the index of the operator in the step; each point is the peak of its time slice",
     )

@@ -4,55 +4,58 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
-
 from inspector.footprint.blocks import CATEGORIES
 from inspector.footprint.step import OPTIMIZER_STEP, Memory
+from inspector.reporting.tables import Table
 from inspector.tracing.record import Trace
 
 POINTS = 400
 """Rows of the timeline at most: each is the peak of its time slice."""
 
 
-def composition_frame(memory: Memory) -> pd.DataFrame:
+def composition_frame(memory: Memory) -> Table:
     """What the peak is made of. Columns: category, blocks, bytes, share."""
     return _grouped(memory, "category", [block.category for block, _ in memory.peak], CATEGORIES)
 
 
-def modules_frame(memory: Memory, depth: int) -> pd.DataFrame:
+def modules_frame(memory: Memory, depth: int) -> Table:
     """The peak by module, cut at `depth` levels ("" is the model). Columns: module, blocks, bytes, share."""
     names = [".".join(block.module.split(".")[:depth]) if depth else "" for block, _ in memory.peak]
     return _grouped(memory, "module", names)
 
 
-def makers_frame(memory: Memory) -> pd.DataFrame:
+def makers_frame(memory: Memory) -> Table:
     """The peak by the operator that made each block. Columns: operator, blocks, bytes, share."""
     return _grouped(memory, "operator", [block.op for block, _ in memory.peak])
 
 
-def workspaces_frame(memory: Memory) -> pd.DataFrame:
+def workspaces_frame(memory: Memory) -> Table:
     """What workspaces outside the peak may add to it, the most demanding first. Columns: library, kind,
     at_least, at_most (bytes), source."""
     rows = [(owner, kind, *extra, source) for (owner, kind, source), extra in memory.extras.items()]
-    frame = pd.DataFrame(rows, columns=["library", "kind", "at_least", "at_most", "source"])
-    return frame.sort_values(
-        ["library", "at_most"], ascending=[True, False], kind="stable", ignore_index=True
-    )
+    rows.sort(key=lambda row: (row[0], -row[3]))
+    return Table.of(rows, ("library", "kind", "at_least", "at_most", "source"))
 
 
-def _grouped(
-    memory: Memory, column: str, names: list[str], order: tuple[str, ...] | None = None
-) -> pd.DataFrame:
-    sizes = pd.Series([nbytes for _, nbytes in memory.peak], dtype="int64")
-    blocks = pd.DataFrame({column: pd.Series(names, dtype=object), "bytes": sizes})
-    frame = blocks.groupby(column, as_index=False).agg(blocks=("bytes", "size"), bytes=("bytes", "sum"))
-    frame = frame[frame["bytes"] > 0].assign(share=frame["bytes"] / (memory.allocated or 1))
+def _grouped(memory: Memory, column: str, names: list[str], order: tuple[str, ...] | None = None) -> Table:
+    sums: dict[str, list[int]] = {}
+    for name, (_, nbytes) in zip(names, memory.peak):
+        row = sums.setdefault(name, [0, 0])
+        row[0] += 1
+        row[1] += nbytes
+    rows = [
+        (name, blocks, nbytes, nbytes / (memory.allocated or 1))
+        for name, (blocks, nbytes) in sums.items()
+        if nbytes > 0
+    ]
     if order:
-        return frame.sort_values(column, key=lambda group: group.map(order.index), ignore_index=True)
-    return frame.sort_values(["bytes", column], ascending=[False, True], ignore_index=True)
+        rows.sort(key=lambda row: order.index(row[0]))
+    else:
+        rows.sort(key=lambda row: (-row[2], row[0]))
+    return Table.of(rows, (column, "blocks", "bytes", "share"))
 
 
-def timeline_frame(trace: Trace, memory: Memory, points: int = POINTS) -> pd.DataFrame:
+def timeline_frame(trace: Trace, memory: Memory, points: int = POINTS) -> Table:
     """Bytes that live at each operator, in at most `points` rows, each the peak of its time slice.
 
     Columns: at (index of the operator), phase, module, operator, bytes, and one for each category.
@@ -64,9 +67,9 @@ def timeline_frame(trace: Trace, memory: Memory, points: int = POINTS) -> pd.Dat
     for number in range(slices):
         inside = range(number * count // slices, (number + 1) * count // slices)
         index = max(inside, key=totals.__getitem__)
-        rows.append({"at": index, **moment(trace, index), "bytes": totals[index], **memory.curve[index]})
-    frame = pd.DataFrame(rows, columns=["at", "phase", "module", "operator", "bytes", *CATEGORIES])
-    return frame.fillna(dict.fromkeys(CATEGORIES, 0)).astype(dict.fromkeys(CATEGORIES, "int64"))
+        parts = {name: memory.curve[index].get(name, 0) for name in CATEGORIES}
+        rows.append({"at": index, **moment(trace, index), "bytes": totals[index], **parts})
+    return Table.of(rows, ("at", "phase", "module", "operator", "bytes", *CATEGORIES))
 
 
 def moment(trace: Trace, index: int) -> dict[str, str]:
@@ -77,17 +80,18 @@ def moment(trace: Trace, index: int) -> dict[str, str]:
     return {"phase": op.phase, "module": op.module, "operator": op.name}
 
 
-def bars_frame(timeline: pd.DataFrame, rows: int = 24, width: int = 40) -> pd.DataFrame:
+def bars_frame(timeline: Table, rows: int = 24, width: int = 40) -> Table:
     """The timeline as text: each row is the peak of a time slice, with a bar of at most `width`."""
     count = len(timeline)
     lines = min(rows, count)
-    highest = int(timeline["bytes"].max()) if count else 0
+    nbytes = timeline["bytes"]
+    highest = max(nbytes, default=0)
     picked = [
-        timeline["bytes"].iloc[n * count // lines : (n + 1) * count // lines].idxmax() for n in range(lines)
+        max(range(n * count // lines, (n + 1) * count // lines), key=nbytes.__getitem__) for n in range(lines)
     ]
-    frame = timeline.loc[picked, ["phase", "module", "bytes"]].reset_index(drop=True)
-    frame["timeline"] = [_bar(nbytes / (highest or 1), width) for nbytes in frame["bytes"]]
-    return frame
+    columns = ("phase", "module", "bytes")
+    frame = Table({name: [timeline[name][place] for place in picked] for name in columns})
+    return frame.assign(timeline=[_bar(size / (highest or 1), width) for size in frame["bytes"]])
 
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"

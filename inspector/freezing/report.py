@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from inspector.backbones.report import shown, stage_frame, state
 from inspector.freezing.plan import swin
 from inspector.freezing.schemes import equivalents
 from inspector.models.device import device_of
 from inspector.reporting.report import Finding, Metric, Report, Section, environment, metric
+from inspector.reporting.tables import Table
 from inspector.tracing.capture.state import state_entries
 
 if TYPE_CHECKING:
@@ -83,10 +82,10 @@ def _metrics(frozen: Frozen) -> dict[str, Metric]:
     return {name: metric(name, value, direction="none") for name, value in values.items()}
 
 
-def _stages(frozen: Frozen) -> pd.DataFrame:
+def _stages(frozen: Frozen) -> Table:
     backbone = frozen.plan.backbone
     if backbone is None or frozen.plan.stages is None:
-        return pd.DataFrame()
+        return Table({})
     frame = stage_frame(backbone, frozen.model)
     parts = [stage.parameters for stage in backbone.stages]
     parts += [backbone.rest] if backbone.rest else []
@@ -95,23 +94,23 @@ def _stages(frozen: Frozen) -> pd.DataFrame:
     return frame.assign(state=[state(part, names) for part in parts])
 
 
-def _schemes(frozen: Frozen) -> pd.DataFrame:
+def _schemes(frozen: Frozen) -> Table:
     if frozen.plan.backbone is None or frozen.plan.stages is None:
-        return pd.DataFrame()
+        return Table({})
     total = len(frozen.plan.backbone.stages)
-    return pd.DataFrame(equivalents(frozen.plan.stages, total, swin(frozen.model)))
+    return Table.of(equivalents(frozen.plan.stages, total, swin(frozen.model)))
 
 
-def _frozen(frozen: Frozen) -> pd.DataFrame:
+def _frozen(frozen: Frozen) -> Table:
     tensors = dict(frozen.model.named_parameters(remove_duplicate=False))
     rows = [
         {"name": name, "shape": "x".join(map(str, tensors[name].shape)), "numel": tensors[name].numel()}
         for name in frozen.plan.parameters
     ]
-    return pd.DataFrame(rows, columns=["name", "shape", "numel"])
+    return Table.of(rows, ("name", "shape", "numel"))
 
 
-def _sections(tables: dict[str, pd.DataFrame]) -> list[Section]:
+def _sections(tables: dict[str, Table]) -> list[Section]:
     sections = []
     if "stages" in tables:
         sections.append(Section("stages", shown(tables["stages"])))

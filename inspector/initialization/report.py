@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from torch import nn
 
 from inspector.core.errors import InspectError, first_line
@@ -21,6 +20,7 @@ from inspector.models.device import device_of
 from inspector.models.inputs import materialise
 from inspector.models.small import smallest
 from inspector.reporting.report import Finding, Report, Section, environment, metrics
+from inspector.reporting.tables import Table
 from inspector.tracing.describe import describe_call
 
 SHOWN = 20
@@ -150,12 +150,12 @@ def _propagate(job: Job, report: Report) -> None:
     described = describe_call(args, kwargs)
     report.subject["inputs"] = described
     report.header.append(("propagated", ", ".join(described)))
-    frame = pd.DataFrame(signal.rows)
+    frame = Table.of(signal.rows)
     report.tables["propagation"] = frame
     report.findings += signal.findings
     if len(frame):
         note = f"(the first {PLOTTED} of {len(frame)} modules)" if len(frame) > PLOTTED else ""
-        report.sections.append(Section("propagation", _written_out(frame[:PLOTTED]), note=note))
+        report.sections.append(Section("propagation", _written_out(frame.head(PLOTTED)), note=note))
 
 
 def _save(job: Job, report: Report, choice: Choice | None, path: str | Path) -> None:
@@ -187,7 +187,7 @@ def _report(job: Job, outcome: Outcome, choice: Choice | None, layers: int, of: 
         subject={"name": job.name, "source": job.source, "inputs": [], "phase": None, "device": "cpu"},
         environment=environment(),
         metrics=metrics({"layers": layers, "tensors": len(outcome.rows), **counts}),
-        tables={"tensors": pd.DataFrame([row.cells() for row in outcome.rows], dtype=object)},
+        tables={"tensors": Table.of([row.cells() for row in outcome.rows])},
         findings=outcome.findings,
         header=[
             ("model", f"{job.name} ({job.source})"),
@@ -202,32 +202,29 @@ def _report(job: Job, outcome: Outcome, choice: Choice | None, layers: int, of: 
     )
 
 
-def _summary(rows: list[Row]) -> pd.DataFrame:
+def _summary(rows: list[Row]) -> Table:
     """How many tensors of each role have each status and law."""
-    cells = [
-        {
-            "role": row.target.role,
-            "law": " or ".join(row.labels) or row.looks_like or (row.law.label if row.law else "none known"),
-            "status": row.status,
-            "tensors": 1,
-            "numel": row.evidence.sample.numel if row.evidence.sample else 0,
-        }
-        for row in rows
-    ]
-    grouped = pd.DataFrame(cells).groupby(["role", "status", "law"], sort=False).sum().reset_index()
-    return grouped.sort_values(["role", "tensors"], ascending=[False, False], kind="stable")
+    sums: dict[tuple[str, str, str], list[int]] = {}
+    for row in rows:
+        law = " or ".join(row.labels) or row.looks_like or (row.law.label if row.law else "none known")
+        group = sums.setdefault((row.target.role, row.status, law), [0, 0])
+        group[0] += 1
+        group[1] += row.evidence.sample.numel if row.evidence.sample else 0
+    lines = [(role, status, law, *group) for (role, status, law), group in sums.items()]
+    lines.sort(key=lambda line: (str(line[0]), line[3]), reverse=True)
+    return Table.of(lines, ("role", "status", "law", "tensors", "numel"))
 
 
-def _worst(rows: list[Row]) -> tuple[pd.DataFrame, str]:
+def _worst(rows: list[Row]) -> tuple[Table, str]:
     """The tensors that differ, then those nearest to it: what a reader looks at first."""
     order = sorted(rows, key=lambda row: (row.status in GOOD, row.fit.p if row.fit else 1.0))
     shown = order[:SHOWN]
     columns = ["tensor", "status", "law", "max", "expected_std", "std", "ks", "p", "looks_like"]
     note = f"(the {SHOWN} most doubtful of {len(rows)})" if len(rows) > SHOWN else ""
-    return _written_out(pd.DataFrame([row.cells() for row in shown])[columns]), note
+    return _written_out(Table.of([row.cells() for row in shown], columns)), note
 
 
-def _written_out(frame: pd.DataFrame) -> pd.DataFrame:
+def _written_out(frame: Table) -> Table:
     """Numbers with four digits, what was not measured empty."""
 
     def text(cell: Any) -> str:
@@ -235,4 +232,4 @@ def _written_out(frame: pd.DataFrame) -> pd.DataFrame:
             return ""
         return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
-    return frame.astype(object).map(text)
+    return Table({name: map(text, values) for name, values in frame.items()})

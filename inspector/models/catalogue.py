@@ -7,13 +7,12 @@ from fnmatch import fnmatch
 from importlib.util import find_spec
 from typing import Any
 
-import pandas as pd
-
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
 from inspector.models import timm, torchvision
 from inspector.reporting.registry import Form, Quantity, Unit
 from inspector.reporting.report import Finding, Report, Section, environment, metrics
+from inspector.reporting.tables import Table
 
 SOURCES = {"torchvision": torchvision, "timm": timm}
 _AS_PUBLISHED = {"params": Quantity(Unit.COUNT, own_form=Form.PLAIN)}
@@ -29,8 +28,7 @@ def models(query: str | None = None, *, source: str | None = None) -> Report:
     if not chosen:
         names = [row["spec"].rpartition(":")[2] for row in rows]
         raise InspectError(f"no model matches {query!r}", nearest(query or "", names))
-    frame = pd.DataFrame(chosen, columns=["spec", "source", "task", "params", "gmacs", "entries"])
-    frame["params"] = frame["params"].astype("Int64")
+    frame = Table.of(chosen, ("spec", "source", "task", "params", "gmacs", "entries"))
     findings = []
     if source is None and find_spec("timm") is None:
         findings.append(Finding("timm", "skip", "", "timm is not installed: pip install 'inspector[timm]'"))

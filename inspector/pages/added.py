@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import pandas as pd
-
 from inspector.benchmarking.sections import charts as bench_charts
 from inspector.distributed.sections import charts as ddp_charts
 from inspector.reporting.report import Chart, Finding, Report, Section
 from inspector.reporting.rows import headline
+from inspector.reporting.tables import Table
 
-_CHARTS: dict[str, tuple[str, set[str], Callable[[pd.DataFrame], list[Chart]]]] = {
+_CHARTS: dict[str, tuple[str, set[str], Callable[[Table], list[Chart]]]] = {
     "bench": (
         "rows",
         {"mode", "batch", "precision", "samples_per_second", "latency_low", "latency_high", "drift"}
@@ -60,9 +59,7 @@ def presentable(report: Report) -> Report:
 
 def _numbers(report: Report, metrics: dict) -> Section:
     rows = [(name, headline(name, metric), str(metric.unit), metric.kind) for name, metric in metrics.items()]
-    return Section(
-        f"{report.command}: numbers", pd.DataFrame(rows, columns=["name", "value", "unit", "kind"])
-    )
+    return Section(f"{report.command}: numbers", Table.of(rows, ("name", "value", "unit", "kind")))
 
 
 def _header(report: Report) -> list[tuple[str, str]]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-import pandas as pd
-
 from inspector.profiling.views.modules import ancestors
+from inspector.reporting.tables import Table
 from inspector.tracing.record import Trace
 
 SUMS = ("macs", "params", "bytes", "unknown_ops")
 
 
-def icicle_frame(trace: Trace, seconds: Mapping[str, float] | None = None) -> pd.DataFrame:
+def icicle_frame(trace: Trace, seconds: Mapping[str, float] | None = None) -> Table:
     """A row for each module: path, parent (None for the model), type, and macs, params, bytes (moved),
     unknown_ops and, where given, seconds with everything inside.
 
@@ -37,12 +36,12 @@ def icicle_frame(trace: Trace, seconds: Mapping[str, float] | None = None) -> pd
         for path in ancestors(owner):
             times[path] += own
     paths = {module.path for module in trace.modules}
-    frame = pd.DataFrame(
+    frame = Table.of(
         [
             {"path": m.path, "parent": _parent(m.path, paths), "type": m.type, **sums[m.path]}
             for m in trace.modules
         ],
-        columns=["path", "parent", "type", *SUMS],
+        ("path", "parent", "type", *SUMS),
     )
     return frame if seconds is None else frame.assign(seconds=[times[path] for path in frame["path"]])
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
-
-import pandas as pd
 
 from inspector.backbones.report import shown
 from inspector.pages.timeline import ROLES, peak
 from inspector.profiling.timer import ModuleTimes
-from inspector.profiling.views.modules import named
+from inspector.profiling.views.modules import descending, named
 from inspector.reporting.numbers import MISSING, duration, si, size
 from inspector.reporting.report import Chart, Report, Section
+from inspector.reporting.tables import Table
 from inspector.tracing.record import Trace
 
 MODULES, OPERATORS, CALLS, MEMORY = "modules", "operators", "operator calls", "memory"
@@ -23,7 +23,7 @@ SERIES = 7
 _LABELS = {"params": "parameters", "bytes": "bytes moved", "seconds": "time"}
 
 
-def sections(found: Trace, tables: dict[str, pd.DataFrame]) -> list[Section]:
+def sections(found: Trace, tables: dict[str, Table]) -> list[Section]:
     """The tables as people read them."""
     modules = named(tables["modules"], found.model, indent=False)
     made = [
@@ -39,8 +39,8 @@ def sections(found: Trace, tables: dict[str, pd.DataFrame]) -> list[Section]:
     return made
 
 
-def _without_zeros(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    return frame if frame[column].any() else frame.drop(columns=column)
+def _without_zeros(frame: Table, column: str) -> Table:
+    return frame if any(frame[column]) else frame.drop(column)
 
 
 def _tied(found: Trace) -> str:
@@ -49,27 +49,29 @@ def _tied(found: Trace) -> str:
     return "A tied parameter counts in every module that holds one of its names, and once in the model."
 
 
-def _calls(found: Trace, frame: pd.DataFrame) -> Section:
+def _calls(found: Trace, frame: Table) -> Section:
     note = ""
     if len(frame) > MOST_CALLS:
         note = f"{MOST_CALLS:,} of {len(frame):,} calls, those with the most FLOPs; this page's JSON has all."
-        frame = frame.loc[frame["flops"].fillna(-1).nlargest(MOST_CALLS).index].sort_index()
+        frame = (
+            frame.sort(lambda row: descending(row["flops"])).head(MOST_CALLS).sort(lambda row: row["index"])
+        )
     if found.phase == "forward":
-        frame = frame.drop(columns="phase")
-    shapes = ["inputs", "outputs"]
-    frame = frame.assign(module=frame["module"].replace("", found.model))
-    return Section(CALLS, frame[[*frame.columns.drop(shapes), *shapes]], note)
+        frame = frame.drop("phase")
+    frame = frame.assign(module=[name or found.model for name in frame["module"]])
+    shapes = ("inputs", "outputs")
+    return Section(CALLS, frame.select([*frame.drop(*shapes), *shapes]), note)
 
 
-def _memory(found: Trace, frame: pd.DataFrame) -> Section:
+def _memory(found: Trace, frame: Table) -> Section:
     """What lives at the peak, by role."""
     top = peak(frame)
     if top is None:
-        return Section(MEMORY, pd.DataFrame(columns=["role", "bytes"]), note="No operator ran.")
-    roles = [*(role for role in ROLES if frame[role].any()), "total"]
-    rows = pd.DataFrame(
-        [(role, top[role], top[role] / max(top["total"], 1), frame[role].max()) for role in roles],
-        columns=["role", "at the peak", "share", "largest"],
+        return Section(MEMORY, Table.of([], ("role", "bytes")), note="No operator ran.")
+    roles = [*(role for role in ROLES if any(frame[role])), "total"]
+    rows = Table.of(
+        [(role, top[role], top[role] / max(top["total"], 1), max(frame[role])) for role in roles],
+        ("role", "at the peak", "share", "largest"),
     )
     note = (
         f"The peak is {size(top['total'])} at operator {top['index']} ({_place(found, top['index'])}),"
@@ -86,33 +88,42 @@ def _place(found: Trace, index: int) -> str:
     return f"{op.name} in {op.module or found.model}"
 
 
-def memory(frame: pd.DataFrame, found: Trace) -> Chart | None:
+def memory(frame: Table, found: Trace) -> Chart | None:
     """Live bytes by role over the operators, on top of each other."""
     if not len(frame):
         return None
-    roles = [role for role in ROLES if frame[role].any()]
-    named = frame.assign(running=[_place(found, index) for index in frame["index"]])
-    long = named.melt(["index", "running", "total"], roles, "role", "bytes")
-    scale, unit = next((s, u) for s, u in _SCALES if frame["total"].max() >= s or s == 1)
+    roles = [role for role in ROLES if any(frame[role])]
+    scale, unit = next((s, u) for s, u in _SCALES if max(frame["total"]) >= s or s == 1)
+    places = [(index, _place(found, index), total) for index, total in zip(frame["index"], frame["total"])]
+    rows = [
+        (*place, role, nbytes, round(nbytes / scale, 3))
+        for role in roles
+        for place, nbytes in zip(places, frame[role])
+    ]
     return Chart(
         "area",
         "live bytes by role",
         "operator",
         unit,
-        long.assign(**{unit: (long["bytes"] / scale).round(3)}).rename(columns={"index": "operator"}),
+        Table.of(rows, ("operator", "running", "total", "role", "bytes", unit)),
         group="role",
         hover=("running", "total"),
         section=MEMORY,
     )
 
 
-def roofline(frame: pd.DataFrame, found: Trace) -> Chart | None:
+def roofline(frame: Table, found: Trace) -> Chart | None:
     """FLOPs of each call against its arithmetic intensity; no ceilings, because no device is known."""
-    drawn = frame[(frame["flops"] > 0).fillna(False) & frame["intensity"].notna()]
+    drawn = frame.where(
+        work and intensity is not None for work, intensity in zip(frame["flops"], frame["intensity"])
+    )
     if not len(drawn):
         return None
-    largest = list(drawn.groupby("op")["flops"].sum().nlargest(SERIES).index)
-    unknown, still = int(frame["flops"].isna().sum()), len(frame) - len(drawn)
+    sums = Counter[str]()
+    for op, work in zip(drawn["op"], drawn["flops"]):
+        sums[op] += work
+    largest = sorted(sums, key=lambda op: (-sums[op], op))[:SERIES]
+    unknown, still = frame["flops"].count(None), len(frame) - len(drawn)
     note = (
         "Arithmetic intensity, FLOPs per byte moved, against the work of each operator call. No peaks or"
         f" bandwidth are drawn, because no device is chosen. {still - unknown} of {len(frame)} calls"
@@ -120,15 +131,15 @@ def roofline(frame: pd.DataFrame, found: Trace) -> Chart | None:
     )
     note += f"; {unknown} have no formula: their work is unknown." if unknown else "."
     drawn = drawn.assign(
-        operator=drawn["op"].where(drawn["op"].isin(largest), "other"),
-        module=drawn["module"].replace("", found.model),
-    ).sort_values("operator", key=lambda names: names.map({n: i for i, n in enumerate(largest)}))
+        operator=[op if op in largest else "other" for op in drawn["op"]],
+        module=[name or found.model for name in drawn["module"]],
+    ).sort(lambda row: [*largest, "other"].index(row["operator"]))
     return Chart(
         "scatter",
         "arithmetic intensity (roofline without ceilings)",
         "FLOPs per byte moved",
         "FLOPs",
-        drawn.rename(columns={"intensity": "FLOPs per byte moved", "flops": "FLOPs"}),
+        drawn.rename({"intensity": "FLOPs per byte moved", "flops": "FLOPs"}),
         group="operator",
         hover=("op", "module", "inputs", "FLOPs", "bytes", "FLOPs per byte moved"),
         log_x=True,
@@ -138,18 +149,20 @@ def roofline(frame: pd.DataFrame, found: Trace) -> Chart | None:
     )
 
 
-def icicle(frame: pd.DataFrame, found: Trace, time: str | None) -> Chart:
+def icicle(frame: Table, found: Trace, time: str | None) -> Chart:
     """The module tree, switchable between what has a total; what has none says why in the note."""
     partial = found.failure is not None or any(not op.known for op in found.ops)
     macs = "MACs, at least" if partial else "MACs"
-    frame = frame.rename(columns={"macs": macs, **_LABELS}).astype({"parent": object})
-    frame["module"] = frame["path"].where(frame["path"] != "", found.model)
-    frame["label"] = [path.rpartition(".")[2] for path in frame["module"]]
-    frame.loc[frame["path"] == "", "label"] = found.model
-    frame["worker"] = frame["type"].where(_does_most_itself(frame))
-    frame["MACs inside"] = [_bounded(*row) for row in zip(frame[macs], frame["unknown_ops"])]
+    frame = frame.rename({"macs": macs, **_LABELS})
+    inside = [_bounded(*row) for row in zip(frame[macs], frame["unknown_ops"])]
+    frame = frame.assign(
+        module=[path or found.model for path in frame["path"]],
+        label=[path.rpartition(".")[2] or found.model for path in frame["path"]],
+        worker=[kind if works else None for kind, works in zip(frame["type"], _does_most_itself(frame))],
+        **{"MACs inside": inside},
+    )
     columns = [label for label in (macs, *_LABELS.values()) if label in frame]
-    choices = tuple(label for label in columns if len(frame) and frame[label].iloc[0] > 0)
+    choices = tuple(label for label in columns if len(frame) and frame[label][0] > 0)
     return Chart(
         "icicle",
         "where it goes",
@@ -173,11 +186,12 @@ def _bounded(macs: int, unknown: int) -> str:
     return f"at least {si(macs)}" if macs else MISSING
 
 
-def _does_most_itself(frame: pd.DataFrame) -> pd.Series:
+def _does_most_itself(frame: Table) -> list[bool]:
     """Whether a module moves more bytes than its children do."""
-    inside = frame.groupby("parent")["bytes moved"].sum()
-    children = frame["path"].map(inside).fillna(0)
-    return frame["bytes moved"] > 2 * children
+    inside = Counter[str]()
+    for parent, nbytes in zip(frame["parent"], frame["bytes moved"]):
+        inside[parent] += nbytes
+    return [nbytes > 2 * inside[path] for path, nbytes in zip(frame["path"], frame["bytes moved"])]
 
 
 def _icicle_note(found: Trace, empty: list[str], time: str | None, timed: bool) -> str:
@@ -202,7 +216,7 @@ def _icicle_note(found: Trace, empty: list[str], time: str | None, timed: bool) 
     return " ".join(notes)
 
 
-def stages(frame: pd.DataFrame) -> Section:
+def stages(frame: Table) -> Section:
     """The stages for people."""
     note = (
         "frozen: parameters that require no gradient. What really rests in training, statistics of batch"
@@ -219,7 +233,7 @@ def timing(times: ModuleTimes, place: str) -> str:
     )
 
 
-def with_times(report: Report, times: pd.DataFrame) -> None:
+def with_times(report: Report, times: Table) -> None:
     """Add the time to the section of modules."""
     for number, section in enumerate(report.sections):
         if section.title == MODULES:

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from inspector.backbones import find_stages
 from inspector.backbones.report import stage_frame, state
 from inspector.core.errors import InspectError
@@ -26,6 +24,7 @@ from inspector.profiling.run import trace
 from inspector.profiling.views.calls import calls_frame
 from inspector.profiling.views.state import kinds_frame, ledger_frame
 from inspector.reporting.report import Finding, Report, metric
+from inspector.reporting.tables import Table
 from inspector.tracing.capture import ForwardError
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.record import Trace
@@ -119,9 +118,7 @@ def _add_stages(
     result.sections.append(parts.stages(frame))
 
 
-def _stages(
-    trace: Trace, recipe: Recipe | None, chosen: Sequence[Sequence[str]] | None, seed: int
-) -> pd.DataFrame:
+def _stages(trace: Trace, recipe: Recipe | None, chosen: Sequence[Sequence[str]] | None, seed: int) -> Table:
     if recipe is None:
         raise InspectError("a trace alone does not hold the model", "pass the model")
     if any(entry.kind == "packed" for entry in trace.state):
@@ -155,7 +152,7 @@ def _add_times(
         return None
     result.metrics["forward_seconds"] = metric("forward_seconds", times.bare)
     result.header.append(("time", parts.timing(times, timer.place(device))))
-    frame = icicle_frame(trace, times.own)[["path", "type", "seconds"]]
+    frame = icicle_frame(trace, times.own).select(("path", "type", "seconds"))
     result.tables["times"] = frame.assign(own_seconds=[times.own.get(p, 0.0) for p in frame["path"]])
     parts.with_times(result, result.tables["times"])
     return times.own

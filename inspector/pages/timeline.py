@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-import pandas as pd
-
+from inspector.reporting.tables import Table
 from inspector.tracing.record import Storage, Trace
 
 ROLES = ("parameter", "buffer", "input", "constant", "gradient", "intermediate")
@@ -13,7 +12,7 @@ _WITH = {"packing": "parameter"}
 """Roles that are shown as part of another."""
 
 
-def timeline_frame(trace: Trace) -> pd.DataFrame:
+def timeline_frame(trace: Trace) -> Table:
     """A row for each operator: its index in `Trace.ops`, the bytes of the storages of each role that live
     while it runs, and their total. A storage counts whole from the operator that made it to the last one
     that ran before its release; no allocator rounds here."""
@@ -27,7 +26,7 @@ def timeline_frame(trace: Trace) -> pd.DataFrame:
             changes[last + 1] -= storage.nbytes
     live = {role: list(accumulate(changes))[:count] for role, changes in steps.items()}
     totals = [sum(row) for row in zip(*live.values())]
-    return pd.DataFrame({"index": range(count), **live, "total": totals})
+    return Table({"index": range(count), **live, "total": totals})
 
 
 def _span(storage: Storage, count: int) -> tuple[int, int]:
@@ -36,9 +35,9 @@ def _span(storage: Storage, count: int) -> tuple[int, int]:
     return storage.birth or 0, min(last, count - 1)
 
 
-def peak(frame: pd.DataFrame) -> dict[str, int] | None:
+def peak(frame: Table) -> dict[str, int] | None:
     """The row with the largest total, the first of equals; None where nothing ran."""
     if not len(frame):
         return None
-    row = frame.iloc[int(frame["total"].argmax())]
-    return {str(name): int(value) for name, value in row.items()}
+    place = frame["total"].index(max(frame["total"]))
+    return {name: values[place] for name, values in frame.items()}

@@ -1,7 +1,8 @@
 """Traces that cannot change, kept between runs.
 
 Shapes alone decide what a registry model (torchvision, timm) does on meta: its trace depends on names,
-arguments and versions, all of which are in the key of its file. Models of users' own files are never kept.
+arguments, code and versions, all of which are in the key of its file. Models of users' own files are never
+kept.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from inspector.core.cache import entries, folder, prune
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.core.log import logger
-from inspector.core.version import __version__, installed
+from inspector.core.version import __version__, marks, package_folder, stamps
 from inspector.reporting.report import Report, environment, metric
 from inspector.tracing.record import Trace
 
 SOURCES = ("torchvision", "timm")
+_MODELS = ("models", "ops", "layers")
+"""The folders of those packages that hold models and what they are made of."""
 
 
 def cache(*, clear: bool = False) -> Report:
@@ -60,7 +63,7 @@ class Entry:
         source, colon, _ = spec.partition(":")
         if (colon and source not in SOURCES) or spec.endswith(".py") or not spec:
             return None
-        parts = [spec, dict(model_args or {}), lines or None, phase, seed, call, _versions(), _code()]
+        parts = [spec, dict(model_args or {}), lines or None, phase, seed, call, _versions(), _code(source)]
         text = json.dumps(parts, sort_keys=True, default=repr)
         return Entry(folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.json")
 
@@ -87,13 +90,14 @@ class Entry:
             logger.info("cache: %s", error)
 
 
-def _versions() -> dict[str, str | None]:
-    packages = {name: installed(name) for name in ("torch", "torchvision", "timm")}
+def _versions() -> dict[str, Any]:
+    packages = {name: marks(name) for name in ("torch", "torchvision", "timm")}
     return {"inspector": __version__, "python": platform.python_version(), **packages}
 
 
-def _code() -> list[tuple[str, int, int]]:
-    """This package's own files: a formula that was changed is another version of it."""
-    root = Path(__file__).parents[1]
-    files = sorted(root.rglob("*.py"))
-    return [(str(f.relative_to(root)), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
+def _code(source: str) -> list[list[tuple[str, int, int]]]:
+    """The files of this package and of the models' own: a formula or a model that was changed is another
+    version of it."""
+    models = package_folder(source if source in SOURCES else "torchvision")
+    folders = [Path(__file__).parents[1], *(models / part for part in _MODELS if models is not None)]
+    return [stamps(folder) for folder in folders if folder.is_dir()]

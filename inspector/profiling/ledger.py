@@ -10,9 +10,9 @@ from inspector.tracing.record import StateEntry
 def ledger_report(name: str, source: str, entries: tuple[StateEntry, ...], top: int | None) -> Report:
     """The tensors of a model or of files; `top` limits those that are printed."""
     ledger, kinds = ledger_frame(entries), kinds_frame(entries)
-    shown, note = ledger if ledger["tied"].any() else ledger.drop(columns="tied"), ""
+    shown, note = ledger if any(ledger["tied"]) else ledger.drop("tied"), ""
     if top is not None and len(shown) > top:
-        shown = shown.nlargest(top, "bytes")
+        shown = shown.sort(lambda row: -row["bytes"]).head(top)
         note = f"(the largest {top} of {len(ledger)})"
     return Report(
         command="params",

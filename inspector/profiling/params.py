@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -19,6 +18,7 @@ from inspector.profiling import files
 from inspector.profiling.ledger import ledger_report
 from inspector.profiling.views.state import stored_otherwise
 from inspector.reporting.report import Finding, Report, Section
+from inspector.reporting.tables import Table
 from inspector.tracing import _torch
 from inspector.tracing.beside import quantised as is_quantised
 from inspector.tracing.capture.state import state_entries
@@ -49,7 +49,7 @@ def params(
     recipe = as_recipe(model, model_args)
     built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta")
     entries = state_entries(built)
-    modes = pd.DataFrame(list(mode_sensitive(built)), columns=["module", "type", "mode", "train", "eval"])
+    modes = Table.of(mode_sensitive(built), ["module", "type", "mode", "train", "eval"])
     result = ledger_report(recipe.name, recipe.source, entries, top)
     result.tables["modes"] = modes
     if len(modes):
@@ -71,11 +71,13 @@ def params(
     return result
 
 
-def _summarised(modes: pd.DataFrame) -> pd.DataFrame:
+def _summarised(modes: Table) -> Table:
     """One row for each class and behaviour, with the number of modules and the first one's path."""
-    grouped = modes.groupby(["type", "mode", "train", "eval"], sort=False)["module"]
-    rows = grouped.agg(modules="size", first="first").reset_index()
-    return rows[["type", "modules", "mode", "train", "eval", "first"]]
+    paths: dict[tuple[Any, ...], list[str]] = {}
+    for module, *behaviour in modes.rows():
+        paths.setdefault(tuple(behaviour), []).append(module)
+    rows = [(kind, len(names), *behaviour, names[0]) for (kind, *behaviour), names in paths.items()]
+    return Table.of(rows, ("type", "modules", "mode", "train", "eval", "first"))
 
 
 def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding]:

@@ -90,8 +90,8 @@ def _sections(trace: Trace, by: str, depth: int, top: int | None) -> list[Sectio
     if top is not None and by != "module" and len(frame) > top:
         note, frame = f"(the largest {top} of {len(frame)})", frame.head(top)
     for column in ("unknown_ops", "unknown"):
-        if column in frame and not frame[column].any():
-            frame = frame.drop(columns=column)
+        if column in frame and not any(frame[column]):
+            frame = frame.drop(column)
     sections = [Section(title, frame, note)]
     rule = rule_frame(trace)
     if rule is not None:
@@ -113,10 +113,10 @@ def _findings(trace: Trace, sums: Mapping[str, float], strict: bool) -> list[Fin
     if trace.failure is not None:
         findings.append(_failed(trace.failure))
     if sums["unknown_ops"]:
-        unknown = unknown_frame(trace).groupby("op", sort=True)["calls"].sum()
-        names = ", ".join(f"{op} ({calls})" for op, calls in unknown.items())
+        groups = unknown_frame(trace).groups("op")
+        evidence = {op: sum(groups[op]["calls"]) for op in sorted(groups)}
+        names = ", ".join(f"{op} ({calls})" for op, calls in evidence.items())
         text = f"no formula for {names}: MACs, FLOPs and activations are lower bounds"
-        evidence = {str(op): int(calls) for op, calls in unknown.items()}
         findings.append(Finding("coverage", "fail" if strict else "warn", "", text, evidence))
     return findings + _unused(trace)
 

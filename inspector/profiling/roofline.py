@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from inspector.core import devices
 from inspector.core.devices import Device
 from inspector.core.errors import InspectError
@@ -19,6 +17,7 @@ from inspector.profiling import timer
 from inspector.profiling.views.bounds import PRECISIONS, Roof, modules_frame, operators_frame, whole
 from inspector.profiling.views.modules import tree
 from inspector.reporting.report import Chart, Finding, Report, Section, metrics
+from inspector.reporting.tables import Table
 from inspector.tracing.capture.kernels import Kernels
 from inspector.tracing.capture.setting import PORTABLE, Setting
 from inspector.tracing.record import Trace
@@ -85,7 +84,7 @@ class Roofline:
             chosen = as_inputs(inputs) if inputs is not None else None
             precision = "tf32" if self.tf32 else "ieee"
             times = timer.measure(recipe, chosen, device, seed, self.setting, MEASURE_SECONDS, precision)
-            measured = pd.DataFrame(times.inside.items(), columns=["path", "measured"])
+            measured = times.inside
             place = timer.place(device, precision)
         return with_roofline(
             report, trace, self.device, tf32=self.tf32, depth=depth, measured=measured, place=place
@@ -104,18 +103,18 @@ def with_roofline(
     *,
     tf32: bool = False,
     depth: int = 2,
-    measured: pd.DataFrame | None = None,
+    measured: Mapping[str, float] | None = None,
     place: str = "",
 ) -> Report:
-    """The report with the roofline of `device` added. `measured` has the columns path and measured (seconds
-    of the forward at `place`)."""
+    """The report with the roofline of `device` added. `measured` is the seconds of each module's path in
+    the forward at `place`."""
     limit = roof(device, tf32)
     modules, operators, sums = modules_frame(trace, limit), operators_frame(trace, limit), whole(trace, limit)
     tables = {"roofline_modules": modules, "roofline_operators": operators}
     if measured is not None:
-        modules = modules.merge(measured, on="path", how="left")
-        modules["achieved"] = modules["seconds"] / modules["measured"]
-        tables["roofline_modules"] = modules
+        seconds = [measured.get(path) for path in modules["path"]]
+        achieved = [least / real if real else None for least, real in zip(modules["seconds"], seconds)]
+        tables["roofline_modules"] = modules = modules.assign(measured=seconds, achieved=achieved)
     values = {"roofline_seconds": sums["seconds"], "roofline_memory_bound": sums["memory_bound"]}
     bounds = {"roofline_seconds"} if sums["unknown"] else set()
     return replace(
@@ -136,12 +135,10 @@ def _described(device: Device, tf32: bool, ridge: float) -> str:
     return f"{text}; {float32} ({device.source})"
 
 
-def _sections(
-    trace: Trace, modules: pd.DataFrame, operators: pd.DataFrame, depth: int, device: Device
-) -> list[Section]:
-    shown = tree(modules, trace.model, depth).drop(columns=["unknown", "type"])
-    if not operators["unknown"].any():
-        operators = operators.drop(columns="unknown")
+def _sections(trace: Trace, modules: Table, operators: Table, depth: int, device: Device) -> list[Section]:
+    shown = tree(modules, trace.model, depth).drop("unknown", "type")
+    if not any(operators["unknown"]):
+        operators = operators.drop("unknown")
     note = "seconds: a lower bound on the device; operators run one after another"
     return [
         Section(f"roofline by module (depth {depth}, children included)", shown, note),
@@ -150,7 +147,7 @@ def _sections(
 
 
 def _findings(
-    device: Device, sums: dict[str, float], measured: pd.DataFrame | None, place: str
+    device: Device, sums: dict[str, float], measured: Mapping[str, float] | None, place: str
 ) -> list[Finding]:
     notes = []
     if sums["unknown"]:
@@ -165,10 +162,11 @@ def _findings(
     return [Finding("roofline", "warn", "", text) for text in notes]
 
 
-def _charts(operators: pd.DataFrame, device: Device) -> list[Chart]:
-    drawn = operators[(operators["flops"] > 0) & (operators["bytes"] > 0)].copy()
-    drawn["TFLOP/s at most"] = drawn["flops"] / drawn["seconds"] / 1e12
-    drawn = drawn.rename(columns={"intensity": "FLOPs a byte", "bound": "bound by"})
+def _charts(operators: Table, device: Device) -> list[Chart]:
+    drawn = operators.where(work and moved for work, moved in zip(operators["flops"], operators["bytes"]))
+    rates = [work / seconds / 1e12 for work, seconds in zip(drawn["flops"], drawn["seconds"])]
+    drawn = drawn.assign(**{"TFLOP/s at most": rates})
+    drawn = drawn.rename({"intensity": "FLOPs a byte", "bound": "bound by"})
     return [
         Chart(
             "scatter", f"Roofline of {device.name}", "FLOPs a byte", "TFLOP/s at most", drawn,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from inspector.core.collection import paused
 from inspector.core.errors import InspectError
 from inspector.core.log import logger
 from inspector.reporting.report import environment
@@ -57,12 +58,13 @@ def trace(
 
     Raises ForwardError when the model raises, InspectError for everything else that is wrong.
     """
-    from inspector.models import as_recipe
-    from inspector.models.device import check_device
-    from inspector.models.inputs import as_inputs
-    from inspector.models.serving import Serving
-    from inspector.tracing.capture import ForwardError
-    from inspector.tracing.capture.setting import PORTABLE
+    with paused():
+        from inspector.models import as_recipe
+        from inspector.models.device import check_device
+        from inspector.models.inputs import as_inputs
+        from inspector.models.serving import Serving
+        from inspector.tracing.capture import ForwardError
+        from inspector.tracing.capture.setting import PORTABLE
 
     serving = Serving.of(phase, context, batch, new_tokens, kv_cache)
     recipe = as_recipe(model, model_args, call)

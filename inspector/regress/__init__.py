@@ -1,1 +1,1 @@
-"""Baselines, comparison and row states. `inspect diff` runs here: no torch, no pandas until it prints."""
+"""Baselines, comparison and row states. `inspect diff` runs here: no torch, no pandas."""

@@ -47,10 +47,11 @@ class Change:
     @property
     def relative(self) -> float | None:
         """The change as a part of BASE; infinite from 0."""
-        if self.delta is None or self.delta == 0:
-            return self.delta and float(self.delta)
+        delta = self.delta
+        if not delta:
+            return delta
         assert isinstance(self.base, (int, float))
-        return self.delta / abs(self.base) if self.base else math.copysign(math.inf, self.delta)
+        return delta / abs(self.base) if self.base else math.copysign(math.inf, delta)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ Read from plain JSON values, so that whole numbers stay whole and nothing heavy 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
+from inspector.regress.later import Later
 from inspector.reporting.registry import QUANTITIES
 from inspector.reporting.schema import broken, current
 
@@ -49,6 +51,15 @@ class Round(NamedTuple):
 
 
 @dataclass
+class Details:
+    """What explains a change of a model's numbers."""
+
+    layers: list[Layer] | None = None
+    ops: dict[str, int] = field(default_factory=dict)
+    stages: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Row:
     """One model: what was asked of it, its numbers, its checks, and what explains a change of them."""
 
@@ -57,10 +68,23 @@ class Row:
     numbers: dict[str, Number] = field(default_factory=dict)
     checks: dict[str, str] = field(default_factory=dict)
     error: str = ""
-    layers: list[Layer] | None = None
-    ops: dict[str, int] = field(default_factory=dict)
-    stages: list[str] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
+    details: Callable[[], Details] = Details
+
+    @property
+    def layers(self) -> list[Layer] | None:
+        """Its layers; None where the report does not list any."""
+        return self.details().layers
+
+    @property
+    def ops(self) -> dict[str, int]:
+        """The calls of each operator."""
+        return self.details().ops
+
+    @property
+    def stages(self) -> list[str]:
+        """A line for each stage."""
+        return self.details().stages
 
 
 @dataclass
@@ -93,7 +117,7 @@ def side(content: dict[str, Any], place: str) -> Side:
     content = current(content, place)
     try:
         _of(dict, content["columns"])
-        rows = _table(content) if content["command"] == "table" else {ALONE: _single(content)}
+        rows = _table(content, place) if content["command"] == "table" else {ALONE: _single(content)}
         return Side(
             place,
             _of(str, content["command"]),
@@ -110,14 +134,14 @@ def _single(content: dict[str, Any]) -> Row:
     subject, tables = _of(dict, content["subject"]), _of(dict, content["tables"])
     findings = [_of(dict, finding) for finding in _of(list, content["findings"])]
     layers = tables.get("layers")
+    details = Details(None if layers is None else _layers(layers), _calls(tables.get("ops", [])))
     notes = [_of(str, f["message"]) for f in findings if f["check"] == "provenance"]
     return Row(
         name=str(subject.get("name", "")),
         question=_question(subject, notes),
         numbers={name: _number(metric) for name, metric in _of(dict, content["metrics"]).items()},
         checks=_checks(findings),
-        layers=None if layers is None else [_layer(row) for row in _once(layers, "path")],
-        ops=_calls(tables.get("ops", [])),
+        details=lambda: details,
     )
 
 
@@ -165,7 +189,7 @@ def _checks(findings: list[dict[str, Any]]) -> dict[str, str]:
 _RANK = {"warn": 0, "pass": 1, "skip": 2, "fail": 3}
 
 
-def _table(content: dict[str, Any]) -> dict[str, Row]:
+def _table(content: dict[str, Any], place: str) -> dict[str, Row]:
     tables, columns = _of(dict, content["tables"]), content["columns"]
     rows: dict[str, Row] = {}
     for line in _once(tables["models"], "model"):
@@ -183,15 +207,47 @@ def _table(content: dict[str, Any]) -> dict[str, Row]:
             },
             error=_of(str, line["error"]),
         )
-    for name, lines in _by_model(tables.get("layers", [])).items():
-        rows[name].layers = [_layer(line) for line in _once(lines, "path")]
-    for name, lines in _by_model(tables.get("ops", [])).items():
-        rows[name].ops = _calls(lines)
-    for line in _of(list, tables.get("stages", [])):
-        rows[line["model"]].stages.append(stage_line(line))
     for line in _of(list, tables.get("rounds", [])):
         rows[line["model"]].rounds.append(_round(line))
+    explained = _Explained(tables, list(rows), place, content.get("schema"))
+    for name, row in rows.items():
+        row.details = partial(explained.of, name)
+    if not any(isinstance(table, Later) for table in tables.values()):
+        explained.read()  # what is there must be right
     return rows
+
+
+@dataclass
+class _Explained:
+    """The details of all models of a table, from when one is asked for."""
+
+    tables: dict[str, Any]
+    models: list[str]
+    place: str
+    schema: Any
+    _all: dict[str, Details] | None = None
+
+    def of(self, model: str) -> Details:
+        return self.read()[model]
+
+    def read(self) -> dict[str, Details]:
+        """The details of every model. Raises InspectError where they do not keep to their schema."""
+        if self._all is None:
+            try:
+                self._all = self._read()
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise broken(self.place, self.schema, error) from error
+        return self._all
+
+    def _read(self) -> dict[str, Details]:
+        details = {name: Details() for name in self.models}
+        for name, lines in _by_model(self.tables.get("layers", [])).items():
+            details[name].layers = _layers(lines)
+        for name, lines in _by_model(self.tables.get("ops", [])).items():
+            details[name].ops = _calls(lines)
+        for line in _of((list, Later), self.tables.get("stages", [])):
+            details[line["model"]].stages.append(stage_line(line))
+        return details
 
 
 def stage_line(line: dict[str, Any]) -> str:
@@ -202,18 +258,17 @@ def stage_line(line: dict[str, Any]) -> str:
 
 def _by_model(lines: Any) -> dict[str, list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
-    for line in _of(list, lines):
+    for line in _of((list, Later), lines):
         groups.setdefault(line["model"], []).append(line)
     return groups
 
 
 def _once(lines: Any, key: str) -> list[dict[str, Any]]:
     """The lines. Raises ValueError where two have one name."""
-    names = set[str]()
-    for line in _of(list, lines):
-        if line[key] in names:
-            raise ValueError(f"two rows are called {line[key]!r}")
-        names.add(line[key])
+    names = [line[key] for line in _of(list, lines)]
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ValueError(f"two rows are called {twice!r}")
     return list(lines)
 
 
@@ -228,9 +283,16 @@ def _round(line: dict[str, Any]) -> Round:
     )
 
 
-def _layer(line: dict[str, Any]) -> Layer:
-    texts = [_of(str, line[name]) for name in ("path", "type", "shape")]
-    return Layer(*texts, *(_of(int, line[name]) for name in ("calls", "params", "macs")))
+def _layers(lines: Any) -> list[Layer]:
+    """Column by column: a table of models has tens of thousands of layers."""
+    lines = _once(lines, "path")
+    columns = [[line[name] for line in lines] for name in Layer._fields]
+    for name, values in zip(Layer._fields, columns):
+        kind = str if name in ("path", "type", "shape") else int
+        if not set(map(type, values)) <= {kind}:
+            wrong = next(value for value in values if type(value) is not kind)
+            raise TypeError(f"{wrong!r} is no {kind.__name__}")
+    return list(map(Layer._make, zip(*columns)))
 
 
 def _value(value: Any) -> Scalar:

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from inspector.core.version import __version__
 from inspector.regress.compare import Change, Comparison, Where
@@ -17,9 +17,7 @@ from inspector.regress.rules import STATES
 from inspector.reporting.numbers import duration, si
 from inspector.reporting.registry import Quantity, Unit
 from inspector.reporting.report import Finding, Report, Section, metrics
-
-if TYPE_CHECKING:
-    import pandas as pd
+from inspector.reporting.tables import Table
 
 MODULES = 10
 """Modules of one model that are shown at most; the table `where` has all."""
@@ -33,13 +31,9 @@ def report(found: Comparison, rows: int | None = None, plain: bool = False) -> R
 
     `plain` is for CSV: one section, with every row and its numbers as they are.
     """
-    import pandas as pd
-
     base, head = found.base, found.head
-    table = pd.DataFrame([_record(c) for c in found.changes], columns=list(_COLUMNS), dtype=object)
-    where = pd.DataFrame(
-        [line for entry in found.where for line in _modules(entry)], columns=list(_WHERE), dtype=object
-    )
+    table = Table.of([_record(change) for change in found.changes], _COLUMNS)
+    where = Table.of([line for entry in found.where for line in _modules(entry)], _WHERE)
     return Report(
         command="diff",
         subject={"name": _title(found), "source": "diff", "base": base.place, "head": head.place},
@@ -53,7 +47,7 @@ def report(found: Comparison, rows: int | None = None, plain: bool = False) -> R
     )
 
 
-def _sections(found: Comparison, rows: int | None, plain: pd.DataFrame | None = None) -> list[Section]:
+def _sections(found: Comparison, rows: int | None, plain: Table | None = None) -> list[Section]:
     if plain is not None:
         return [Section("changes", plain)]
     sections, shown = [], _chosen(found.changes, rows)
@@ -99,10 +93,8 @@ def _record(change: Change) -> dict[str, Any]:
     return {**record, "relative": None} if infinite else record
 
 
-def _written(changes: list[Change]) -> pd.DataFrame:
+def _written(changes: list[Change]) -> Table:
     """The changes as people read them."""
-    import pandas as pd
-
     rows = [
         {
             "state": f"{c.state.upper() if c.fails else c.state}",
@@ -115,8 +107,8 @@ def _written(changes: list[Change]) -> pd.DataFrame:
         }
         for c in changes
     ]
-    frame = pd.DataFrame(rows, columns=["state", "model", "metric", "base", "head", "change", "why"])
-    return frame if any(frame["model"]) else frame.drop(columns="model")
+    table = Table.of(rows, ("state", "model", "metric", "base", "head", "change", "why"))
+    return table if any(table["model"]) else table.drop("model")
 
 
 def number(value: Scalar, unit: str) -> str:
@@ -164,7 +156,6 @@ def _modules(entry: Where) -> Iterable[dict[str, Any]]:
 
 def _where_section(entries: list[Where], rows: int | None) -> list[Section]:
     """The modules that explain most of each model, worst models first."""
-    import pandas as pd
 
     def signed(value: int) -> str:
         return f"{'+' if value > 0 else '-'}{si(abs(value))}" if value else ""
@@ -186,10 +177,10 @@ def _where_section(entries: list[Where], rows: int | None) -> list[Section]:
     shown = shown[:rows]
     if not shown:
         return []
-    frame = pd.DataFrame(shown)
-    frame = frame if any(frame["model"]) else frame.drop(columns="model")
+    table = Table.of(shown)
+    table = table if any(table["model"]) else table.drop("model")
     note = f"({len(shown):,} of {total:,} changed modules)" if len(shown) < total else ""
-    return [Section("where it changed, children not included", frame, note, _WRITTEN)]
+    return [Section("where it changed, children not included", table, note, _WRITTEN)]
 
 
 def _title(found: Comparison) -> str:

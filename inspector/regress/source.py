@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from inspector.core.errors import InspectError
 from inspector.regress.content import Side, side
-from inspector.reporting.schema import plain_content, read_text
+from inspector.regress.later import content_of
+from inspector.reporting.schema import read_text
 
 GIT = "git:"
 
@@ -24,7 +24,7 @@ def read(text: str) -> Side:
         content = _at_revision(text)
     else:
         content = read_text(Path(text).expanduser())
-    return side(plain_content(content, text), text)
+    return side(content_of(content, text), text)
 
 
 def live(content: dict[str, Any], name: str) -> Side:
@@ -33,6 +33,8 @@ def live(content: dict[str, Any], name: str) -> Side:
 
 
 def _at_revision(text: str) -> str:
+    import subprocess
+
     revision, colon, path = text.removeprefix(GIT).partition(":")
     if not colon or not revision or not path or revision.startswith("-"):
         raise InspectError(f"cannot read {text!r}", "write git:REVISION:PATH, e.g. git:main:base.json")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from inspector.core.visible import visible
 from inspector.reporting.parts import Chart, Content, Section
-
-if TYPE_CHECKING:
-    import pandas as pd
+from inspector.reporting.tables import Table
 
 
 @dataclass
@@ -49,18 +47,6 @@ def _shown(value: Any) -> Any:
     return value
 
 
-def _frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table with visible names and cells; columns of numbers stay as they are."""
-    import pandas as pd
-
-    columns = []
-    for place in range(frame.shape[1]):
-        column = frame.iloc[:, place]
-        if not pd.api.types.is_numeric_dtype(column.dtype):
-            cells = [_shown(value) for value in column]
-            if any(cell is not value for cell, value in zip(cells, column)):
-                column = pd.Series(cells, index=frame.index, dtype=object)
-        columns.append(column)
-    shown = pd.concat(columns, axis=1) if columns else frame.copy()
-    shown.columns = [_shown(name) for name in frame.columns]
-    return shown
+def _frame(table: Table) -> Table:
+    """A table with visible names and cells."""
+    return Table({_shown(name): map(_shown, table[name]) for name in table})

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from inspector.reporting.registry import TEXT, Quantity, column, quantity
-
-if TYPE_CHECKING:
-    import pandas as pd
+from inspector.reporting.tables import Table, as_table
 
 STATUSES = ("pass", "fail", "warn", "skip")
 
@@ -71,9 +69,12 @@ class Section:
     """A table as people read it: `columns` says what those hold that the registry does not know by name."""
 
     title: str
-    frame: pd.DataFrame
+    frame: Table
     note: str = ""
     columns: Mapping[str, Quantity] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frame", as_table(self.frame))
 
     def quantity(self, column: str) -> Quantity:
         """What a column holds."""
@@ -94,7 +95,7 @@ class Chart:
     title: str
     x: str
     y: str
-    frame: pd.DataFrame
+    frame: Table
     group: str | None = None
     low: str | None = None
     high: str | None = None
@@ -106,6 +107,9 @@ class Chart:
     color: str | None = None
     hover: tuple[str, ...] = ()
     section: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frame", as_table(self.frame))
 
 
 @dataclass
@@ -122,7 +126,7 @@ class Content:
     subject: dict[str, Any]
     environment: dict[str, Any]
     metrics: dict[str, Metric]
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     verdict: str = "none"
     header: list[tuple[str, str]] = field(default_factory=list)
@@ -130,6 +134,9 @@ class Content:
     charts: list[Chart] = field(default_factory=list)
     added: list[Any] = field(default_factory=list)
     columns: dict[str, dict[str, Quantity]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tables = {name: as_table(table) for name, table in self.tables.items()}
 
     @property
     def original(self) -> Content:
@@ -143,5 +150,5 @@ class Content:
 
     def columns_of(self, table: str) -> dict[str, Quantity]:
         """What each column of a table holds: as the file says, else as the registry does."""
-        frame, read = self.tables[table], self.columns.get(table, {})
-        return {str(name): read.get(str(name)) or column(table, str(name), frame[name]) for name in frame}
+        content, read = self.tables[table], self.columns.get(table, {})
+        return {name: read.get(name) or column(table, name, content[name]) for name in content}

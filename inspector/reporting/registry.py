@@ -315,8 +315,13 @@ def column(table: str, name: str, values: Iterable[Any] = ()) -> Quantity:
     registered = OF_TABLE.get(table, {}).get(name) or QUANTITIES.get(name)
     if registered is not None:
         return registered
-    present = [value for value in values if not is_missing(value)]
-    return NUMBER if present and all(map(is_number, present)) else TEXT
+    number = False
+    for value in values:
+        if not is_missing(value):
+            if not is_number(value):
+                return TEXT
+            number = True
+    return NUMBER if number else TEXT
 
 
 def form_in(unit: str, entry: Quantity) -> Form:

@@ -57,13 +57,13 @@ class Report(Content):
         return renderer(form)(self, color, width) if form == "table" else renderer(form)(self)
 
     def to_frame(self, table: str | None = None) -> pd.DataFrame:
-        """One table as a DataFrame: the first one, or the one named (see `tables`)."""
+        """One table as a pandas DataFrame: the first one, or the one named (see `tables`)."""
         if not self.tables:
             raise InspectError(f"a {self.command} report has no tables")
         name = table or next(iter(self.tables))
         if name not in self.tables:
             raise InspectError(f"no table is called {name!r}", f"there are: {', '.join(self.tables)}")
-        return self.tables[name]
+        return self.tables[name].to_frame()
 
     def __str__(self) -> str:
         return self.written("table")

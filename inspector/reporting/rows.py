@@ -12,8 +12,7 @@ MARKS = {"pass": "ok", "fail": "FAIL", "warn": "note", "skip": "skipped"}
 def cells(section: Section) -> tuple[list[str], list[list[str]], list[bool]]:
     """Headings, rows of text, and which columns hold numbers (right-aligned). A column of nothing but texts
     is text, whatever the registry knows by its name, unless the section says what it holds."""
-    headings = [str(column) for column in section.frame.columns]
-    values = [list(row) for row in section.frame.astype(object).itertuples(index=False)]
+    headings, values = section.frame.columns, list(section.frame.rows())
     held = [section.quantity(heading) for heading in headings]
     rows = [[written(value, entry.form) for value, entry in zip(row, held)] for row in values]
     texts = [

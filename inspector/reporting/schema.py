@@ -13,12 +13,15 @@ from __future__ import annotations
 import json
 import math
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from inspector.core.collection import paused
 from inspector.core.errors import InspectError, first_line
 from inspector.reporting.parts import STATUSES, Content, Finding, Metric
 from inspector.reporting.registry import DIRECTIONS, KINDS, Quantity, Unit, column, is_missing, quantity
+from inspector.reporting.tables import Table
 
 SCHEMA = "inspector.report/2"
 _METRIC_KEYS = ("value", "unit", "kind", "direction", "lower_bound", "label")
@@ -44,7 +47,7 @@ def to_dict(report: Content) -> dict[str, Any]:
             table: {name: _column(name, held) for name, held in report.columns_of(table).items()}
             for table in report.tables
         },
-        "tables": {name: frame.to_dict("records") for name, frame in report.tables.items()},
+        "tables": {name: table.records() for name, table in report.tables.items()},
         "findings": [{key: getattr(f, key) for key in _FINDING_KEYS} for f in report.findings],
         "verdict": report.verdict,
     }
@@ -123,14 +126,19 @@ def read_text(file: Path) -> str:
 def plain_content(text: str, place: str) -> dict[str, Any]:
     """The inverse of `as_text`, in the present version: whole numbers stay whole. `place` names the text in
     errors."""
+    return current(values(text, place), place)
+
+
+def values(text: str, place: str) -> Any:
+    """The values of a JSON text, no name twice in an object. `place` names the text in errors."""
     try:
-        content = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
+        with paused():
+            return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise InspectError(
             f"{place} is not a complete JSON file: {first_line(error)}",
             'write it again with `report.save("FILE.json")`',
         ) from error
-    return current(content, place)
 
 
 def current(content: Any, place: str) -> dict[str, Any]:
@@ -184,7 +192,7 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     columns = {
         table: {
             name: _column(name, column(table, name, (row.get(name) for row in rows)))
-            for name in dict.fromkeys(name for row in rows for name in row)
+            for name in dict.fromkeys(chain.from_iterable(rows))
         }
         for table, rows in content["tables"].items()
     }
@@ -204,8 +212,6 @@ def _unit(name: str, metric: dict[str, Any]) -> Any:
 def restored(make: type[C], content: dict[str, Any], place: str) -> C:
     """The report that `to_dict` described, without header, sections and charts. Raises InspectError where
     the content does not keep to its schema."""
-    import pandas as pd
-
     try:
         _check_models(content["tables"].get("models", []))
         metrics = {name: _read_metric(metric) for name, metric in content["metrics"].items()}
@@ -219,7 +225,7 @@ def restored(make: type[C], content: dict[str, Any], place: str) -> C:
             environment=dict(content["environment"]),
             metrics=metrics,
             tables={
-                name: pd.DataFrame(rows, columns=None if rows else list(columns.get(name, ())))
+                name: Table.of(rows, None if rows else columns.get(name, ()))
                 for name, rows in content["tables"].items()
             },
             findings=[_read_finding(finding) for finding in content["findings"]],

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from inspector.core import devices
 from inspector.core.devices import Device
 from inspector.core.errors import InspectError
@@ -17,6 +15,7 @@ from inspector.profiling.views.serving import serving
 from inspector.profiling.weights import scheme
 from inspector.reporting.registry import quantity
 from inspector.reporting.report import Chart, Finding, Report, Section, environment, metrics
+from inspector.reporting.tables import Table
 from inspector.serving.measured import Machine, Run
 from inspector.serving.points import Service
 from inspector.tracing.record import Trace
@@ -94,7 +93,7 @@ def llm(
     for number, size in enumerate(batches):
         tell(f"decode, {size} sequences", (number + 1) / (len(batches) + 1))
         rows.append(service.point(size, limit))
-    report = _report(service, prompt, pd.DataFrame(rows), reserve)
+    report = _report(service, prompt, Table.of(rows), reserve)
     return report if machine is None else with_measured(report, machine.run(batches, tell), device)
 
 
@@ -115,9 +114,10 @@ def with_measured(report: Report, run: Run, device: Device) -> Report:
     """The report with what this machine measured beside the bounds, which are those of `device`."""
     points, same = report.tables["points"], run.machine.listed == device
     rates = [decode.rate(batch) for batch, decode in run.decodes.items()]
-    points = points.assign(measured_tokens_per_second=pd.Series(rates, dtype=float))
+    points = points.assign(measured_tokens_per_second=rates)
     if same:
-        points["of_bound"] = points["measured_tokens_per_second"] / points["tokens_per_second"]
+        bounds = zip(rates, points["tokens_per_second"])
+        points = points.assign(of_bound=[rate and rate / bound for rate, bound in bounds])
     note = (
         f"measured on {run.machine.place}, by the model's own forward with random weights: no server's"
         " kernels, no CUDA graph"
@@ -138,9 +138,9 @@ def with_measured(report: Report, run: Run, device: Device) -> Report:
     )
 
 
-def _section(points: pd.DataFrame) -> Section:
+def _section(points: Table) -> Section:
     """What people read of the points. Weights are the same in each row: the metrics say them."""
-    shown = points.drop(columns="weights").rename(columns=_SHORT)
+    shown = points.drop("weights").rename(_SHORT)
     note = "tokens/s: at most, of all sequences; each: of one; longest: the context of each that fits"
     if "measured_tokens_per_second" in points:
         note += "; measured: tokens/s here"
@@ -168,11 +168,11 @@ def _longest_made_for(model: Any) -> int | None:
     return most if isinstance(most, int) else None
 
 
-def _report(service: Service, prompt: Trace, points: pd.DataFrame, reserve: float) -> Report:
+def _report(service: Service, prompt: Trace, points: Table, reserve: float) -> Report:
     device, numbers = service.device, serving(prompt)
     first = service.seconds(prompt)["seconds"]
-    fitting = points[points["fits"].eq(True)]
-    compute = points[points["bound"] == "compute"]
+    fitting = points.where(fits is True for fits in points["fits"])
+    compute = points.where(bound == "compute" for bound in points["bound"])
     state = [entry for entry in prompt.state if entry.kind == "parameter"]
     values: dict[str, Any] = {
         "params": sum(entry.numel for entry in state),
@@ -180,9 +180,9 @@ def _report(service: Service, prompt: Trace, points: pd.DataFrame, reserve: floa
         "param_bytes": sum(entry.nbytes for entry in state),
         "cache_bytes_per_token": numbers["cache_bytes_per_token"],
         "time_to_first_token": first,
-        "max_batch": int(fitting["batch"].max()) if len(fitting) else None,
-        "tokens_per_second": fitting["tokens_per_second"].max() if len(fitting) else None,
-        "compute_bound_batch": int(compute["batch"].min()) if len(compute) else None,
+        "max_batch": max(fitting["batch"], default=None),
+        "tokens_per_second": max(fitting["tokens_per_second"], default=None),
+        "compute_bound_batch": min(compute["batch"], default=None),
     }
     memory = "memory not known" if service.room is None else f"{device.memory:g} GiB, {reserve:.0%} kept free"
     notes = [_BOUNDS]

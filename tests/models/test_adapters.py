@@ -57,7 +57,7 @@ def test_only_adapters_have_gradients_and_optimizer_state(net: str) -> None:
     report = inspector.memory(
         f"{net}:Net", phase="train", optimizer="adamw", model_args={"peft": "r=4,targets=first"}
     )
-    rows = report.tables["composition"].set_index("category") if "composition" in report.tables else None
+    rows = report.to_frame("composition").set_index("category") if "composition" in report.tables else None
     assert rows is not None
     # exp_avg and exp_avg_sq of two matrices, of 4 x 32 and of 64 x 4; their step counts stay on the CPU.
     assert rows.loc["optimizer state", "blocks"] == 4
@@ -111,7 +111,7 @@ def test_a_live_model_is_not_changed(net: str) -> None:
 def test_a_row_of_a_table_may_have_adapters(net: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.yaml"
     file.write_text(f"- model: {net}:Net\n  model_args: {{peft: 'r=2,targets=first+second'}}\n")
-    row = inspector.table([str(file)]).tables["models"].iloc[0]
+    row = inspector.table([str(file)]).tables["models"].records()[0]
     assert row["trainable_params"] == 2 * (32 + 64) + 2 * (64 + 8)
 
 

@@ -194,7 +194,7 @@ class TestMethods:
     def test_two_methods_are_two_questions(self) -> None:
         x = torch.randn(2, 5, 8)
         outcome = inspector.diff(profile(Branches(), x), profile(Branches(), x, call="encode"))
-        states = {row["metric"]: row["state"] for row in outcome.tables["rows"].to_dict("records")}
+        states = {row["metric"]: row["state"] for row in outcome.tables["rows"].records()}
         assert states["macs"] == "incomparable"
 
 

@@ -62,7 +62,7 @@ def test_it_has_every_part(page: Report) -> None:
 
 
 def test_areas_of_tied_layers_are_the_total_of_the_model(page: Report) -> None:
-    areas = page.charts[0].frame.set_index("path")
+    areas = page.charts[0].frame.to_frame().set_index("path")
     assert areas["parameters"].to_dict() == {"": 48, "first": 36, "second": 0, "norm": 12}
     assert "A tied parameter is drawn once" in page.charts[0].note
 
@@ -106,11 +106,11 @@ def test_live_bytes_rise_and_fall_with_the_activations(device: str) -> None:
 def test_live_bytes_are_drawn_in_a_unit_that_shows_them(page: Report) -> None:
     small = page.charts[2]
     assert small.y == "B"
-    assert set(small.frame[small.frame["role"] == "parameter"]["B"]) == {4 * 48}
+    assert set(small.frame.groups("role")["parameter"]["B"]) == {4 * 48}
     large = inspector.page("resnet18").charts[2]
     assert large.y == "MiB"
     # 11,689,512 parameters of four bytes
-    assert set(large.frame[large.frame["role"] == "parameter"]["MiB"]) == {round(46_758_048 / 2**20, 3)}
+    assert set(large.frame.groups("role")["parameter"]["MiB"]) == {round(46_758_048 / 2**20, 3)}
 
 
 def test_what_is_missing_says_why(page: Report) -> None:
@@ -132,7 +132,7 @@ def test_an_unknown_operator_is_named_and_its_module_is_not_drawn_as_zero_in_sil
     assert "MACs are a lower bound: operators without a formula ran in 1." in areas.note
     assert areas.choices[0] == "MACs, at least"
     # 3 rows of [3] x [3,3]
-    assert areas.frame["MACs inside"].tolist() == ["at least 27", "27", "unknown"]
+    assert areas.frame["MACs inside"] == ["at least 27", "27", "unknown"]
     assert "1 have no formula" in report.charts[1].note
     assert "operators without a formula" in titles(report)
 
@@ -254,7 +254,7 @@ def test_another_commands_report_is_added_with_its_charts(bench_file: Path) -> N
     (added,) = report.added
     assert titles(added) == ["bench: numbers", "bench: rows"]
     assert [chart.section for chart in added.charts] == ["bench: rows", "bench: rows"]
-    assert added.sections[0].frame.values.tolist() == [
+    assert list(map(list, added.sections[0].frame.rows())) == [
         ["infer/1/fp32/latency", "500.0 ms", "second", "noisy"]
     ]
     assert ("model", "Net (python)") in added.header
@@ -290,10 +290,10 @@ def test_a_live_report_keeps_its_own_sections() -> None:
 
 
 def test_rows_of_a_strange_report_are_shown_as_they_are() -> None:
-    import pandas as pd
+    from inspector.reporting.tables import Table
 
     strange = Report("table", {"name": "Net"}, {}, {"x": Metric(None, "MAC")})
-    strange.tables = {"rows": pd.DataFrame({"who": ["a"], "value": [0.123456789], "good": [True]})}
+    strange.tables = {"rows": Table({"who": ["a"], "value": [0.123456789], "good": [True]})}
     (added,) = inspector.page(Net(), "4x6", added=[strange]).added
     held = {name: held.unit for name, held in added.sections[0].columns.items()}
     assert held == {"who": "", "value": "number", "good": ""}

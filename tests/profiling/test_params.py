@@ -106,7 +106,7 @@ def test_resnet50_has_the_parameters_that_torchvision_publishes() -> None:
 def test_top_limits_what_is_printed_and_not_the_table() -> None:
     report = inspector.params(Everything(), top=2)
     assert len(report.to_frame()) == 5
-    assert list(report.sections[0].frame["name"]) == ["embed.weight", "head.bias"]
+    assert report.sections[0].frame["name"] == ["embed.weight", "head.bias"]
 
 
 @pytest.mark.parametrize(

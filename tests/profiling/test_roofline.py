@@ -103,7 +103,7 @@ def test_measured_modules_take_longer_than_the_roofline_says(inspect: Any, tmp_p
         "profile", "squeezenet1_1", "--input", "1x3x64x64", "--roofline", "cpu", "--measure", "-o", out
     )
     assert code == 0
-    modules = inspector.Report.read(out).tables["roofline_modules"].set_index("path")
+    modules = inspector.Report.read(out).to_frame("roofline_modules").set_index("path")
     inside = modules.loc["features.0", "measured"]
     assert 0 < inside < modules.loc["features", "measured"] <= modules.loc["", "measured"]
     assert 0 < modules.loc["", "achieved"] < 1

@@ -63,7 +63,7 @@ def test_the_state_digest_is_of_names_shapes_and_dtypes(net_file: Path) -> None:
         "norm.running_var (16,) torch.float32",
         "norm.weight (16,) torch.float32",
     ]
-    row = table(f"{net_file}:build", inputs=["1x3x8x8"]).tables["models"].iloc[0]
+    row = table(f"{net_file}:build", inputs=["1x3x8x8"]).tables["models"].records()[0]
     assert (row["state_keys"], row["state_digest"]) == (9, digest(lines))
 
 
@@ -174,7 +174,7 @@ def test_a_model_that_fails_is_a_row_with_its_error_and_not_the_end(inspect, zoo
 
 def test_processes_give_what_one_gives_and_outlive_a_model_that_kills_its_own(zoo: Path) -> None:
     models = specs(zoo, "good", "dies", "bad")
-    found = {row["model"]: row for row in table(models, jobs=2).tables["models"].to_dict("records")}
+    found = {row["model"]: row for row in table(models, jobs=2).tables["models"].records()}
     assert list(found) == models
     assert found[models[0]]["macs"] == 2 * 4 * 5
     assert "process died" in found[models[1]]["error"]

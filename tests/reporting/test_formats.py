@@ -18,7 +18,7 @@ import pytest
 import inspector.reporting.formats
 from inspector.core.errors import InspectError
 from inspector.reporting.formats import FORMATS, format_of, renderer
-from inspector.reporting.formats.table import render, table
+from inspector.reporting.formats.table import _tabulated, aligned, render, table
 from inspector.reporting.numbers import si, size, written
 from inspector.reporting.registry import Form
 from inspector.reporting.report import Report
@@ -106,7 +106,7 @@ def test_text_shows_provenance_numbers_and_findings(report: Report) -> None:
 
 
 def test_text_fits_a_narrow_terminal_by_shortening_names(report: Report) -> None:
-    report.sections[0].frame.loc[0, "module"] = "a_very_long_module_path.with.many.parts.inside"
+    report.sections[0].frame["module"][0] = "a_very_long_module_path.with.many.parts.inside"
     lines = table(report.sections[0], 60).splitlines()
     assert max(map(len, lines)) <= 60
     assert "..." in lines[2]
@@ -159,7 +159,7 @@ def test_the_suffix_of_a_file_chooses_its_format() -> None:
 
 
 def test_a_report_is_useful_in_python(report: Report) -> None:
-    assert report.to_frame() is report.tables["modules"]
+    assert report.to_frame()["module"].tolist() == report.tables["modules"]["module"]
     with pytest.raises(InspectError, match="no table is called 'x'"):
         report.to_frame("x")
     assert "macs=4089184256" in repr(report)
@@ -186,3 +186,11 @@ def test_the_help_of_a_command_lists_every_format() -> None:
         [sys.executable, "-m", "inspector", "profile", "--help"], capture_output=True, text=True, check=True
     )
     assert "|".join(FORMATS) in " ".join(done.stdout.split())
+
+
+def test_a_table_without_tabulate_is_what_tabulate_makes_of_it() -> None:
+    rows = [["a", "1", ""], ["  longer name", "12,345", "x y"], ["", "-", "9 -"]]
+    for right in ((False, True, False), (True, True, True)):
+        for headings in ((), ("h", "a long heading", "c")):
+            assert aligned(rows, right, headings) == _tabulated(rows, right, headings)
+    assert aligned([["é", "1"]], (False, True)) == _tabulated([["é", "1"]], (False, True), ())

@@ -100,7 +100,7 @@ def test_every_number_of_a_command_is_registered(name: str) -> None:
     for table, frame in report.tables.items():
         for key in frame:
             held = column(table, str(key))
-            values = [value for value in frame[key].tolist() if not is_missing(value)]
+            values = [value for value in frame[key] if not is_missing(value)]
             if any(map(is_number, values)):
                 assert held is not TEXT, f"{table}.{key}"
             if held.unit != Unit.NONE:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from inspector.core.errors import InspectError
 from inspector.reporting.report import Finding, Metric, Report
+from inspector.reporting.tables import Table
 
 
 def sample() -> Report:
@@ -18,7 +18,7 @@ def sample() -> Report:
         {"name": "net", "inputs": ["float32[1,3]"]},
         {"torch": "2.15.0"},
         {"macs": Metric(120, "MAC", lower_bound=True), "seconds": Metric(0.5, "second", "noisy")},
-        {"ops": pd.DataFrame([{"op": "mm", "calls": 2, "macs": None}])},
+        {"ops": Table.of([{"op": "mm", "calls": 2, "macs": None}])},
         [Finding("coverage", "warn", "layer1", "unknown", {"calls": 1})],
         "fail",
     )

@@ -27,7 +27,7 @@ def traced(
 
 def rows(trace: Trace, *columns: str) -> dict[str, Any]:
     frame = modules_frame(trace)
-    values = (frame[column].tolist() for column in columns)
+    values = (frame[column] for column in columns)
     return dict(zip(frame["path"], zip(*values) if columns[1:] else next(values)))
 
 
@@ -240,10 +240,10 @@ def test_a_failure_names_the_parent_that_called() -> None:
 
 def test_layers_and_types_count_a_shared_module_once() -> None:
     trace = traced(Two(nn.Linear(4, 4)), 3, 4)
-    layers = layers_frame(trace).set_index("path")
+    layers = layers_frame(trace).to_frame().set_index("path")
     assert layers["params"].to_dict() == {"encoder.block": 20, "decoder.block": 0}
     assert layers["macs"].to_dict() == {"encoder.block": 48, "decoder.block": 96}
-    types = types_frame(trace).set_index("type")
+    types = types_frame(trace).to_frame().set_index("type")
     assert types.loc["Linear", ["modules", "calls", "params"]].tolist() == [1, 3, 20]
 
 

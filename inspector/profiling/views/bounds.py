@@ -12,10 +12,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import pandas as pd
-
-from inspector.profiling.views.modules import ancestors
+from inspector.profiling.views.modules import ancestors, descending
 from inspector.profiling.views.totals import flops
+from inspector.reporting.tables import Table
 from inspector.tracing.record import Op, Trace
 
 PRECISIONS = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -89,17 +88,17 @@ def _dtype(op: Op) -> str:
 COLUMNS = ("calls", "flops", "bytes", "intensity", "bound", "seconds", "share", "unknown")
 
 
-def operators_frame(trace: Trace, roof: Roof) -> pd.DataFrame:
+def operators_frame(trace: Trace, roof: Roof) -> Table:
     """A row for each operator that does something, the longest first. Columns: op, calls, flops, bytes,
     intensity (FLOPs a byte), bound, seconds (lower bound), share (of all seconds), unknown (calls whose
     arithmetic is not known)."""
     rows: dict[str, _Sum] = defaultdict(_Sum)
     for op in trace.ops:
         rows[op.name].add(op, bound(op, roof))
-    return _frame("op", rows).sort_values(["seconds", "op"], ascending=[False, True]).reset_index(drop=True)
+    return _frame("op", rows).sort(lambda row: (descending(row["seconds"]), row["op"]))
 
 
-def modules_frame(trace: Trace, roof: Roof) -> pd.DataFrame:
+def modules_frame(trace: Trace, roof: Roof) -> Table:
     """A row for each module, sums including everything inside, in the order of the tree. Columns: path, type,
     depth, and those of `operators_frame`."""
     rows: dict[str, _Sum] = {module.path: _Sum() for module in trace.modules}
@@ -110,9 +109,10 @@ def modules_frame(trace: Trace, roof: Roof) -> pd.DataFrame:
                 rows[path].add(op, limit)
     frame = _frame("path", rows)
     types = {module.path: module.type for module in trace.modules}
-    frame.insert(1, "type", frame["path"].map(types))
-    frame.insert(2, "depth", [path.count(".") + 1 if path else 0 for path in frame["path"]])
-    return frame
+    return frame.assign(
+        type=[types[path] for path in frame["path"]],
+        depth=[path.count(".") + 1 if path else 0 for path in frame["path"]],
+    ).select(("path", "type", "depth", *COLUMNS))
 
 
 class _Sum:
@@ -133,11 +133,11 @@ class _Sum:
         self.memory_bound += limit.seconds if limit.kind == "memory" else 0.0
 
 
-def _frame(column: str, rows: Mapping[str, _Sum]) -> pd.DataFrame:
+def _frame(column: str, rows: Mapping[str, _Sum]) -> Table:
     whole = max((row.seconds for row in rows.values()), default=0.0)
     if column == "op":
         whole = sum(row.seconds for row in rows.values())
-    return pd.DataFrame(
+    return Table.of(
         [
             {
                 column: name,
@@ -153,7 +153,7 @@ def _frame(column: str, rows: Mapping[str, _Sum]) -> pd.DataFrame:
             for name, row in rows.items()
             if row.calls or column == "path"
         ],
-        columns=[column, *COLUMNS],
+        (column, *COLUMNS),
     )
 
 

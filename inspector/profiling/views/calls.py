@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pandas as pd
-
 from inspector.profiling.views.totals import flops
+from inspector.reporting.tables import Table
 from inspector.tracing.record import Op, TensorSpec, Trace
 
 CALLS = ("index", "op", "module", "phase", "inputs", "outputs", "macs", "flops", "bytes", "intensity")
 
 
-def calls_frame(trace: Trace) -> pd.DataFrame:
+def calls_frame(trace: Trace) -> Table:
     """A row for each call: index, op, module, phase, shapes of its inputs and outputs, macs, flops, bytes
     and intensity (FLOPs per byte moved). macs, flops and intensity are missing for an operator without a
     formula, the intensity also for one that moves no bytes (a view)."""
-    frame = pd.DataFrame([_row(index, op) for index, op in enumerate(trace.ops)], columns=list(CALLS))
-    return frame.astype({"macs": "Int64", "flops": "Int64", "intensity": "Float64"})
+    return Table.of([_row(index, op) for index, op in enumerate(trace.ops)], CALLS)
 
 
 def _row(index: int, op: Op) -> tuple[object, ...]:

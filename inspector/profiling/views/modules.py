@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-
-import pandas as pd
+from typing import Any
 
 from inspector.profiling.views.totals import flops
+from inspector.reporting.tables import Table
 from inspector.tracing.record import Op, StateEntry, Trace
 
 SUMS = ("params", "macs", "flops", "activations", "bytes", "unknown_ops")
 
 
-def modules_frame(trace: Trace) -> pd.DataFrame:
+def modules_frame(trace: Trace) -> Table:
     """A row for each module, in the order of the tree, sums including everything inside.
 
     Columns: path ("" is the model), type, depth, calls, params, macs, flops, activations, bytes,
@@ -41,12 +41,10 @@ def modules_frame(trace: Trace) -> pd.DataFrame:
         }
         for module in trace.modules
     ]
-    return _unknown_is_not_zero(
-        pd.DataFrame(rows, columns=["path", "type", "depth", "calls", *SUMS, "share"])
-    )
+    return _unknown_is_not_zero(Table.of(rows, ["path", "type", "depth", "calls", *SUMS, "share"]))
 
 
-def types_frame(trace: Trace) -> pd.DataFrame:
+def types_frame(trace: Trace) -> Table:
     """A row for each module class: what its modules do themselves, children not included.
 
     Columns: type, modules, calls, params, macs, flops, activations, bytes, unknown_ops, share.
@@ -62,18 +60,19 @@ def types_frame(trace: Trace) -> pd.DataFrame:
         if entry.kind == "parameter":
             rows[kinds.get(_parent(entry.name), "")]["params"] += entry.numel
     whole = sum(row["macs"] for row in rows.values()) or 1
-    frame = pd.DataFrame(
+    frame = Table.of(
         [{"type": kind, **row, "share": row["macs"] / whole} for kind, row in rows.items()],
-        columns=["type", "modules", "calls", *SUMS, "share"],
+        ["type", "modules", "calls", *SUMS, "share"],
     )
-    frame = _unknown_is_not_zero(frame)
-    return frame.sort_values(["macs", "flops", "params", "type"], ascending=[False, False, False, True])
+    return _unknown_is_not_zero(frame).sort(
+        lambda row: (*descending(row["macs"], row["flops"], row["params"]), row["type"])
+    )
 
 
 LAYERS = ("path", "type", "shape", "calls", "params", "macs")
 
 
-def layers_frame(trace: Trace) -> pd.DataFrame:
+def layers_frame(trace: Trace) -> Table:
     """A row for each module that holds parameters or runs contractions itself, children not included.
 
     Columns: path, type, shape (of its largest parameter, "512x256x3x3"), calls, params, macs. A tied
@@ -100,20 +99,28 @@ def layers_frame(trace: Trace) -> pd.DataFrame:
         for path in paths
         if path in held or macs.get(path)
     ]
-    return pd.DataFrame(rows, columns=list(LAYERS))
+    return Table.of(rows, LAYERS)
 
 
 def _shape(entries: list[StateEntry]) -> str:
     return "x".join(map(str, max(entries, key=lambda entry: entry.numel).shape))
 
 
-def _unknown_is_not_zero(frame: pd.DataFrame) -> pd.DataFrame:
+def _unknown_is_not_zero(frame: Table) -> Table:
     """Where only operators without a formula ran, MACs, FLOPs and activations are missing."""
-    blind = (frame["unknown_ops"] > 0) & (frame["flops"] == 0)
-    for column in ("macs", "flops", "activations"):
-        frame[column] = frame[column].astype("Int64").mask(blind)
-    frame["share"] = frame["share"].mask(blind)
-    return frame
+    blind = [unknown > 0 and not work for unknown, work in zip(frame["unknown_ops"], frame["flops"])]
+    columns = ("macs", "flops", "activations", "share")
+    return frame.assign(**{column: masked(frame[column], blind) for column in columns})
+
+
+def masked(values: Iterable[Any], blind: Iterable[bool]) -> list[Any]:
+    """The values, missing where they are `blind`."""
+    return [None if unknown else value for value, unknown in zip(values, blind)]
+
+
+def descending(*values: float | None) -> tuple[tuple[bool, float], ...]:
+    """A key of an order by the largest values, with missing ones last."""
+    return tuple((value is None, -(value or 0)) for value in values)
 
 
 def add(row: dict[str, int], op: Op) -> None:
@@ -124,27 +131,27 @@ def add(row: dict[str, int], op: Op) -> None:
     row["unknown_ops"] += not op.known
 
 
-def tree(frame: pd.DataFrame, name: str, depth: int, top: int | None = None) -> pd.DataFrame:
+def tree(frame: Table, name: str, depth: int, top: int | None = None) -> Table:
     """The rows of `modules_frame` down to `depth`, with an indented name, as people read it.
 
     With `top` only that many modules of the deepest level shown, largest MACs first.
     """
-    shown = frame[frame["depth"] <= depth]
+    shown = frame.where(level <= depth for level in frame["depth"])
     if top is not None:
-        leaves = shown[shown["depth"] == min(depth, int(shown["depth"].max()))]
-        return named(leaves.nlargest(top, ["macs", "params"]), name, indent=False)
+        deepest = max(shown["depth"], default=0)
+        leaves = shown.where(level == deepest for level in shown["depth"])
+        largest = leaves.sort(lambda row: descending(row["macs"], row["params"]))
+        return named(largest.head(top), name, indent=False)
     return named(shown, name, indent=True)
 
 
-def named(frame: pd.DataFrame, name: str, indent: bool) -> pd.DataFrame:
+def named(frame: Table, name: str, indent: bool) -> Table:
     """Rows of `modules_frame` with a column `module` for people, `name` for the model itself."""
     labels = [
         ("  " * depth + path.rpartition(".")[2] if indent else path) if path else name
         for path, depth in zip(frame["path"], frame["depth"])
     ]
-    named = frame.drop(columns=["path", "depth"])
-    named.insert(0, "module", labels)
-    return named
+    return Table({"module": labels}).assign(**dict(frame.drop("path", "depth").items()))
 
 
 def ancestors(path: str) -> Iterable[str]:

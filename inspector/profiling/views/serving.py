@@ -7,7 +7,6 @@ from dataclasses import replace
 from itertools import groupby
 
 from inspector.profiling.views.totals import flops
-from inspector.tracing.formulas.traffic import GROUPED, touched
 from inspector.tracing.record import Op, TensorSpec, Trace
 
 ATTENTION = "scaled_dot_product_attention"
@@ -127,6 +126,8 @@ def _weights_read(trace: Trace) -> int:
 
 def _read(trace: Trace, op: Op, spec: TensorSpec) -> int:
     """Bytes of a parameter that an operator reads."""
+    from inspector.tracing.formulas.traffic import GROUPED, touched  # all formulas: not at every start
+
     whole = min(spec.nbytes, trace.storages[spec.storage].nbytes)
     if op.name == "aten.embedding":
         return min(whole, sum(made.nbytes for made in op.outputs))
@@ -137,6 +138,8 @@ def _read(trace: Trace, op: Op, spec: TensorSpec) -> int:
 
 def active_params(trace: Trace, tokens: int) -> tuple[int, int]:
     """Active parameters, with and without tables that are only looked up, of a pass over so many tokens."""
+    from inspector.tracing.formulas.traffic import GROUPED
+
     shares: dict[int, float] = {}
     experts: dict[str, tuple[int, float]] = {}
     uses: dict[int, set[str]] = {}

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pandas as pd
-
+from inspector.reporting.tables import Table
 from inspector.tracing.record import ITEM_BYTES, StateEntry
 
 COLUMNS = ("name", "kind", "shape", "dtype", "numel", "bytes", "trainable", "persistent", "tied")
 
 
-def ledger_frame(entries: Iterable[StateEntry]) -> pd.DataFrame:
+def ledger_frame(entries: Iterable[StateEntry]) -> Table:
     """A row for each storage: name, kind, shape, dtype, numel, bytes, trainable, persistent, tied (its other
     names), and where some are kept as other tensors: stored."""
     entries = list(entries)
-    frame = pd.DataFrame([_row(entry) for entry in entries], columns=list(COLUMNS))
+    frame = Table.of([_row(entry) for entry in entries], COLUMNS)
     if any(entry.stored for entry in entries):
-        frame["stored"] = [entry.stored for entry in entries]
+        return frame.assign(stored=[entry.stored for entry in entries])
     return frame
 
 
@@ -51,18 +50,30 @@ def packed_types(entries: Iterable[StateEntry]) -> set[str]:
     return {entry.dtype for entry in entries} - set(ITEM_BYTES)
 
 
-def kinds_frame(entries: Iterable[StateEntry]) -> pd.DataFrame:
+def kinds_frame(entries: Iterable[StateEntry]) -> Table:
     """Totals for each kind and dtype: kind, dtype, tensors, numel, bytes, share (of all bytes), and where
     types pack their elements, bits (of an element, scales included)."""
     entries = list(entries)
-    frame = ledger_frame(entries)
-    frozen = (frame["kind"] == "parameter") & ~frame["trainable"].astype(bool)
-    volatile = (frame["kind"] == "buffer") & ~frame["persistent"].astype(bool)
-    kind = frame["kind"].mask(frozen, "parameter (frozen)").mask(volatile, "buffer (not persistent)")
-    grouped = frame.assign(kind=kind).groupby(["kind", "dtype"], sort=True)
-    sums = grouped.agg(tensors=("name", "size"), numel=("numel", "sum"), bytes=("bytes", "sum"))
-    sums = sums.reset_index().sort_values(["bytes", "kind"], ascending=[False, True])
-    sums["share"] = sums["bytes"] / (sums["bytes"].sum() or 1)
+    sums: dict[tuple[str, str], list[int]] = {}
+    for entry in entries:
+        row = sums.setdefault((_kind(entry), entry.dtype), [0, 0, 0])
+        row[0] += 1
+        row[1] += entry.numel
+        row[2] += entry.nbytes
+    whole = sum(nbytes for _, _, nbytes in sums.values()) or 1
+    rows = [
+        (kind, dtype, tensors, numel, nbytes, nbytes / whole)
+        for (kind, dtype), (tensors, numel, nbytes) in sorted(sums.items())
+    ]
+    rows.sort(key=lambda row: (-row[4], row[0]))
+    frame = Table.of(rows, ("kind", "dtype", "tensors", "numel", "bytes", "share"))
     if packed_types(entries):
-        sums["bits"] = 8 * sums["bytes"] / sums["numel"].where(sums["numel"] > 0)
-    return sums
+        bits = [8 * size / numel if numel else None for size, numel in zip(frame["bytes"], frame["numel"])]
+        return frame.assign(bits=bits)
+    return frame
+
+
+def _kind(entry: StateEntry) -> str:
+    if entry.kind == "parameter" and not entry.trainable:
+        return "parameter (frozen)"
+    return "buffer (not persistent)" if entry.kind == "buffer" and not entry.persistent else entry.kind

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-import pandas as pd
-
 from inspector.profiling.views.serving import active_params
 from inspector.profiling.views.totals import flops
+from inspector.reporting.tables import Table
 from inspector.tracing.record import Op, Trace
 
 RULE = 6
+RULE_COLUMNS = ("part", "flops_per_token", "share")
 
 
 def tokens(trace: Trace) -> int | None:
@@ -42,7 +42,7 @@ def training(trace: Trace) -> dict[str, int]:
     return {"flops_per_token": round(sum(map(flops, trace.ops)) / count)} if count else {}
 
 
-def rule_frame(trace: Trace) -> pd.DataFrame | None:
+def rule_frame(trace: Trace) -> Table | None:
     """FLOPs a token as 6 a parameter and what differs from it, part by part. Columns: part, flops_per_token
     (the last row is their sum, as counted), share (of that sum). None where `training` is empty."""
     count = tokens(trace)
@@ -68,8 +68,7 @@ def rule_frame(trace: Trace) -> pd.DataFrame | None:
     parts["weights used more or less than once a token and pass"] = rest
     rows = [(part, round(value)) for part, value in parts.items() if round(value)]
     rows.append(("as counted", round(counted)))
-    frame = pd.DataFrame(rows, columns=["part", "flops_per_token"])
-    return frame.assign(share=frame["flops_per_token"] / counted)
+    return Table.of([(part, value, value / counted) for part, value in rows], RULE_COLUMNS)
 
 
 def _frozen(trace: Trace) -> int:

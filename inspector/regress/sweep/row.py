@@ -104,7 +104,7 @@ def row_of_trace(entry: Entry, recipe: Recipe, found: Trace, seed: int) -> Count
     row["stages_digest"] = digest(map(stage_line, stages)) if stages else None
     return Counted(
         row,
-        [{"model": entry.name, **dict(zip(LAYERS, line))} for line in layers.itertuples(index=False)],
+        [{"model": entry.name, **dict(zip(LAYERS, line))} for line in layers.rows()],
         [{"model": entry.name, "op": op, "calls": int(n)} for op, n in zip(ops["op"], ops["calls"])],
         [{"model": entry.name, **stage} for stage in stages],
     )
@@ -159,5 +159,5 @@ def _stages(recipe: Recipe, model: nn.Module, found: Trace) -> list[dict[str, An
             "params": int(line["params"]),
             "macs": macs[index],
         }
-        for index, line in enumerate(frame.to_dict("records"))
+        for index, line in enumerate(frame.records())
     ]

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import pandas as pd
 import torch
 
 from inspector.core.errors import InspectError
@@ -20,6 +19,7 @@ from inspector.regress.sweep.entries import once
 from inspector.regress.sweep.pool import sweep
 from inspector.regress.sweep.row import Counted, Entry
 from inspector.reporting.report import Finding, Report, Section, environment, metrics
+from inspector.reporting.tables import Table
 
 Tell = Callable[[str, float], None]
 MEASURES = ("latency", "memory")
@@ -129,7 +129,7 @@ def _check_same(entries: Sequence[Entry], earlier: Report | None) -> None:
         return
     if earlier.command != "table":
         raise InspectError(f"a {earlier.command} report has no rounds", "name a table, or a new file")
-    before = {row["model"]: row for row in earlier.tables["models"].to_dict("records")}
+    before = {row["model"]: row for row in earlier.tables["models"].records()}
     for entry in entries:
         row = before.get(entry.name)
         asked = entry.as_dict()
@@ -190,7 +190,7 @@ def _measured(
 def _rounds_before(earlier: Report | None) -> dict[str, list[dict[str, Any]]]:
     rounds: dict[str, list[dict[str, Any]]] = {}
     if earlier is not None and "rounds" in earlier.tables:
-        for line in earlier.tables["rounds"].to_dict("records"):
+        for line in earlier.tables["rounds"].records():
             rounds.setdefault(str(line["model"]), []).append({str(key): value for key, value in line.items()})
     return rounds
 
@@ -206,13 +206,13 @@ def report(
     """The report of the rows that were counted."""
     present = {name for row in rows for name, value in row.items() if value is not None}
     columns = [*_ASKED, *compared(present)]
-    frame = pd.DataFrame([{name: row.get(name) for name in columns} for row in rows], dtype=object)
+    frame = Table.of(rows, columns)
     tables = {
         "models": frame,
-        "layers": pd.DataFrame([line for one in counted for line in one.layers]),
-        "ops": pd.DataFrame([line for one in counted for line in one.ops]),
-        "stages": pd.DataFrame([line for one in counted for line in one.stages], dtype=object),
-        "rounds": pd.DataFrame(rounds),
+        "layers": Table.of(line for one in counted for line in one.layers),
+        "ops": Table.of(line for one in counted for line in one.ops),
+        "stages": Table.of(line for one in counted for line in one.stages),
+        "rounds": Table.of(rounds),
     }
     bad = [row for row in rows if row["error"]]
     return Report(
@@ -236,16 +236,13 @@ def _environment(measured_on: str | None, seed: int) -> dict[str, Any]:
     return {**facts, "gpu": gpu_name(measured_on), "device": measured_on, "threads": torch.get_num_threads()}
 
 
-def _shown(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _shown(rows: list[dict[str, Any]]) -> Table:
     """The columns that people compare; what no row has is left out."""
     records = [{label: row.get(name) for label, name in _SHOWN.items()} for row in rows]
-    frame = pd.DataFrame(records, columns=list(_SHOWN), dtype=object)
-    unused = [name for name in ("latency", "CPU time", "peak memory") if frame[name].isna().all()]
-    if not frame["unknown"].any():
-        unused.append("unknown")
-    if not frame["error"].any():
-        unused.append("error")
-    return frame.drop(columns=unused)
+    frame = Table.of(records, _SHOWN)
+    unused = [name for name in ("latency", "CPU time", "peak memory") if set(frame[name]) <= {None}]
+    unused += [name for name in ("unknown", "error") if not any(frame[name])]
+    return frame.drop(*unused)
 
 
 def _note(rows: list[dict[str, Any]]) -> str:

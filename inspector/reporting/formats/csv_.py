@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from typing import Any
 
 from inspector.reporting.parts import Content
+from inspector.reporting.registry import is_missing
+from inspector.reporting.tables import Table
 
 SUFFIXES = (".csv",)
 _FORMULA = re.compile(r"(^|;)(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
@@ -14,22 +18,22 @@ _NUMBER = re.compile(r"[+-]?[\d.,]+(?:[eE][+-]?\d+)?%?")
 
 
 def render(report: Content) -> str:
-    import pandas as pd
-
     if report.sections:
-        frame = report.sections[0].frame.copy()
+        table = report.sections[0].frame
     else:
-        frame = pd.DataFrame([{name: metric.value for name, metric in report.metrics.items()}], dtype=object)
-    for place, dtype in enumerate(frame.dtypes):
-        if not pd.api.types.is_numeric_dtype(dtype):
-            cells = [_cell(value) for value in frame.iloc[:, place]]
-            frame.isetitem(place, pd.Series(cells, index=frame.index, dtype=object))
-    frame.columns = [_cell(name) for name in frame.columns]
-    return frame.to_csv(index=False, lineterminator="\n")
+        table = Table({name: [metric.value] for name, metric in report.metrics.items()})
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(map(_cell, table))
+    writer.writerows(map(_cell, row) for row in table.rows())
+    return stream.getvalue()
 
 
 def _cell(value: Any) -> Any:
-    """A text that no spreadsheet takes for a formula: with an apostrophe, its own mark of text, in front."""
+    """Unknown is empty. A text that no spreadsheet takes for a formula: with an apostrophe, its own mark of
+    text, in front."""
+    if is_missing(value):
+        return ""
     if not isinstance(value, str) or _NUMBER.fullmatch(value):
         return value
     return _FORMULA.sub(r"\1'", value)

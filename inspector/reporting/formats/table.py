@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-
-from tabulate import tabulate
+from collections.abc import Sequence
 
 from inspector.reporting.parts import Content, Section
 from inspector.reporting.rows import MARKS, cells, metric_rows, shown_findings
@@ -25,7 +24,7 @@ def render(report: Content, color: bool = False, width: int | None = None) -> st
         lines = [f"{paint(label.ljust(longest), 'label')}  {text}" for label, text in report.header]
         parts.append("\n".join(lines))
     if rows := metric_rows(report):
-        parts.append(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=_ALIGN))
+        parts.append(aligned(rows, _RIGHT))
     for section in report.sections:
         heading = paint(section.title, "title")
         note = f"\n{section.note}" if section.note else ""
@@ -38,7 +37,7 @@ def render(report: Content, color: bool = False, width: int | None = None) -> st
     return "\n\n".join(parts) + "\n"
 
 
-_ALIGN = ("left", "right", "right")
+_RIGHT = (False, True, True)
 
 
 def table(section: Section, width: int | None = None) -> str:
@@ -46,23 +45,43 @@ def table(section: Section, width: int | None = None) -> str:
     headings, rows, numeric = cells(section)
     if not rows:
         return "(empty)"
-    align = ["right" if number else "left" for number in numeric]
-    text = _table(headings, rows, align)
+    text = aligned(rows, numeric, headings)
     excess = max(map(len, text.splitlines())) - (width or 10**9)
     if excess > 0:
         room = max(max(len(row[0]) for row in rows) - excess, 12)
         rows = [[_shortened(row[0], room), *row[1:]] for row in rows]
-        text = _table(headings, rows, align)
+        text = aligned(rows, numeric, headings)
     return text
 
 
-def _table(headings: list[str], rows: list[list[str]], align: list[str]) -> str:
+def aligned(rows: list[list[str]], right: Sequence[bool], headings: Sequence[str] = ()) -> str:
+    """The rows as columns, those that are `right` aligned so, under `headings` where there are some.
+
+    What tabulate makes of them, which is imported only where a character takes no place, or two: its import
+    takes longer than all else that is printed.
+    """
+    if not all(cell.isascii() and cell.isprintable() for row in (*rows, headings) for cell in row):
+        return _tabulated(rows, right, headings)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    if headings:
+        widths = [max(width, len(heading) + 2) for width, heading in zip(widths, headings)]
+    lines = [list(headings), ["-" * width for width in widths]] if headings else []
+    pads = [str.rjust if last else str.ljust for last in right]
+    return "\n".join(
+        "  ".join(pad(cell, width) for pad, cell, width in zip(pads, line, widths)).rstrip()
+        for line in [*lines, *rows]
+    )
+
+
+def _tabulated(rows: list[list[str]], right: Sequence[bool], headings: Sequence[str]) -> str:
+    from tabulate import tabulate
+
     return tabulate(
         rows,
         headings,
-        tablefmt="simple",
+        tablefmt="simple" if headings else "plain",
         disable_numparse=True,
-        colalign=align,
+        colalign=["right" if last else "left" for last in right],
         preserve_whitespace=True,
     )
 

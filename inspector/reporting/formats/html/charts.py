@@ -5,15 +5,13 @@ from __future__ import annotations
 import gzip
 from base64 import b64encode
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from inspector.reporting.formats.html import icicle
 from inspector.reporting.formats.html.plots import layout, plain, plot, pointed
 from inspector.reporting.parts import Chart
-from inspector.reporting.registry import Unit, quantity
-
-if TYPE_CHECKING:
-    import pandas as pd
+from inspector.reporting.registry import Unit, is_missing, quantity
+from inspector.reporting.tables import Table
 
 _SCALED = (Unit.COUNT, Unit.MAC, Unit.FLOP)
 """Units whose axis has prefixes: 10M."""
@@ -46,23 +44,23 @@ def _note(chart: Chart) -> str:
     return f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
 
 
-def _split(chart: Chart) -> tuple[pd.DataFrame, list[str]]:
+def _split(chart: Chart) -> tuple[Table, list[str]]:
     """The rows that can be drawn, and the names of the others."""
-    whole = chart.frame[[chart.x, chart.y]].notna().all(axis=1)
+    drawn = [not (is_missing(x) or is_missing(y)) for x, y in zip(chart.frame[chart.x], chart.frame[chart.y])]
     names = [part for part in (chart.group, chart.label or chart.x) if part]
     left = [
         ", ".join(dict.fromkeys(str(row[name]) for name in names))
-        for _, row in chart.frame[~whole].iterrows()
+        for row in chart.frame.where(not whole for whole in drawn).records()
     ]
-    return chart.frame[whole], left
+    return chart.frame.where(drawn), left
 
 
-def _figure(chart: Chart, frame: pd.DataFrame) -> Any:
+def _figure(chart: Chart, frame: Table) -> Any:
     from plotly import graph_objects
 
     figure = graph_objects.Figure(layout=layout())
-    groups = frame.groupby(chart.group, sort=False) if chart.group else [("", frame)]
-    for title, rows in groups:
+    groups = frame.groups(chart.group) if chart.group else {"": frame}
+    for title, rows in groups.items():
         figure.add_trace(_trace(graph_objects, chart, rows, str(title)))
     grid = {"gridcolor": "rgba(128,128,128,.25)", "zerolinecolor": "rgba(128,128,128,.5)"}
     kind = "category" if chart.kind == "bar" else "log" if chart.log_x else "-"
@@ -74,7 +72,7 @@ def _figure(chart: Chart, frame: pd.DataFrame) -> Any:
     return figure
 
 
-def _point_at_all(figure: Any, chart: Chart, top: pd.DataFrame) -> None:
+def _point_at_all(figure: Any, chart: Chart, top: Table) -> None:
     """One box for all areas at a place; the `hover` text is the same for all, so the top one shows it."""
     figure.update_layout(hovermode="x unified")
     figure.update_traces(hovertemplate=f"%{{y:,.2f}} {plain(chart.y)}")
@@ -88,7 +86,7 @@ def _axis(chart: Chart, column: str) -> dict[str, Any]:
     return {"title": {"text": plain(column)}, "exponentformat": style}
 
 
-def _trace(graph_objects: Any, chart: Chart, rows: pd.DataFrame, title: str) -> Any:
+def _trace(graph_objects: Any, chart: Chart, rows: Table, title: str) -> Any:
     common: dict[str, Any] = {
         "x": [plain(value) for value in rows[chart.x]],
         "y": [float(value) for value in rows[chart.y]],
@@ -107,16 +105,16 @@ def _trace(graph_objects: Any, chart: Chart, rows: pd.DataFrame, title: str) -> 
     return graph_objects.Scatter(**common, mode=mode, text=labels, textposition="top center")
 
 
-def _errors(chart: Chart, rows: pd.DataFrame) -> dict[str, Any] | None:
+def _errors(chart: Chart, rows: Table) -> dict[str, Any] | None:
     if chart.low is None or chart.high is None:
         return None
-    middle = rows[chart.y].astype(float)
-    above = (rows[chart.high].astype(float) - middle).fillna(0.0)
-    below = (middle - rows[chart.low].astype(float)).fillna(0.0)
+    ends = list(zip(rows[chart.low], rows[chart.y], rows[chart.high]))
+    above = [0.0 if is_missing(high) else float(high - middle) for _, middle, high in ends]
+    below = [0.0 if is_missing(low) else float(middle - low) for low, middle, _ in ends]
     return {
         "type": "data",
         "symmetric": False,
-        "array": list(above),
-        "arrayminus": list(below),
+        "array": above,
+        "arrayminus": below,
         "color": "#888",
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from html import escape
 from typing import Any
 
 from inspector.reporting.formats.html.plots import COLORS, layout, plain, plot, pointed
 from inspector.reporting.numbers import written
 from inspector.reporting.parts import Chart
-from inspector.reporting.registry import quantity
+from inspector.reporting.registry import is_missing, quantity
 
 GREY = "#66717f"
 
@@ -43,7 +44,7 @@ def _button(chart: Chart, choice: str) -> str:
 
 
 def _whole(chart: Chart, choice: str) -> str:
-    value = _number(chart.frame[choice].iloc[0])
+    value = _number(chart.frame[choice][0])
     exact = f" ({value:,})" if isinstance(value, int) and value >= 1000 else ""
     return f"{choice}: {written(value, quantity(choice).form)}{exact} in all"
 
@@ -82,7 +83,8 @@ def _colors(chart: Chart) -> dict[str, str]:
     """A colour for each value of the colour column, the most frequent first; the rest stays grey."""
     if chart.color is None:
         return {}
-    return dict(zip(chart.frame[chart.color].dropna().value_counts(sort=True).index, COLORS))
+    counts = Counter(kind for kind in chart.frame[chart.color] if not is_missing(kind))
+    return dict(zip((kind for kind, _ in counts.most_common()), COLORS))
 
 
 def _legend(chart: Chart) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from inspector.reporting.numbers import written
 from inspector.reporting.parts import Chart
 from inspector.reporting.registry import quantity
-
-if TYPE_CHECKING:
-    import pandas as pd
+from inspector.reporting.tables import Table
 
 COLORS = ["#3f6ea3", "#b85c16", "#3b7d34", "#8d5a86", "#b83e3e", "#2f7774", "#8a6a0a", "#7d5a45"]
 """White text can be read on each, and each can be seen on a white and on a black page."""
@@ -41,15 +39,14 @@ def layout(**more: Any) -> dict[str, Any]:
     return {**_LAYOUT, **more}
 
 
-def pointed(chart: Chart, rows: pd.DataFrame) -> list[str]:
+def pointed(chart: Chart, rows: Table) -> list[str]:
     """What pointing at each row shows: a line for each of the chart's `hover` columns."""
-    frame = rows[list(chart.hover)].astype(object)
     return [
         "<br>".join(
             plain(f"{column}: {written(value, quantity(column).form)}")
             for column, value in zip(chart.hover, row)
         )
-        for row in frame.itertuples(index=False)
+        for row in rows.select(chart.hover).rows()
     ]
 
 

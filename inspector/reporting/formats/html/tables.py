@@ -14,7 +14,7 @@ def table(section: Section) -> str:
     """Cells of numbers carry the number itself in `data-v`, so that 9 M sorts below 1 G; unknown has none.
     A share is also drawn as a bar."""
     headings, rows, numeric = cells(section)
-    values = section.frame.astype(object).itertuples(index=False)
+    values = section.frame.rows()
     classes = [' class="n"' if number else "" for number in numeric]
     shares = [section.quantity(heading).form is Form.PERCENT for heading in headings]
     head = "".join(f'<th scope="col"{c}>{escape(h)}</th>' for h, c in zip(headings, classes))
