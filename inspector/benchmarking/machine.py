@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
+import sysconfig
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,11 +28,11 @@ PACKAGES = (
     "huggingface_hub", "diffusers", "gguf", "nvidia-ml-py",
 )  # fmt: skip
 EXTRAS = {
-    "timm": "models of timm (timm:NAME): pip install 'inspector[timm]'",
-    "transformers": "models of transformers (hf:PATH, hf:ORG/NAME): pip install 'inspector[hf]'",
-    "gguf": "GGUF files (inspect params FILE.gguf): pip install 'inspector[gguf]'",
-    "diffusers": "parts of diffusers pipelines (hf:ORG/NAME/unet): pip install 'inspector[diffusers]'",
-    "nvidia-ml-py": "clocks, temperature, power and joules of a GPU: pip install 'inspector[gpu]'",
+    "timm": "models of timm (timm:NAME): pip install 'torch-inspector[timm]'",
+    "transformers": "models of transformers (hf:PATH, hf:ORG/NAME): pip install 'torch-inspector[hf]'",
+    "gguf": "GGUF files (inspect params FILE.gguf): pip install 'torch-inspector[gguf]'",
+    "diffusers": "parts of diffusers pipelines (hf:ORG/NAME/unet): pip install 'torch-inspector[diffusers]'",
+    "nvidia-ml-py": "clocks, temperature, power and joules of a GPU: pip install 'torch-inspector[gpu]'",
 }
 
 
@@ -42,7 +45,7 @@ def env() -> Report:
     hardware = Table.of(_devices())
     threads = Table.of(_threads(), ("setting", "value"))
     precision = Table.of([(name, str(value)) for name, value in flags.read().items()], ("flag", "value"))
-    findings = [*_missing(), *_gpu_findings(), *_pair()]
+    findings = [*_command(), *_missing(), *_gpu_findings(), *_pair()]
     return Report(
         command="env",
         subject={"name": platform.node() or "this machine", "source": "env"},
@@ -117,6 +120,14 @@ def _threads() -> Iterator[tuple[str, str]]:
     yield "torch.get_num_interop_threads()", str(torch.get_num_interop_threads())
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
         yield name, os.environ.get(name, "(not set)")
+
+
+def _command() -> Iterator[Finding]:
+    """Whether the shell's `inspect` is ours: another tool has a command of that name, too."""
+    first = shutil.which("inspect")
+    if first is not None and Path(first).resolve().parent != Path(sysconfig.get_path("scripts")).resolve():
+        text = f"another `inspect` stands first on PATH ({first}): call this one `inspector`"
+        yield Finding("command", "warn", "", text)
 
 
 def _missing() -> Iterator[Finding]:

@@ -56,7 +56,7 @@ def adapted(recipe: Recipe, text: str) -> Recipe:
     not."""
     adapters = _read(text)
     if find_spec("peft") is None:
-        raise InspectError("peft is not installed", "install it with: pip install 'inspector[peft]'")
+        raise InspectError("peft is not installed", "install it with: pip install 'torch-inspector[peft]'")
 
     def construct() -> nn.Module:
         model = recipe.construct()

@@ -31,7 +31,9 @@ def models(query: str | None = None, *, source: str | None = None) -> Report:
     frame = Table.of(chosen, ("spec", "source", "task", "params", "gmacs", "entries"))
     findings = []
     if source is None and find_spec("timm") is None:
-        findings.append(Finding("timm", "skip", "", "timm is not installed: pip install 'inspector[timm]'"))
+        findings.append(
+            Finding("timm", "skip", "", "timm is not installed: pip install 'torch-inspector[timm]'")
+        )
     return Report(
         command="models",
         subject={"name": query or "*", "source": source or "all"},

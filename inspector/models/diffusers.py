@@ -23,7 +23,7 @@ def _diffusers() -> Any:
         import diffusers
     except ImportError as error:
         raise InspectError(
-            "diffusers is not installed", "install it with: pip install 'inspector[diffusers]'"
+            "diffusers is not installed", "install it with: pip install 'torch-inspector[diffusers]'"
         ) from error
     return diffusers
 

@@ -51,7 +51,7 @@ def library() -> Any:
         import gguf
     except ImportError as error:
         raise InspectError(
-            "gguf is not installed", "install it with: pip install 'inspector[gguf]'"
+            "gguf is not installed", "install it with: pip install 'torch-inspector[gguf]'"
         ) from error
     return gguf
 

@@ -38,7 +38,7 @@ def _transformers() -> Any:
 
 
 def _missing() -> InspectError:
-    return InspectError("transformers is not installed", "install it with: pip install 'inspector[hf]'")
+    return InspectError("transformers is not installed", "install it with: pip install 'torch-inspector[hf]'")
 
 
 def recipe(path: str, model_args: Mapping[str, Any]) -> Recipe:

@@ -18,7 +18,7 @@ def _timm() -> Any:
         import timm
     except ImportError as error:
         raise InspectError(
-            "timm is not installed", "install it with: pip install 'inspector[timm]'"
+            "timm is not installed", "install it with: pip install 'torch-inspector[timm]'"
         ) from error
     return timm
 

@@ -27,7 +27,7 @@ def library() -> Any:
         import huggingface_hub.utils
     except ImportError as error:
         raise InspectError(
-            "huggingface_hub is not installed", "install it with: pip install 'inspector[hf]'"
+            "huggingface_hub is not installed", "install it with: pip install 'torch-inspector[hf]'"
         ) from error
     except ValueError as error:  # it reads numbers from the environment
         raise InspectError(

@@ -102,7 +102,7 @@ def test_a_missing_extra_names_the_install_command(inspect, monkeypatch: pytest.
     for spec, extra in (("timm:resnet18", "timm"), ("hf:x", "hf")):
         code, _, err = inspect("profile", spec)
         assert code == 2
-        assert f"pip install 'inspector[{extra}]'" in err
+        assert f"pip install 'torch-inspector[{extra}]'" in err
 
 
 def test_a_closed_pipe_is_not_an_error() -> None:

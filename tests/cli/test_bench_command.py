@@ -106,4 +106,4 @@ def test_env_names_a_missing_package(inspect: Run, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(env, "installed", lambda name: "" if name == "timm" else "1.0")
     code, out, _ = inspect("env")
     assert code == 0
-    assert "pip install 'inspector[timm]'" in out
+    assert "pip install 'torch-inspector[timm]'" in out

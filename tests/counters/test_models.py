@@ -73,7 +73,7 @@ def test_an_lstm(phase: str) -> None:
 
 
 def test_a_gpt2_configuration_with_keyword_inputs(tmp_path: Path) -> None:
-    pytest.importorskip("transformers", reason="transformers is not installed: pip install 'inspector[hf]'")
+    pytest.importorskip("transformers")
     file = tmp_path / "config.json"
     file.write_text('{"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4, "vocab_size": 100}')
     model = live(f"hf:{tmp_path}")

@@ -218,7 +218,7 @@ def test_without_diffusers_the_extra_is_named(save: Callable[..., str], monkeypa
     monkeypatch.setitem(__import__("sys").modules, "diffusers", None)
     with pytest.raises(InspectError) as caught:
         resolve(save(VAE))
-    assert "pip install 'inspector[diffusers]'" in (caught.value.hint or "")
+    assert "pip install 'torch-inspector[diffusers]'" in (caught.value.hint or "")
 
 
 def test_a_class_without_a_known_input_asks_for_one(save: Callable[..., str]) -> None:

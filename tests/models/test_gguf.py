@@ -270,7 +270,7 @@ def test_without_the_package_the_extra_is_named(write: Callable[..., Path], monk
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     error = refused(path)
     assert error.message == "gguf is not installed"
-    assert "pip install 'inspector[gguf]'" in (error.hint or "")
+    assert "pip install 'torch-inspector[gguf]'" in (error.hint or "")
 
 
 def test_other_commands_say_what_the_file_is(write: Callable[..., Path], inspect: Any) -> None:

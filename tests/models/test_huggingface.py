@@ -226,7 +226,7 @@ def test_the_command_line_prints_one_error_and_one_hint(save: Save, inspect: Any
 
 def test_without_transformers_the_install_command_is_named(save: Save, monkeypatch: Any) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    assert "pip install 'inspector[hf]'" in (refused(save(BERT)).hint or "")
+    assert "pip install 'torch-inspector[hf]'" in (refused(save(BERT)).hint or "")
 
 
 REMOTE = {

@@ -100,7 +100,7 @@ def test_resnet18_counts_what_torchvision_publishes_for_it() -> None:
 
 def test_without_timm_the_install_command_is_named(monkeypatch: Any) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    assert "pip install 'inspector[timm]'" in (refused("timm:resnet18").hint or "")
+    assert "pip install 'torch-inspector[timm]'" in (refused("timm:resnet18").hint or "")
 
 
 def test_the_catalogue_lists_every_timm_model(inspect: Any) -> None:
