@@ -26,7 +26,7 @@ from inspector.core.trust import TRUST
 
 BUILDING = {"lora": "peft", "attn": "attn_implementation", "trust_remote_code": TRUST}
 """Options that say how a model is built, and what they are among its arguments."""
-OWN = ("args", *BUILDING, "format", "output", "config", "settings", "verbose", "debug")
+OWN = ("args", *BUILDING, "format", "output", "wide", "config", "settings", "verbose", "debug")
 """What the command line keeps for itself; a function gets those that it has a keyword for."""
 Declared = Callable[..., None]
 Run = Callable[..., int]
@@ -62,14 +62,14 @@ def command(
                     report = _call(_load(function), keywords, values, progress)
                 except (InspectError, KeyboardInterrupt) as error:  # what was measured by then is shown
                     if (partial := getattr(error, "report", None)) is not None:
-                        emit(partial, values["format"], form, files)
+                        emit(partial, values["format"], form, files, values["wide"])
                     raise
             except InspectError as error:
                 as_options(error, ctx.command.params)
                 raise
             if report is None:  # another rank, or another machine, has it
                 return 0
-            emit(report, values["format"], form, files)
+            emit(report, values["format"], form, files, values["wide"])
             after(report)
             return 1 if report.verdict == "fail" else 0
 
@@ -85,7 +85,7 @@ def _signature(declared: Declared, shared: list[str]) -> inspect.Signature:
     """The shared options around the command's own; one that it declares itself is the one that it has."""
     declares = inspect.signature(declared, eval_str=True).parameters
     own = {name: option.replace(kind=option.KEYWORD_ONLY) for name, option in declares.items()}
-    names = [*shared, "format", "output", "verbose", "debug"]
+    names = [*shared, "format", "output", "wide", "verbose", "debug"]
     names += ["args"] if "inputs" in shared else []
     names += BUILDING if "model_args" in shared else []
     if any(_setting(option) for name, option in {**FIRST, **LAST}.items() if name in shared):

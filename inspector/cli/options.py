@@ -174,6 +174,9 @@ LAST = {
         Optional[Path],
         typer.Option("--output", "-o", help="Write to this file; its suffix chooses the format."),
     ],
+    "wide": Annotated[
+        bool, typer.Option("--wide", help="On a terminal: all columns, and lines as long as they are.")
+    ],
     "config": Annotated[Optional[Path], typer.Option(help="YAML file of settings.")],
     "settings": Annotated[
         Optional[list[str]],
@@ -189,5 +192,5 @@ LAST = {
 }
 """How the result is written, and everything around it: in the help after the command's own options."""
 
-DEFAULTS = {"phase": "forward", "trust_remote_code": False, "verbose": False, "debug": False}
+DEFAULTS = {"phase": "forward", "trust_remote_code": False, "wide": False, "verbose": False, "debug": False}
 """Of shared options that are not None."""

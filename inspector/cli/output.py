@@ -32,8 +32,9 @@ def check(form: str | None, default: str, files: Sequence[Path], save: Path | No
         raise InspectError("an HTML page cannot be shown in a terminal", "write it to a file: -o report.html")
 
 
-def emit(report: Report, form: str | None, default: str, files: Sequence[Path]) -> None:
-    """Write the report into every file that was asked for, or to standard output where none was."""
+def emit(report: Report, form: str | None, default: str, files: Sequence[Path], wide: bool = False) -> None:
+    """Write the report into every file that was asked for, or to standard output where none was: on a
+    terminal into its width, unless `wide`."""
     from inspector.core.files import write_whole
 
     for file in files:
@@ -43,7 +44,8 @@ def emit(report: Report, form: str | None, default: str, files: Sequence[Path]) 
         if sys.stdout.isatty():
             from inspector.reporting.formats.table import terminal_width
 
-            color, width = "NO_COLOR" not in os.environ, terminal_width()
+            plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+            color, width = not plain, None if wide else terminal_width()
         print(report.written(form or default, color, width), end="")
     sys.stdout.flush()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
+from inspector.reporting.fitted import fitted, wrapped
 from inspector.reporting.parts import Content, Section
 from inspector.reporting.rows import MARKS, cells, metric_rows, shown_findings
 
@@ -13,7 +14,8 @@ _COLORS = {"fail": "31", "warn": "33", "pass": "32", "skip": "2", "title": "1", 
 
 
 def render(report: Content, color: bool = False, width: int | None = None) -> str:
-    """The report as text. `color` adds ANSI colours, `width` (default: none) cuts wide tables' names."""
+    """The report as text. `color` adds ANSI colours. Into a `width`, columns are left out and lines broken;
+    without one all is there."""
 
     def paint(text: str, style: str) -> str:
         return f"\x1b[{_COLORS[style]}m{text}\x1b[0m" if color else text
@@ -21,16 +23,23 @@ def render(report: Content, color: bool = False, width: int | None = None) -> st
     parts = []
     if report.header:
         longest = max(len(label) for label, _ in report.header)
-        lines = [f"{paint(label.ljust(longest), 'label')}  {text}" for label, text in report.header]
+        lines = [
+            f"{paint(label.ljust(longest), 'label')}  {wrapped(text, width, longest + 2)}"
+            for label, text in report.header
+        ]
         parts.append("\n".join(lines))
     if rows := metric_rows(report):
         parts.append(aligned(rows, _RIGHT))
     for section in report.sections:
         heading = paint(section.title, "title")
-        note = f"\n{section.note}" if section.note else ""
+        note = f"\n{wrapped(section.note, width, 0)}" if section.note else ""
         parts.append(f"{heading}\n{table(section, width)}{note}")
     if findings := shown_findings(report):
-        parts.append("\n".join(f"{paint(MARKS[f.status], f.status)}  {f.sentence}" for f in findings))
+        lines = [
+            f"{paint(MARKS[f.status], f.status)}  {wrapped(f.sentence, width, len(MARKS[f.status]) + 2)}"
+            for f in findings
+        ]
+        parts.append("\n".join(lines))
     for added in report.added:
         heading = paint(added.title, "title")
         parts.append(f"{heading}\n\n{render(added, color, width).rstrip()}")
@@ -41,17 +50,16 @@ _RIGHT = (False, True, True)
 
 
 def table(section: Section, width: int | None = None) -> str:
-    """One table; its first column is shortened in the middle when the line would pass `width`."""
+    """One table; into a `width` with fewer columns, and what was left out below it."""
     headings, rows, numeric = cells(section)
     if not rows:
         return "(empty)"
-    text = aligned(rows, numeric, headings)
-    excess = max(map(len, text.splitlines())) - (width or 10**9)
-    if excess > 0:
-        room = max(max(len(row[0]) for row in rows) - excess, 12)
-        rows = [[_shortened(row[0], room), *row[1:]] for row in rows]
-        text = aligned(rows, numeric, headings)
-    return text
+    if width is None:
+        return aligned(rows, numeric, headings)
+    text, gone = fitted(headings, rows, numeric, width, aligned)
+    if not gone:
+        return text
+    return f"{text}\n{wrapped('(not shown: ' + ', '.join(gone) + '; --wide shows all)', width, 0)}"
 
 
 def aligned(rows: list[list[str]], right: Sequence[bool], headings: Sequence[str] = ()) -> str:
@@ -84,13 +92,6 @@ def _tabulated(rows: list[list[str]], right: Sequence[bool], headings: Sequence[
         colalign=["right" if last else "left" for last in right],
         preserve_whitespace=True,
     )
-
-
-def _shortened(text: str, room: int) -> str:
-    if len(text) <= room:
-        return text
-    head = (room - 3) // 2
-    return text[:head] + "..." + text[len(text) - (room - 3 - head) :]
 
 
 def terminal_width() -> int:

@@ -1,0 +1,73 @@
+"""A report within the width of a terminal: columns go, lines break between words.
+
+The first column says what a row is and stays; those of `FIRST` go last. What was left out is said below the
+table. Only a terminal needs this: a pipe and a file get everything.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+
+FIRST = (
+    "params", "macs", "share", "status", "verdict", "state", "value", "allocated", "latency", "speedup",
+    "fits", "tokens/s", "before", "after", "change",
+)  # fmt: skip
+"""Columns that stay longest, the most important first."""
+LEAST = 24
+"""Characters of the first column, below which another column goes rather than more of its names."""
+Aligned = Callable[[list[list[str]], Sequence[bool], Sequence[str]], str]
+
+
+def fitted(
+    headings: list[str], rows: list[list[str]], right: list[bool], width: int, aligned: Aligned
+) -> tuple[str, list[str]]:
+    """The table as text of at most `width` columns where that can be, and the headings that were left out."""
+    kept = list(range(len(headings)))
+    gone: list[str] = []
+    while True:
+        text = _drawn(kept, headings, rows, right, aligned)
+        excess = max(map(len, text.splitlines())) - width
+        longest = max(len(row[0]) for row in rows)
+        if excess <= 0:
+            return text, gone
+        if len(kept) <= 2 or longest - excess >= LEAST:
+            room = max(longest - excess, min(longest, 12))
+            short = [[shortened(row[0], room), *row[1:]] for row in rows]
+            return _drawn(kept, headings, short, right, aligned), gone
+        least = min(kept[1:], key=lambda place: _worth(headings[place], place))
+        kept.remove(least)
+        gone = [heading for place, heading in enumerate(headings) if place not in kept]
+
+
+def _drawn(
+    kept: list[int], headings: list[str], rows: list[list[str]], right: list[bool], aligned: Aligned
+) -> str:
+    return aligned(
+        [[row[place] for place in kept] for row in rows],
+        [right[place] for place in kept],
+        [headings[place] for place in kept],
+    )
+
+
+def _worth(heading: str, place: int) -> tuple[int, int]:
+    """How long a column stays: of those that are not of the first, the last goes first."""
+    named = heading.lower()
+    return (len(FIRST) - FIRST.index(named), 0) if named in FIRST else (0, -place)
+
+
+def shortened(text: str, room: int) -> str:
+    """A name without its middle."""
+    if len(text) <= room:
+        return text
+    head = (room - 3) // 2
+    return text[:head] + "..." + text[len(text) - (room - 3 - head) :]
+
+
+def wrapped(text: str, width: int | None, indent: int) -> str:
+    """Text after a label that takes `indent` columns: further lines begin below the first, and no word is
+    broken, however long."""
+    if width is None or len(text) <= width - indent:
+        return text
+    lines = textwrap.wrap(text, max(width - indent, 20), break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * indent).join(lines)
