@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from inspector.reporting.answers import answer
 from inspector.reporting.parts import Content
 from inspector.reporting.rows import MARKS, cells, metric_rows, shown_findings
 
@@ -18,6 +19,8 @@ _MENTION = re.compile(r"@(?=\w)")
 
 def render(report: Content) -> str:
     parts = [f"### {escape(report.title)}"]
+    if sentence := answer(report):
+        parts.append(f"**{escape(sentence)}**")
     if report.header:
         parts.append("\n".join("- " + escape(f"{label}: {text}") for label, text in report.header))
     if rows := metric_rows(report):

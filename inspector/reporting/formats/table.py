@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
+from inspector.reporting.answers import answer
 from inspector.reporting.fitted import fitted, wrapped
 from inspector.reporting.parts import Content, Section
 from inspector.reporting.rows import MARKS, cells, metric_rows, shown_findings
@@ -20,7 +21,8 @@ def render(report: Content, color: bool = False, width: int | None = None) -> st
     def paint(text: str, style: str) -> str:
         return f"\x1b[{_COLORS[style]}m{text}\x1b[0m" if color else text
 
-    parts = []
+    sentence = answer(report)
+    parts = [paint(wrapped(sentence, width, 0), "title")] if sentence else []
     if report.header:
         longest = max(len(label) for label, _ in report.header)
         lines = [

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from inspector.reporting.answers import answer
 from inspector.reporting.formats.html.tables import table
 from inspector.reporting.parts import Chart, Content, Finding, Section
 from inspector.reporting.rows import MARKS, metric_rows, shown_findings
@@ -63,9 +64,11 @@ class _Body:
         return "\n".join(part for part in parts if part) + "\n"
 
     def summary(self, report: Content) -> str:
+        sentence = answer(report)
+        first = f'<p class="answer">{escape(sentence)}</p>' if sentence else ""
         items = "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in report.header)
         header = f'<dl class="provenance">{items}</dl>' if items else ""
-        return f"{header}{_numbers(report)}{_findings(shown_findings(report))}"
+        return f"{first}{header}{_numbers(report)}{_findings(shown_findings(report))}"
 
     def section(self, report: Content, section: Section, level: int) -> str:
         charts = "".join(self.chart(c, level + 1) for c in report.charts if c.section == section.title)

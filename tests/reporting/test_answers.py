@@ -1,0 +1,86 @@
+"""The one sentence that a report begins with, from its numbers alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import inspector
+from inspector.reporting.answers import answer
+from inspector.reporting.report import Finding, Report, from_json, metrics
+
+pytestmark = pytest.mark.once
+
+
+def made(
+    command: str, numbers: dict[str, Any], findings: list[Finding] | None = None, **subject: Any
+) -> Report:
+    about = {"name": "net", "phase": "forward", "inputs": ["float32[1,3,8,8]"], **subject}
+    return Report(command, about, {}, metrics(numbers), findings=findings or [])
+
+
+def test_a_profile() -> None:
+    report = made("profile", {"params": 25_557_032, "macs": 4_089_184_256})
+    assert answer(report) == "net: 25.56 M parameters, 4.089 GMACs for float32[1,3,8,8]"
+
+
+@pytest.mark.parametrize(
+    ("macs", "words"), [(512, "512 MACs"), (None, "unknown MACs"), (1_500_000, "1.500 MMACs"), (0, "0 MACs")]
+)
+def test_units(macs: int | None, words: str) -> None:
+    assert f", {words} for" in answer(made("profile", {"params": 1, "macs": macs}))
+
+
+def test_a_lower_bound_is_said() -> None:
+    report = made("profile", {"params": 1})
+    report.metrics.update(metrics({"macs": 2_000}, {"macs"}))
+    assert "at least 2.000 kMACs" in answer(report)
+
+
+def test_a_step_of_a_service() -> None:
+    serving = {"context": 8192, "batch": 2, "new_tokens": 1}
+    report = made("profile", {"params": 1, "macs": 1}, phase="decode", serving=serving)
+    assert answer(report).endswith("for a decode step of 2 sequences after 8,192 tokens")
+
+
+def test_a_training_step() -> None:
+    report = made("profile", {"params": 1, "macs": 1}, phase="train")
+    assert answer(report).endswith("for one training step on float32[1,3,8,8]")
+
+
+@pytest.mark.parametrize("command", ["freeze", "init", "ddp"])
+def test_a_verification(command: str) -> None:
+    passed, failed, skipped = (Finding("a", status, "", "") for status in ("pass", "fail", "skip"))
+    assert (
+        answer(made(command, {}, [passed, passed, skipped])) == "net: 2 checks passed, none failed, 1 skipped"
+    )
+    assert answer(made(command, {}, [passed, failed, failed])) == "net: FAILED a"
+    assert answer(made(command, {}, [skipped])) == "net: nothing was verified"
+
+
+def test_the_largest_batch_says_what_may_come_on_top() -> None:
+    numbers = {
+        "peak_allocated": 2**30,
+        "peak_reserved": 2**31,
+        "max_batch": 240,
+        "convolution_workspace": 2**31,
+    }
+    text = answer(made("memory", numbers, phase="train"))
+    assert text.startswith(
+        "net: a training step fits with a batch of 240 (1.000 GiB allocated, 2.000 GiB reserved"
+    )
+    assert "cuDNN's largest workspaces 2.000 GiB more" in text
+
+
+def test_a_report_that_was_read_says_the_same() -> None:
+    report = inspector.profile("resnet18", "1x3x64x64")
+    read = from_json(report.to_json(), "here")
+    assert answer(read) == answer(report) != ""
+    assert str(report).startswith(answer(report))
+
+
+def test_what_it_cannot_read_has_no_sentence() -> None:
+    assert answer(made("bench", {})) == ""
+    assert answer(made("plugin's own", {})) == ""
+    assert answer(made("reconcile", {})) == ""
