@@ -22,6 +22,7 @@ from inspector.reporting.report import Finding
 from inspector.tracing.capture.isolate import random_state, seed_all
 from inspector.tracing.capture.pricing import Rule
 from inspector.tracing.record import StateEntry
+from inspector.tracing.values import tensors
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Recipe:
     checks: Callable[[Sequence[StateEntry]], tuple[Finding, ...]] = lambda entries: ()
     rebuilds: bool = True  # a live model is never moved: the pass runs on stand-ins
     call: str = "forward"  # the method that is run
+    stated: Callable[[str], tuple[str, ...]] = lambda call: ()  # what is decided once where a method runs
 
     def build(self, device: str, seed: int = 0) -> nn.Module:
         """The model on `device`. What its constructor raises becomes an InspectError."""
@@ -98,13 +100,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with the inputs to run it, on one device."""
+    """A model with the inputs to run it, on one device. On meta `values` are the same inputs on the CPU where
+    the caller gives integers (a mask with padding), or a method runs, which may ask its tokens how long to
+    go on; None elsewhere."""
 
     recipe: Recipe
     model: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     device: str
+    values: Any = None
 
     @staticmethod
     def make(
@@ -121,9 +126,17 @@ class Subject:
         if inputs is None and batch == 2:
             chosen = batch_of_two(chosen)
         args, kwargs = materialise(chosen, model, device, seed)
+        asked = recipe.call != "forward" or _has_integers(inputs)
+        values = materialise(chosen, model, "cpu", seed) if asked and device == "meta" else None
         if lazy(model):
             model = materialised(recipe, chosen, seed)
-        return Subject(recipe, model, args, kwargs, device)
+        return Subject(recipe, model, args, kwargs, device, values)
+
+
+def _has_integers(inputs: Inputs | None) -> bool:
+    """Whether the caller gives values that a model may read on meta: tokens, masks, lengths."""
+    leaves = tensors((inputs.args, inputs.kwargs)) if inputs is not None else ()
+    return any(leaf.device.type == "cpu" and not leaf.is_floating_point() for leaf in leaves)
 
 
 def with_values(
