@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError, first_line
@@ -19,10 +19,10 @@ from inspector.models.calling import accepted, calling
 from inspector.models.inputs import Inputs, batch_of_two, materialise
 from inspector.models.replica import replica
 from inspector.reporting.report import Finding
+from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.capture.isolate import random_state, seed_all
 from inspector.tracing.capture.pricing import Rule
 from inspector.tracing.record import StateEntry
-from inspector.tracing.values import tensors
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ class Subject:
         if inputs is None and batch == 2:
             chosen = batch_of_two(chosen)
         args, kwargs = materialise(chosen, model, device, seed)
-        asked = recipe.call != "forward" or _has_integers(inputs)
-        values = materialise(chosen, model, "cpu", seed) if asked and device == "meta" else None
+        asked = device == "meta" and (recipe.call != "forward" or _has_integers(inputs))
+        values = _values(chosen, model, seed) if asked else None
         if lazy(model):
             model = materialised(recipe, chosen, seed)
         return Subject(recipe, model, args, kwargs, device, values)
@@ -135,8 +135,21 @@ class Subject:
 
 def _has_integers(inputs: Inputs | None) -> bool:
     """Whether the caller gives values that a model may read on meta: tokens, masks, lengths."""
-    leaves = tensors((inputs.args, inputs.kwargs)) if inputs is not None else ()
-    return any(leaf.device.type == "cpu" and not leaf.is_floating_point() for leaf in leaves)
+    leaves = tree_leaves((inputs.args, inputs.kwargs)) if inputs is not None else []
+    return any(isinstance(leaf, Tensor) and not leaf.is_floating_point() for leaf in leaves)
+
+
+def _values(inputs: Inputs, model: nn.Module, seed: int) -> Any:
+    """The inputs on the CPU, without those that have no values; None where some cannot be left out."""
+
+    def kept(leaf: Any) -> Any:
+        return None if isinstance(leaf, Tensor) and leaf.device.type == "meta" else leaf
+
+    args, kwargs = tree_map(kept, (inputs.args, inputs.kwargs))
+    try:
+        return materialise(Inputs(args, kwargs), model, "cpu", seed)
+    except InspectError:  # inside some object
+        return None
 
 
 def with_values(

@@ -255,3 +255,10 @@ def test_a_method_reads_the_tokens_that_it_is_given(device: str) -> None:
     inputs = {"x": torch.randn(3, 4), "ids": torch.tensor([7, 1, 7, 7])}
     counted = trace(Reader(), inputs, call="read", device=device)
     assert sum(op.macs or 0 for op in counted.ops) == 3 * 3 * 4 * 4
+
+
+def test_an_input_without_values_does_not_take_those_of_others() -> None:
+    inputs = {"x": torch.empty(3, 4, device="meta"), "ids": torch.tensor([7, 1, 7])}
+    counted = trace(Reader(), inputs, call="read")
+    assert counted.device == "meta"
+    assert sum(op.macs or 0 for op in counted.ops) == 2 * 3 * 4 * 4
