@@ -30,6 +30,13 @@ def macs(trace: Trace) -> int:
     return sum(op.macs or 0 for op in trace.ops)
 
 
+def moved(trace: Trace) -> int:
+    """Bytes, without those of the length of a window: one number, which transformers copies from the CPU to a
+    device that is another."""
+    ops = [op for op in trace.ops if op.name != "aten._to_copy" or op.inputs[0].shape]
+    return sum(op.bytes_read + op.bytes_written for op in ops)
+
+
 def effective(trace: Trace) -> int:
     return sum(round((op.macs or 0) * (op.density or 0)) for op in trace.ops)
 
@@ -133,6 +140,7 @@ def test_meta_counts_what_the_cpu_runs(family: str) -> None:
         on_cpu = inspector.trace(model, phase=phase, device="cpu", **step)
         assert on_meta.served == on_cpu.served
         assert macs(on_meta) == macs(on_cpu)
+        assert moved(on_meta) == moved(on_cpu)
         assert all(op.known for op in on_meta.ops)
 
 
