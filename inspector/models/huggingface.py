@@ -190,8 +190,9 @@ def _recipe(config: Any, name: str, construct: Callable[[], nn.Module], notes: t
         construct=construct,
         defaults=_once_a_phase(default_inputs),
         rules=RULES,
-        context=lambda model: _one_sequence_a_row(),
+        context=lambda model: _decided(),
         notes=notes,
+        stated=_stated,
     )
 
 
@@ -201,7 +202,8 @@ def of_module(recipe: Recipe) -> Recipe:
         recipe,
         defaults=_once_a_phase(default_inputs),
         rules=RULES,
-        context=lambda model: _one_sequence_a_row(),
+        context=lambda model: _decided(),
+        stated=_stated,
     )
 
 
@@ -228,10 +230,13 @@ def _not_run(config: Any, cls: Any) -> tuple[str, ...]:
 
 
 @contextmanager
-def _one_sequence_a_row() -> Iterator[None]:
-    """Without a cache transformers reads from the positions whether several sequences are packed into one
-    row. On meta they have no values: a row is one sequence, as it is without positions of one's own. Nor does
-    it look, on any device, for padding that it would warn of."""
+def _decided() -> Iterator[None]:
+    """What transformers reads from values is decided once.
+
+    Without a cache it reads from the positions whether several sequences are packed into one row: on meta a
+    row is one sequence, as it is without positions of one's own. Nor does it look, on any device, for padding
+    that it would warn of, or for the token that ends a text: random weights come upon one at random.
+    """
 
     def looking(look: Any) -> Any:
         def find_packed_sequence_indices(position_ids: Tensor) -> Any:
@@ -244,8 +249,18 @@ def _one_sequence_a_row() -> Iterator[None]:
         _replaced(
             "modeling_utils", "PreTrainedModel.warn_if_padding_and_no_attention_mask", lambda _: _no_warning
         ),
+        _replaced("generation.stopping_criteria", "EosTokenCriteria.__call__", lambda _: _not_over),
     ):
         yield
+
+
+def _not_over(criterion: Any, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+    return input_ids.new_zeros(input_ids.shape[0], dtype=torch.bool)
+
+
+def _stated(call: str) -> tuple[str, ...]:
+    text = "generation goes to its full length (`max_new_tokens`): a token that ends a text does not end it"
+    return (text,) if call == "generate" else ()
 
 
 def _no_warning(model: Any, input_ids: Any, attention_mask: Any) -> None:
@@ -299,4 +314,4 @@ def default_inputs(model: Any, phase: str) -> Inputs | None:
     """What the class and its configuration say that the model is called with: see `transformers_inputs`."""
     from inspector.models.transformers_inputs import Trial, default_inputs
 
-    return default_inputs(model, phase, Trial(RULES, lambda model: _one_sequence_a_row()))
+    return default_inputs(model, phase, Trial(RULES, lambda model: _decided()))

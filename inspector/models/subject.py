@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError, first_line
@@ -19,6 +19,7 @@ from inspector.models.calling import accepted, calling
 from inspector.models.inputs import Inputs, batch_of_two, materialise
 from inspector.models.replica import replica
 from inspector.reporting.report import Finding
+from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.capture.isolate import random_state, seed_all
 from inspector.tracing.capture.pricing import Rule
 from inspector.tracing.record import StateEntry
@@ -50,6 +51,7 @@ class Recipe:
     checks: Callable[[Sequence[StateEntry]], tuple[Finding, ...]] = lambda entries: ()
     rebuilds: bool = True  # a live model is never moved: the pass runs on stand-ins
     call: str = "forward"  # the method that is run
+    stated: Callable[[str], tuple[str, ...]] = lambda call: ()  # what is decided once where a method runs
 
     def build(self, device: str, seed: int = 0) -> nn.Module:
         """The model on `device`. What its constructor raises becomes an InspectError."""
@@ -98,13 +100,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with the inputs to run it, on one device."""
+    """A model with the inputs to run it, on one device. On meta `values` are the same inputs on the CPU where
+    the caller gives integers (a mask with padding), or a method runs, which may ask its tokens how long to
+    go on; None elsewhere."""
 
     recipe: Recipe
     model: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     device: str
+    values: Any = None
 
     @staticmethod
     def make(
@@ -121,9 +126,30 @@ class Subject:
         if inputs is None and batch == 2:
             chosen = batch_of_two(chosen)
         args, kwargs = materialise(chosen, model, device, seed)
+        asked = device == "meta" and (recipe.call != "forward" or _has_integers(inputs))
+        values = _values(chosen, model, seed) if asked else None
         if lazy(model):
             model = materialised(recipe, chosen, seed)
-        return Subject(recipe, model, args, kwargs, device)
+        return Subject(recipe, model, args, kwargs, device, values)
+
+
+def _has_integers(inputs: Inputs | None) -> bool:
+    """Whether the caller gives values that a model may read on meta: tokens, masks, lengths."""
+    leaves = tree_leaves((inputs.args, inputs.kwargs)) if inputs is not None else []
+    return any(isinstance(leaf, Tensor) and not leaf.is_floating_point() for leaf in leaves)
+
+
+def _values(inputs: Inputs, model: nn.Module, seed: int) -> Any:
+    """The inputs on the CPU, without those that have no values; None where some cannot be left out."""
+
+    def kept(leaf: Any) -> Any:
+        return None if isinstance(leaf, Tensor) and leaf.device.type == "meta" else leaf
+
+    args, kwargs = tree_map(kept, (inputs.args, inputs.kwargs))
+    try:
+        return materialise(Inputs(args, kwargs), model, "cpu", seed)
+    except InspectError:  # inside some object
+        return None
 
 
 def with_values(

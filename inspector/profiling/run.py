@@ -153,7 +153,11 @@ class _Attempt:
         logger.info("running %s (%s) on %s", recipe.name, self.phase, device)
         setting = self.setting if device == "meta" else self.setting.on_a_device(recipe.name, notes)
         subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch)
-        notes += recipe.notes + (recipe.assumed(subject.model) if device == "meta" else ())
+        notes += (
+            recipe.notes
+            + recipe.stated(recipe.call)
+            + (recipe.assumed(subject.model) if device == "meta" else ())
+        )
         if device != "meta" and on_meta(subject.model):
             notes += (MADE_UP,)
         try:
@@ -171,6 +175,7 @@ class _Attempt:
                 notes=notes,
                 uncounted=recipe.uncounted(subject.model) if device == "meta" else (),
                 setting=setting,
+                values=subject.values,
             )
         except ForwardError as error:
             raise ForwardError(self._completed(error.trace, device)) from error.__cause__

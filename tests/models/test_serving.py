@@ -13,19 +13,9 @@ from inspector.models.serving import Serving
 from inspector.profiling.views.serving import serving
 from inspector.tracing._torch import tree_leaves
 from inspector.tracing.record import Trace
+from tests.language_models import FAMILIES, SMALL, llama, small_of
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
-
-SMALL: dict[str, Any] = {
-    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
-}  # fmt: skip
-
-
-def llama(**more: Any) -> Any:
-    torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**SMALL, **more})).eval()
-
 
 LAYER = 32 * (32 + 16 + 16 + 32) + 3 * 32 * 48
 """q and o of 32 x 32, k and v of 32 x 16 (2 heads of 8); gate, up and down of 32 x 48."""
@@ -38,6 +28,13 @@ def count(model: Any, phase: str, **step: Any) -> Trace:
 
 def macs(trace: Trace) -> int:
     return sum(op.macs or 0 for op in trace.ops)
+
+
+def moved(trace: Trace) -> int:
+    """Bytes, without those of the length of a window: one number, which transformers copies from the CPU to a
+    device that is another."""
+    ops = [op for op in trace.ops if op.name != "aten._to_copy" or op.inputs[0].shape]
+    return sum(op.bytes_read + op.bytes_written for op in ops)
 
 
 def effective(trace: Trace) -> int:
@@ -134,55 +131,6 @@ def test_of_experts_those_are_active_and_read_that_a_token_goes_to() -> None:
     assert many["active_params"] == numbers["active_params"]
 
 
-FAMILIES = (
-    "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi",
-    "phi3", "gpt2", "gpt_neox", "gptj", "opt", "bloom", "falcon", "stablelm", "starcoder2", "cohere",
-    "cohere2", "olmo", "olmo2", "granite", "glm", "gpt_oss", "deepseek_v3", "mamba2", "bamba", "jamba",
-    "falcon_h1", "qwen3_next",
-)  # fmt: skip
-
-
-def small_of(family: str) -> Any:
-    """A model of two layers, 32 wide."""
-    config = transformers.CONFIG_MAPPING[family]()
-    narrow = {
-        **SMALL, "n_embd": 32, "n_head": 4, "n_layer": 2, "head_dim": 8, "n_inner": 64, "ffn_dim": 64,
-        "word_embed_proj_dim": 32, "moe_intermediate_size": 16, "num_local_experts": 4, "num_experts": 4,
-        "num_experts_per_tok": 2, "n_positions": 256, "rotary_dim": 8, "pad_token_id": 0, "bos_token_id": 1,
-        "eos_token_id": 2, "sliding_window": 8,
-    }  # fmt: skip
-    own = {
-        "deepseek_v3": {
-            "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8,
-            "v_head_dim": 8, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_key_value_heads": 4,
-            "head_dim": 4,
-        },
-        "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 16, "expand": 2, "n_groups": 1},
-        "bamba": {
-            "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 16, "mamba_n_groups": 1,
-            "attn_layer_indices": [1],
-        },
-        "falcon_h1": {
-            "mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 16, "mamba_n_groups": 1
-        },
-        "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4, "mamba_d_state": 8},
-        "qwen3_next": {
-            "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"],
-            "shared_expert_intermediate_size": 16,
-        },
-        "gptj": {"rotary_dim": 8},
-    }.get(family, {})  # fmt: skip
-    known = config.to_dict()
-    fields = {key: value for key, value in narrow.items() if key in known}
-    if "layer_types" in known and "layer_types" not in own and known["layer_types"]:
-        kinds = list(dict.fromkeys(known["layer_types"]))
-        own = {**own, "layer_types": (kinds * 2)[:2]}
-    torch.manual_seed(0)
-    made = type(config)(**{**fields, **own})
-    return transformers.AutoModelForCausalLM.from_config(made).float().eval()
-
-
 @pytest.mark.once
 @pytest.mark.parametrize("family", FAMILIES)
 def test_meta_counts_what_the_cpu_runs(family: str) -> None:
@@ -192,6 +140,7 @@ def test_meta_counts_what_the_cpu_runs(family: str) -> None:
         on_cpu = inspector.trace(model, phase=phase, device="cpu", **step)
         assert on_meta.served == on_cpu.served
         assert macs(on_meta) == macs(on_cpu)
+        assert moved(on_meta) == moved(on_cpu)
         assert all(op.known for op in on_meta.ops)
 
 

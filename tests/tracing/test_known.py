@@ -191,3 +191,74 @@ def test_the_gradient_of_a_masked_scatter_is_known() -> None:
 
     report = inspector.profile(from_module(Net(work)), "3x4", phase="train")
     assert report.metrics["unknown_ops"].value == 0
+
+
+def test_numbers_that_a_model_writes() -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        ends = torch.tensor([2, 9], device=x.device)
+        return layer(x) if torch.isin(torch.as_tensor(9, device=x.device), ends) else x
+
+    assert macs(work) == 3 * 4 * 4
+
+
+def test_tensors_in_a_list_of_numbers_are_not_made_up() -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        return layer(x) if torch.tensor([x[0, 0], 1.0], device=x.device).sum() > 0 else x
+
+    with pytest.raises(ForwardError):
+        inspector.profile(from_module(Net(work)), "3x4", device="meta")
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_loop_that_counts_down(in_place: bool) -> None:
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        left = torch.tensor([4, 5], device=x.device)
+        while left.max() > 0:
+            x = layer(x)
+            left = left.sub_(1) if in_place else left - 1
+        return x
+
+    assert macs(work) == 5 * 3 * 4 * 4
+
+
+def test_a_loop_reads_in_each_turn_what_the_turn_before_left() -> None:
+    """The copy that a turn keeps is that of its own time, and earlier values are still those."""
+
+    def work(layer: nn.Module, x: Tensor) -> Tensor:
+        left = torch.tensor(2, device=x.device)
+        early, other = left * 3, left + 0
+        while left > 0:
+            other += left  # 2, then 1
+            left -= 1
+        for _ in range(early.item() + other.item()):  # 6, and 2 + 2 + 1
+            x = layer(x)
+        return x
+
+    assert macs(work) == 11 * 3 * 4 * 4
+
+
+class Reader(nn.Module):
+    """Goes on as long as its tokens say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4, bias=False)
+
+    def read(self, x: Tensor, ids: Tensor) -> Tensor:
+        for _ in range((ids == 7).sum().item()):
+            x = self.layer(x)
+        return x
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_a_method_reads_the_tokens_that_it_is_given(device: str) -> None:
+    inputs = {"x": torch.randn(3, 4), "ids": torch.tensor([7, 1, 7, 7])}
+    counted = trace(Reader(), inputs, call="read", device=device)
+    assert sum(op.macs or 0 for op in counted.ops) == 3 * 3 * 4 * 4
+
+
+def test_an_input_without_values_does_not_take_those_of_others() -> None:
+    inputs = {"x": torch.empty(3, 4, device="meta"), "ids": torch.tensor([7, 1, 7])}
+    counted = trace(Reader(), inputs, call="read")
+    assert counted.device == "meta"
+    assert sum(op.macs or 0 for op in counted.ops) == 2 * 3 * 4 * 4

@@ -156,8 +156,15 @@ def test_one_unknown_mask_leaves_no_number_that_looks_like_a_causal_one(unknown:
     assert "masks depend on values" in note
 
 
-def test_a_mask_among_the_inputs_is_read_on_the_cpu_alone() -> None:
+def test_a_mask_that_the_caller_gives_is_read_on_meta_too() -> None:
     inputs = (X, torch.ones(8, 8).tril().bool())
+    model = Attend(lambda model, x, mask: mask)
+    assert left(inspector.trace(model, inputs, device="cpu")) == CAUSAL
+    assert left(inspector.trace(model, inputs, device="meta")) == CAUSAL
+
+
+def test_a_mask_of_floats_that_the_caller_gives_is_read_on_the_cpu_alone() -> None:
+    inputs = (X, torch.zeros(8, 8).masked_fill(torch.ones(8, 8).triu(1).bool(), float("-inf")))
     model = Attend(lambda model, x, mask: mask)
     assert left(inspector.trace(model, inputs, device="cpu")) == CAUSAL
     assert left(inspector.trace(model, inputs)) is None

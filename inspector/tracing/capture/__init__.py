@@ -27,6 +27,7 @@ from inspector.tracing.capture.isolate import (
     swap_state,
 )
 from inspector.tracing.capture.kernels import On, choosing
+from inspector.tracing.capture.known import keep_values
 from inspector.tracing.capture.masks import unread
 from inspector.tracing.capture.mismatch import OnlyOnMeta, fitting, only_on_meta
 from inspector.tracing.capture.modules import all_paths, places_of
@@ -94,12 +95,14 @@ def capture(
     notes: tuple[str, ...] = (),
     uncounted: tuple[str, ...] = (),
     setting: Setting = PORTABLE,
+    values: Any = None,
 ) -> Trace:
     """Run `model(*args, **kwargs)` once on `device` and record every operator.
 
     `phase` "forward" runs in eval mode without gradients; "train" runs in train mode, then the backward of
-    the sum of the outputs, or of the loss where the model returns one. Inputs must be on `device`. The model
-    is the same afterwards. Raises ForwardError when the model raises, with the trace of what ran before.
+    the sum of the outputs, or of the loss where the model returns one. Inputs must be on `device`; `values`
+    are the same (args, kwargs) on the CPU, whose integers a pass on meta may read. The model is the same
+    afterwards. Raises ForwardError when the model raises, with the trace of what ran before.
     """
     if phase not in PHASES:
         raise InspectError(f"unknown phase {phase!r}", f"use one of: {', '.join(PHASES)}")
@@ -124,6 +127,8 @@ def capture(
         model.train(phase == "train")
         checkpoint_modules(model, setting.checkpoints, on)
         tree = list({id(module): (path, module) for path, module in reversed(paths)}.values())[::-1]
+        _hold_state(recorder, tree, (args, kwargs))
+        _hold_values(recorder, (args, kwargs), values)
         ops, storages, error = _record(recorder, model, tree, args, kwargs, phase, on)
     inputs = tuple(describe_call(args, kwargs))
     trace = Trace(
@@ -153,7 +158,6 @@ def _record(
     recorder: Recorder, model: nn.Module, tree: Tree, args: Any, kwargs: Any, phase: str, on: On
 ) -> tuple[tuple[Op, ...], tuple[Storage, ...], BaseException | None]:
     """Run the model under the recorder: the operators, the storages, and what the model raised."""
-    _hold_state(recorder, tree, (args, kwargs))
     error: BaseException | None = None
     outputs = None
     try:
@@ -209,6 +213,14 @@ def _hold_state(recorder: Recorder, tree: Tree, inputs: Any) -> None:
     for leaf in tree_leaves(inputs):
         if isinstance(leaf, Tensor):
             recorder.hold(leaf, "input")
+
+
+def _hold_values(recorder: Recorder, inputs: Any, values: Any) -> None:
+    """Remember the integers among the inputs: tokens, masks, lengths."""
+    leaves, others = (tree_leaves(tree) for tree in (inputs, values))
+    for leaf, value in zip(leaves, others) if len(leaves) == len(others) else ():
+        if isinstance(leaf, Tensor) and isinstance(value, Tensor) and not value.is_floating_point():
+            keep_values(recorder, leaf, value)
 
 
 def _hold_gradients(recorder: Recorder, tree: Tree) -> None:

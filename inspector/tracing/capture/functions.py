@@ -9,20 +9,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from inspector.tracing._torch import functorch_level
 from inspector.tracing.capture import recurrent
 from inspector.tracing.capture.higher_order import BODIES, WHOLE
-from inspector.tracing.capture.known import readable
+from inspector.tracing.capture.kernels import aside
+from inspector.tracing.capture.known import keep_values, readable
 from inspector.tracing.capture.masks import share_left
 
 if TYPE_CHECKING:
     from inspector.tracing.capture.recorder import Recorder
 
 ATTENTION = "scaled_dot_product_attention"
-_SPECIAL = {ATTENTION, "tolist", *recurrent.CELLS} | {name.removeprefix("higher_order.") for name in BODIES}
+_CONSTANTS = ("tensor", "as_tensor")
+_SPECIAL = {ATTENTION, "tolist", *_CONSTANTS, *recurrent.CELLS} | {
+    name.removeprefix("higher_order.") for name in BODIES
+}
 
 
 @contextmanager
@@ -79,6 +85,8 @@ class Functions(TorchFunctionMode):
                 return func(*args, **kwargs)
         if name == "tolist":  # it reads the memory, no operator tells
             return func(readable(self.recorder, args[0]))
+        if name in _CONSTANTS:
+            return self._constant(func, args, kwargs)
         if name in recurrent.CELLS:
             return recurrent.run(name, func, args, kwargs)
         body = BODIES.get(f"higher_order.{func}")
@@ -86,3 +94,16 @@ class Functions(TorchFunctionMode):
             return func(*args, **kwargs)
         with nullcontext() if body in WHOLE else self:
             return body(self.recorder, func, *args, **kwargs)
+
+    def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A tensor of Python's numbers: on meta they are remembered."""
+        made = func(*args, **kwargs)
+        numbers = args[0] if args else kwargs.get("data")
+        if made.device.type == "meta" and not isinstance(numbers, Tensor):
+            with aside():
+                try:
+                    values = torch.tensor(numbers, dtype=made.dtype, device="cpu")
+                except (TypeError, ValueError, RuntimeError):  # a list of tensors on meta, for one
+                    return made
+            keep_values(self.recorder, made, values)
+        return made

@@ -39,6 +39,16 @@ def keep(recorder: Recorder, storage: torch.UntypedStorage, place: int) -> None:
         recorder.kept[place] = held, len(recorder.raw)
 
 
+def keep_values(recorder: Recorder, tensor: Tensor, values: Tensor) -> None:
+    """Remember what `tensor`, which is on meta and new, would hold elsewhere: `values` on the CPU."""
+    storage = values.untyped_storage()
+    if tensor.device.type != "meta" or type(values) is not Tensor or not 0 < storage.nbytes() <= _SMALL:
+        return
+    whole = storage.nbytes() == values.numel() * values.dtype.itemsize == tensor.untyped_storage().nbytes()
+    if whole and (values.dtype, values.stride()) == (tensor.dtype, tensor.stride()):
+        keep(recorder, storage, recorder.spec(tensor).storage)
+
+
 def run(
     recorder: Recorder, func: Any, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
@@ -130,7 +140,8 @@ def _values(recorder: Recorder, tensor: Tensor) -> Tensor | None:
         return tensor
     spec = recorder.spec(tensor)
     calls = recorder.raw
-    return replayed(calls, recorder.storages, spec, tensor.stride(), len(calls), recorder.kept)
+    kept, renewed = recorder.kept, recorder.renewed
+    return replayed(calls, recorder.storages, spec, tensor.stride(), len(calls), kept, renewed)
 
 
 def _asserted(recorder: Recorder, tensor: Tensor) -> bool:

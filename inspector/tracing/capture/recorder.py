@@ -74,6 +74,7 @@ class Recorder(DispatchMode):
         self.raw: list[Call] = []
         self.storages: list[list[Any]] = []
         self.kept: dict[int, tuple[Tensor, int]] = {}
+        self.renewed: dict[int, tuple[Tensor, int]] = {}
         self.calls: dict[str, int] = {}
         self.failure: Failure | None = None
         self.wrong: Mismatch | None = None

@@ -6,7 +6,8 @@ unless one draws random numbers or reads what has no values: the state, and inpu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,8 @@ from inspector.tracing.record import TensorSpec
 
 _LIMIT = 2**31
 """Bytes that may be made again, all results together."""
+_COPIED = 2**20
+"""Bytes of a storage that is kept from one turn of a loop to the next."""
 
 
 LENDERS = {
@@ -32,11 +35,18 @@ LENDERS = {
 """Operators that ask their first argument for its form, not for its values."""
 _Tensor = Callable[[TensorSpec, Sequence[int]], Tensor]
 Kept = Mapping[int, tuple[Tensor, int]]
-"""Of storages on the CPU: a copy of their bytes, and how many calls were recorded when it was taken."""
+"""Of storages with values: a copy of their bytes, and how many calls were recorded when it was taken."""
+
+
+_NEVER = (torch.empty(0), 0)
 
 
 class _Unknown(Exception):
     """The values do not follow from what is recorded."""
+
+
+class _Stale(Exception):
+    """A copy is of later than what is asked for."""
 
 
 def replayed(
@@ -46,28 +56,54 @@ def replayed(
     strides: Sequence[int],
     until: int,
     kept: Kept = MappingProxyType({}),
+    renewed: MutableMapping[int, tuple[Tensor, int]] | None = None,
 ) -> Tensor | None:
     """The tensor `spec` as it is before call `until`, on the CPU; None where its values are not known.
 
-    storages: of each its entry in the record, with the index of the call that made it at place 3.
+    storages: of each its entry in the record, with the index of the call that made it at place 3, and
+    of the last that it lived through at place 4. renewed: gets copies of what was made on the way, so that a
+    loop that asks in each turn whether to go on does not begin anew; for callers whose `until` only grows.
     """
+    if renewed:
+        try:
+            return _replayed(calls, storages, spec, strides, until, ChainMap(renewed, dict(kept)), renewed)
+        except _Stale:
+            pass
+    return _replayed(calls, storages, spec, strides, until, kept, renewed)
+
+
+def _replayed(
+    calls: Sequence[Call],
+    storages: Sequence[Sequence[Any]],
+    spec: TensorSpec,
+    strides: Sequence[int],
+    until: int,
+    kept: Kept,
+    renewed: MutableMapping[int, tuple[Tensor, int]] | None,
+) -> Tensor | None:
     try:
-        chosen, read = _sources(calls, storages, spec.storage, until, kept)
+        chosen, read, asked = _sources(calls, storages, spec.storage, until, kept)
         memory = _Memory(kept, read)
         with aside(), torch.no_grad():
             for call in chosen:
                 _run(call, memory)
-            return memory.tensor(spec, strides)
+            result = memory.tensor(spec, strides)
+            if renewed is not None:
+                for place in [place for place in renewed if storages[place][4] is not None]:
+                    del renewed[place]  # it has died
+                renewed.update(memory.copies(asked))
+            return result
     except (_Unknown, RuntimeError, NotImplementedError, TypeError, ValueError, LookupError, StopIteration):
         return None
 
 
 def _sources(
     calls: Sequence[Call], storages: Sequence[Sequence[Any]], storage: int, until: int, kept: Kept
-) -> tuple[list[Call], set[int]]:
-    """The calls before `until` that the values of a storage come from, in their order, and what they read of
-    `kept`."""
+) -> tuple[list[Call], set[int], dict[int, int]]:
+    """The calls before `until` that the values of a storage come from, in their order, what they read of
+    `kept`, and how many calls there were before each storage was last read."""
     needed, made, chosen, nbytes = {storage}, set(), [], 0
+    asked: dict[int, int] = {}
     first = _first(needed, storages, kept)
     for index in range(until - 1, -1, -1):
         if index < first:
@@ -77,18 +113,23 @@ def _sources(
         written = {spec.storage for i in call.operator.written for spec in tensors(call.args[i : i + 1])}
         if call.operator.written_names and call.kwargs:
             written |= {spec.storage for spec in tensors(call.kwargs)}
-        if not needed & (results | written):
+        touched = results | written
+        if not any(place in needed and index >= kept.get(place, _NEVER)[1] for place in touched):
             continue
         _check(call)
         chosen.append(call)
         made |= {place for place in results if storages[place][3] == index}
         if call.operator.name not in LENDERS:
-            needed |= {spec.storage for spec in (*tensors(call.args), *tensors(call.kwargs))}
+            arguments = {spec.storage for spec in (*tensors(call.args), *tensors(call.kwargs))}
+            if any(kept.get(place, _NEVER)[1] > index for place in arguments | touched):
+                raise _Stale
+            asked |= {place: index + (place in touched) for place in arguments - needed}
+            needed |= arguments
         first = _first(needed, storages, kept)
         nbytes += sum(spec.nbytes for spec in tensors(call.result))
     if needed - made - set(kept) or nbytes > _LIMIT:
         raise _Unknown
-    return chosen[::-1], needed & set(kept)
+    return chosen[::-1], needed & set(kept), asked
 
 
 def _first(needed: set[int], storages: Sequence[Sequence[Any]], kept: Kept) -> int:
@@ -121,6 +162,15 @@ class _Memory:
     def tensor(self, spec: TensorSpec, strides: Sequence[int]) -> Tensor:
         empty = torch.empty(0, dtype=getattr(torch, spec.dtype))
         return empty.set_(self.made[spec.storage], spec.offset, spec.shape, strides)
+
+    def copies(self, asked: Mapping[int, int]) -> dict[int, tuple[Tensor, int]]:
+        """The bytes of the storages that were read, each as it was when `asked` says."""
+        read = {place: self.made[place] for place in asked if place in self.made}
+        return {
+            place: (torch.empty(0, dtype=torch.uint8).set_(held), asked[place])
+            for place, held in read.items()
+            if held.nbytes() <= _COPIED
+        }
 
     def like(self, spec: TensorSpec, strides: Sequence[int]) -> Tensor:
         """As `tensor`; where only the form is asked for, there need be no values."""
