@@ -4,7 +4,8 @@ Building and counting a model of torchvision on meta imports `torch._dynamo` and
 start of `inspect profile resnet50`, and uses neither (benchmarks/compiler_import.md has the facts). Inside
 `deferred()` stand-ins take the place of three modules. What they answer is what torch's own code answers
 while nothing is compiled; asked for anything else, they make way for the real module first. A stand-in never
-answers code of others: `deferred()` is for torch's and torchvision's own code, in a process of our own.
+answers code of others: `deferred()` is for torch's and torchvision's own code, in a process of our own, and
+`in_kernel()` for the single operators of another model.
 
 `INSPECTOR_DEFER_COMPILER=0` turns all of it off.
 """
@@ -13,9 +14,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache, wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -42,18 +43,31 @@ def deferred() -> Iterator[None]:
     if not is_ours() or os.environ.get(SWITCH, "1") == "0":
         yield
         return
-    answers = _answers()
-    if any(name in sys.modules for name in answers):
+    stand_ins = _stand_ins()
+    if any(name in sys.modules for name in stand_ins):
         yield
         return
     finder = _Finder()
     sys.meta_path.insert(0, finder)
-    sys.modules.update({name: _StandIn(name, known) for name, known in answers.items()})
+    sys.modules.update(stand_ins)
     try:
         yield
     finally:
         _make_way()
         sys.meta_path.remove(finder)
+
+
+def in_kernel(func: Any, values: Iterable[Any]) -> AbstractContextManager[None]:
+    """`deferred()` while an operator of torch's own runs on plain tensors: in a pass over a model of others,
+    the only code that is torch's alone."""
+    if not is_ours() or COMPILER in sys.modules or func.namespace != "aten":
+        return nullcontext()
+    from torch import Tensor
+
+    from inspector.tracing.subclass import PLAIN
+
+    plain = all(type(value) in PLAIN for value in values if isinstance(value, Tensor))
+    return deferred() if plain else nullcontext()
 
 
 class _StandIn(ModuleType):
@@ -171,10 +185,12 @@ def of_plain_values() -> dict[str, tuple[frozenset[type], Callable[..., Any]]]:
     }
 
 
-def _answers() -> dict[str, dict[str, Any]]:
+@cache
+def _stand_ins() -> dict[str, ModuleType]:
     shapes = {name: _of_plain(name, *plain) for name, plain in of_plain_values().items()}
-    return {
+    answers: dict[str, dict[str, Any]] = {
         COMPILER: {"disable": _disable},
         _UTILITIES: {"is_compile_supported": _is_compile_supported},
         _SHAPES: shapes,
     }
+    return {name: _StandIn(name, known) for name, known in answers.items()}

@@ -62,7 +62,8 @@ import torch
 before = inspector.trace("resnet18")
 trained = inspector.trace("resnet18", "2x3x32x32", phase="train")
 assert not loaded()
-assert not {"torch._dynamo", "torch._dynamo.utils", "torch.fx.experimental.symbolic_shapes"} & set(sys.modules)
+names = "torch._dynamo", "torch._dynamo.utils", "torch.fx.experimental.symbolic_shapes"
+assert not set(names) & set(sys.modules)
 assert sys.meta_path == path
 assert "_dynamo" not in vars(torch)
 calls = []

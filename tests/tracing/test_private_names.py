@@ -17,7 +17,7 @@ from inspector.core.errors import InspectError
 from inspector.tracing import _torch
 
 ROOT = Path(inspector.__file__).parent
-PUBLIC = {"_replace", "_fields", "_asdict", "_getframe", "_exit", "_Environ"}
+PUBLIC = {"_replace", "_fields", "_make", "_asdict", "_getframe", "_exit", "_Environ"}
 """Names of the standard library that begin with an underscore and are documented."""
 
 
