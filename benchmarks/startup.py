@@ -25,7 +25,8 @@ from torch import nn
 
 
 def build():
-    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(14400, 10))
+    body = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU()
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(14400, 10))
 """
 REPEATS = 5
 INSPECT = ("-m", "inspector")
@@ -113,13 +114,12 @@ def main() -> None:
                 taken[key].append(run(words))
     wall = {key: round(median([seconds for seconds, _ in times]), 3) for key, times in taken.items()}
     cpu = {key: round(median([seconds for _, seconds in times]), 3) for key, times in taken.items()}
-    ratios = {
-        key: {
-            "of": one, "to": two, "wall": round(wall[one] / wall[two], 3), "cpu": round(cpu[one] / cpu[two], 3),
-            "wanted": wanted,
+    ratios = {}
+    for key, (one, two, wanted) in RATIOS.items():
+        quotients = {
+            kind: round(values[one] / values[two], 3) for kind, values in (("wall", wall), ("cpu", cpu))
         }
-        for key, (one, two, wanted) in RATIOS.items()
-    }  # fmt: skip
+        ratios[key] = {"of": one, "to": two, **quotients, "wanted": wanted}
     for key in wall:
         print(f"{key:40} {wall[key]:7.3f} s, CPU {cpu[key]:7.3f} s")
     for key, ratio in ratios.items():

@@ -107,7 +107,7 @@ def test_a_checkpoint_of_safetensors_loads_no_torch(tmp_path: Path) -> None:
     header = json.dumps({"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
     file = write_whole(tmp_path / "net.safetensors", len(header).to_bytes(8, "little") + header + bytes(24))
     modules = loaded("params", str(file), folder=tmp_path)
-    assert not modules & HEAVY
+    assert not modules & (HEAVY - {"numpy"})  # safetensors itself imports that
 
 
 def own(modules: set[str]) -> set[str]:
