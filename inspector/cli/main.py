@@ -18,6 +18,7 @@ from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
 from inspector.core.version import __version__
 from inspector.core.visible import visible, visible_lines
+from inspector.core.whose import own_process
 
 COMMANDS = (
     "profile", "memory", "llm", "params", "reconcile", "stages", "freeze", "init", "bench", "ddp", "table",
@@ -166,6 +167,7 @@ class Terminated(BaseException):
 def entry() -> None:
     """The console script. SIGTERM ends it as Ctrl-C does, so that processes and files of its own go with it;
     not under torchrun, whose workers must end at once, also inside a collective."""
+    own_process()
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -19,7 +19,7 @@ from inspector.initialization.expect import Outcome, auto, expect
 from inspector.initialization.schemes import Choice
 from inspector.initialization.writes import written
 from inspector.models import Recipe, as_recipe
-from inspector.models.checkpoint import is_checkpoint
+from inspector.models.header import is_checkpoint
 from inspector.models.inputs import as_inputs
 from inspector.models.subject import refuse_scripted, with_values
 from inspector.reporting.checks import examine

@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 from inspector.core.errors import InspectError
-from inspector.models import checkpoint
+from inspector.models import header
 from inspector.models.head import Head
 from inspector.tracing.record import StateEntry
 
@@ -98,8 +98,8 @@ def _tensor(name: str, about: Any) -> Placed:
             raise Refused(f"{name[:100]!r} lacks dtype, shape or data_offsets")
     if not _CODE.fullmatch(code) or not all(map(is_count, (*shape, begin, end))) or end < begin:
         raise Refused(f"{name[:100]!r} has a dtype, a shape or an offset that cannot be")
-    entry = checkpoint.safetensor(name, tuple(shape), code)
-    if prod(shape) * checkpoint.bits(code) != 8 * (end - begin):
+    entry = header.safetensor(name, tuple(shape), code)
+    if prod(shape) * header.bits(code) != 8 * (end - begin):
         raise Refused(f"{name[:100]!r} needs another number of bytes than the {end - begin:,} that it names")
     return Placed(entry, begin, end)
 

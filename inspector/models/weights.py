@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError, first_line
 from inspector.core.files import write_whole
-from inspector.models import checkpoint
+from inspector.models import checkpoint, header
 from inspector.tracing import _torch
 from inspector.tracing.storage import memory_id
 
@@ -75,7 +75,7 @@ def save_state(model: nn.Module, path: str | Path, manifest: dict[str, Any]) -> 
     check_save(path)
     target = Path(path).expanduser()
     state = _on_cpu(model.state_dict())
-    safe = checkpoint.is_safetensors(target)
+    safe = header.is_safetensors(target)
     data = _safetensors_bytes(state) if safe else _torch_bytes(state)
     described = {
         **manifest,
@@ -110,10 +110,10 @@ def check_save(path: str | Path) -> None:
 
 def _content(path: str | Path) -> Any:
     """What a checkpoint holds, with values on the CPU."""
-    with checkpoint.readable(path) as file:
-        if not checkpoint.is_safetensors(file):
+    with header.readable(path) as file:
+        if not header.is_safetensors(file):
             return checkpoint.load(file, values=True)
-        checkpoint.header(file)  # safetensors itself accepts some contradictory files
+        header.header(file)  # safetensors itself accepts some contradictory files
         return _safetensors_content(file)
 
 
@@ -124,7 +124,7 @@ def _safetensors_content(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, ValueError, KeyError, AttributeError) as error:
-        raise checkpoint.damaged(file, error) from error
+        raise header.damaged(file, error) from error
 
 
 def _unwrapped(content: Any) -> Any:

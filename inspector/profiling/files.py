@@ -8,13 +8,13 @@ from typing import Any
 
 from inspector.core.errors import InspectError
 from inspector.core.trust import TRUST
-from inspector.models import as_recipe, checkpoint, gguf, hub
+from inspector.models import gguf, header, hub
 from inspector.models.configuration import configuration
 from inspector.models.head import FileHead
 from inspector.models.stored import CHECK, NoWeights, Stored, compared, stored, together, total_of
 from inspector.profiling.ledger import ledger_report
 from inspector.reporting.report import Finding, Report
-from inspector.tracing.capture.state import state_entries
+from inspector.tracing.record import StateEntry
 
 HUB = ("hf:", "huggingface:")
 """How specs of the hub begin."""
@@ -24,27 +24,36 @@ def is_file(spec: str) -> bool:
     """Whether a spec is the path of a checkpoint."""
     if spec.startswith(HUB):
         return False
-    return checkpoint.is_checkpoint(spec) or spec.lower().endswith(gguf.SUFFIX)
+    return header.is_checkpoint(spec) or spec.lower().endswith(gguf.SUFFIX)
 
 
 def of_file(path: Path, top: int | None) -> Report:
     """The tensors of a checkpoint, of a split GGUF file with all its parts. Raises InspectError."""
-    header: list[tuple[str, str]] = []
+    lines: list[tuple[str, str]] = []
     if path.name.lower().endswith(gguf.SUFFIX):
         names = gguf.parts(path.name)
         read: dict[str, gguf.Gguf] = {}
         for name in names:
-            with checkpoint.readable(path.with_name(name)) as file:
+            with header.readable(path.with_name(name)) as file:
                 read[name] = gguf.read(FileHead(file))
         entries = together({name: part.entries for name, part in read.items()}, "name another file")
-        header = _described(read[names[0]].metadata)
+        lines = _described(read[names[0]].metadata)
     else:
-        entries = checkpoint.read(path)
+        entries = _tensors(path)
     result = ledger_report(path.name, "checkpoint", entries, top)
-    result.header += header
+    result.header += lines
     note = "a checkpoint does not say which tensors are parameters: all are listed"
     result.findings.append(Finding("kind", "warn", "", note))
     return result
+
+
+def _tensors(path: Path) -> tuple[StateEntry, ...]:
+    if not header.is_safetensors(path):
+        from inspector.models import checkpoint  # torch.load: a header of safetensors needs no torch
+
+        return checkpoint.read(path)
+    with header.readable(path) as file:
+        return header.header(file)
 
 
 def on_the_hub(spec: str, model_args: Mapping[str, Any]) -> hub.Repository | None:
@@ -77,6 +86,9 @@ def of_hub(place: hub.Repository, model_args: Mapping[str, Any], top: int | None
 
 def _against_built(place: hub.Repository, held: Stored, model_args: Mapping[str, Any]) -> Finding:
     """Whether a model that is built from the configuration has as many parameters as the files."""
+    from inspector.models import as_recipe
+    from inspector.tracing.capture.state import state_entries
+
     if place.path in held.files:
         folder = PurePosixPath(place.path).parent.as_posix()
         place = hub.Repository(place.name, "" if folder == "." else folder, place.revision)

@@ -4,8 +4,8 @@ is too few. Every command that counts comes through here."""
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from inspector.core.collection import paused
 from inspector.core.errors import InspectError
 from inspector.core.log import logger
 from inspector.reporting.report import environment
+from inspector.tracing._deferred import deferred, loaded
 from inspector.tracing.record import Trace
 
 if TYPE_CHECKING:  # the report of a trace needs no torch: a cached one is shown without
@@ -58,6 +59,22 @@ def trace(
 
     Raises ForwardError when the model raises, InspectError for everything else that is wrong.
     """
+    with _compiler_left_out(model, model_args):
+        step = context, batch, new_tokens, kv_cache
+        return _trace(model, inputs, phase, device, seed, model_args, setting, call, step)
+
+
+def _trace(
+    model: Model,
+    inputs: Any,
+    phase: str,
+    device: str | None,
+    seed: int,
+    model_args: Mapping[str, Any] | None,
+    setting: Setting | None,
+    call: str | None,
+    step: tuple[Any, ...],
+) -> Trace:
     with paused():
         from inspector.models import as_recipe
         from inspector.models.device import check_device
@@ -66,7 +83,7 @@ def trace(
         from inspector.tracing.capture import ForwardError
         from inspector.tracing.capture.setting import PORTABLE
 
-    serving = Serving.of(phase, context, batch, new_tokens, kv_cache)
+    serving = Serving.of(phase, *step)
     recipe = as_recipe(model, model_args, call)
     chosen = as_inputs(inputs) if inputs is not None else None
     if serving is not None and chosen is not None and chosen.has_tensors:
@@ -96,6 +113,22 @@ def trace(
         return attempt.run("cpu", why, _IRREPRODUCIBLE)
 
 
+_TORCHVISION = re.compile(r"(?:torchvision:)?(\w+)(?:@\w+)?")
+
+
+def _compiler_left_out(model: Model, model_args: Mapping[str, Any] | None) -> ExitStack:
+    """`deferred()` where the model is torchvision's: then no code of others runs."""
+    stack = ExitStack()
+    spec = _TORCHVISION.fullmatch(model) if isinstance(model, str) else None
+    if spec is not None and "peft" not in (model_args or {}):
+        with paused():
+            stack.enter_context(deferred())
+            from inspector.models.torchvision import names
+        if spec[1] not in names():
+            stack.close()  # it is looked up elsewhere
+    return stack
+
+
 _IRREPRODUCIBLE = (
     "work that depends on values is counted as it happened with seeded inputs (and random weights,"
     " unless the model is yours): another seed may give other numbers"
@@ -123,11 +156,9 @@ class _Attempt:
     serving: Serving | None = None
 
     def run(self, device: str, *notes: str) -> Trace:
-        from inspector.tracing._torch import COMPILER
-
-        loaded = COMPILER in sys.modules
+        before = loaded()
         counted = self._enough(device, *notes)
-        if not loaded and COMPILER in sys.modules:  # its import runs operators, and was within the pass
+        if not before and loaded():  # its import runs operators, and was within the pass
             return self._enough(device, *notes)
         return counted
 

@@ -143,8 +143,6 @@ FALLBACKS: dict[str, Any] = {
 COMPILED = "_orig_mod"
 """The part that torch.compile adds to the names of a module's state."""
 
-COMPILER = "torch._dynamo"
-"""The package behind torch.compile. Its first import takes seconds, and may run operators of its own."""
 FLEX_DEVICES = "_validate_device"
 """The function by which torch.nn.attention.flex_attention refuses a device."""
 FLEX_UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +75,7 @@ def test_every_part_of_the_question_is_in_the_key(monkeypatch: pytest.MonkeyPatc
     }
     monkeypatch.setattr(cached, "_versions", lambda: {"torch": "9.9"})
     found.add(entry())
-    monkeypatch.setattr(cached, "_code", lambda: [("trace/formulas/x.py", 1, 2)])
+    monkeypatch.setattr(cached, "_code", lambda source: [("trace/formulas/x.py", 1, 2)])
     found.add(entry())
     assert len(found) == 8
 
@@ -85,7 +86,31 @@ def test_versions_are_those_of_the_installed_packages() -> None:
 
     found = cached._versions()
     for name, package in (("torch", torch), ("torchvision", torchvision)):
-        assert package.__version__.startswith(str(found[name]))
+        version = package.__version__.partition("+")[0]
+        assert any(version in place for place, _, _ in found[name])
+    assert found["python"] == platform.python_version()
+
+
+def test_another_torch_on_the_path_is_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = cached._versions()
+    (tmp_path / "torch-9.9.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert cached._versions()["torch"] != before["torch"]
+    assert cached._versions()["timm"] == before["timm"]
+
+
+def test_a_changed_model_is_another_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "torchvision"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    net = package / "models" / "net.py"
+    net.write_text("width = 8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = entry()
+    net.write_text("width = 16")
+    assert entry() != before
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"schema": "inspector.trace/1"}', "[]"])

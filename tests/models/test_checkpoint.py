@@ -17,7 +17,8 @@ from torch import nn
 
 import inspector
 from inspector.core.errors import InspectError
-from inspector.models.checkpoint import is_checkpoint, read
+from inspector.models.checkpoint import read
+from inspector.models.header import is_checkpoint
 
 STATE = {"a": torch.zeros(3), "b.weight": torch.ones(2, 2, dtype=torch.float16), "n": torch.tensor(7)}
 EXPECTED = {"a": ((3,), "float32", 12), "b.weight": ((2, 2), "float16", 8), "n": ((), "int64", 8)}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import random
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from operator import is_
@@ -20,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 
 from inspector.tracing import _torch
+from inspector.tracing._deferred import loaded as compiler_loaded
 from inspector.tracing.beside import swap_beside
 from inspector.tracing.capture.sharded import whole, without_hooks
 from inspector.tracing.subclass import PLAIN, rebuilt, wraps
@@ -228,7 +228,7 @@ def uncompiled() -> Iterator[None]:
         return made
 
     with compiler:
-        if _torch.COMPILER in sys.modules:  # else nothing is compiled yet, and the import takes seconds
+        if compiler_loaded():  # else nothing is compiled yet, and the import takes seconds
             stand_aside()
         else:
             torch.compile = compile

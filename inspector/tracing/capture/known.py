@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from inspector.tracing._deferred import in_kernel
 from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.capture.kernels import aside
 from inspector.tracing.capture.replay import replayed
@@ -54,7 +55,8 @@ def run(
 ) -> Any:
     """The result of an operator, on meta in a way that works there."""
     try:
-        result = func(*args, **kwargs)
+        with in_kernel(func, args):
+            result = func(*args, **kwargs)
     except RuntimeError as error:
         return _worked_out(recorder, error, func, operator, args, kwargs)
     if recorder.device == "meta" and _strayed(result) and _on_meta((*args, *kwargs.values())):
