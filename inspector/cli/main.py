@@ -13,6 +13,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from inspector.cli.conversion import lightened
+from inspector.cli.guide import COMMANDS, START, write_commands, write_examples
+from inspector.cli.options import FIRST, LAST
 from inspector.core.collection import leave
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
@@ -20,20 +22,27 @@ from inspector.core.version import __version__
 from inspector.core.visible import visible, visible_lines
 from inspector.core.whose import own_process
 
-COMMANDS = (
-    "profile", "memory", "llm", "params", "reconcile", "stages", "freeze", "init", "bench", "ddp", "table",
-    "diff", "report", "models", "env", "cache",
-)  # fmt: skip
-"""Each is the function of that name in the file of that name beside this one."""
 INTERRUPTED = 130
 _CHOICE = re.compile(r"'(?P<word>[^']*)' is not one of (?P<known>'.*')\.?$")
 
 
 class Command(TyperCommand):
-    """A command whose `--set KEY VALUE`, as yacs users write it, is `--set KEY=VALUE`."""
+    """A command whose `--set KEY VALUE`, as yacs users write it, is `--set KEY=VALUE`, and whose help has
+    its options in groups."""
 
     def get_params(self, ctx: Any) -> Any:
         return lightened(super().get_params(ctx))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[Any]] = {title: [] for title in _GROUPS}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                groups[_group(parameter)].append(record)
+        for title, records in groups.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+        write_examples(formatter, str(self.name))
 
     def make_parser(self, ctx: Any) -> Any:
         parser = super().make_parser(ctx)
@@ -49,8 +58,22 @@ class Command(TyperCommand):
         return parser
 
 
+_GROUPS = ("Model and call", "This command", "Result and settings")
+
+
+def _group(parameter: Any) -> str:
+    first, last = _GROUPS[0], _GROUPS[2]
+    return (
+        first if parameter.name in FIRST else last if parameter.name in {**LAST, "help": None} else _GROUPS[1]
+    )
+
+
 class Commands(TyperGroup):
-    """The table of commands, each imported when it is asked for."""
+    """The table of commands, each the function of that name in the file of that name beside this one, and
+    imported when it is asked for."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        write_commands(formatter)
 
     def get_params(self, ctx: Any) -> Any:
         return lightened(super().get_params(ctx))
@@ -96,6 +119,9 @@ def _root(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 a claim is false, 2 not done."""
     words = sys.argv[1:] if arguments is None else arguments
+    if not words and "_INSPECT_COMPLETE" not in os.environ:
+        print(START, end="")
+        return 0
     context: dict[str, Any] = {}
     try:
         code = _run(words, context)
@@ -116,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(words: list[str], context: dict[str, Any]) -> int:
     try:
         code = typer.main.get_command(app)(
-            args=words or ["--help"], prog_name="inspect", standalone_mode=False, obj=context
+            args=words, prog_name="inspect", standalone_mode=False, obj=context
         )
     except _usage_error() as error:
         raise _explained(error) from error
