@@ -65,6 +65,18 @@ class Report(Content):
             raise InspectError(f"no table is called {name!r}", f"there are: {', '.join(self.tables)}")
         return self.tables[name].to_frame()
 
+    if not TYPE_CHECKING:  # a checker shall find what is misspelt
+
+        def __getattr__(self, name: str) -> Any:
+            """The value of the metric of that name: `report.macs`; None where it is not known."""
+            metrics = self.__dict__.get("metrics", {})
+            if name in metrics:
+                return metrics[name].value
+            raise AttributeError(f"this {type(self).__name__} has no attribute and no metric {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(name for name in self.metrics if name.isidentifier())]
+
     def __str__(self) -> str:
         return self.written("table")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,13 @@ def test_another_file_is_refused_in_one_line(tmp_path: Path, change, said: str) 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InspectError, match="no file"):
         Report.read(tmp_path / "none.json")
+
+
+def test_a_metric_is_an_attribute() -> None:
+    report = sample()
+    assert report.macs == 120
+    assert "macs" in dir(report)
+    with pytest.raises(AttributeError, match="no attribute and no metric 'mcas'"):
+        report.mcas  # noqa: B018
+    assert copy.deepcopy(report).macs == 120
+    assert pickle.loads(pickle.dumps(report)).to_dict() == report.to_dict()
