@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from inspector.core.errors import InspectError, first_line
 from inspector.core.values import yaml_value
 from inspector.models.copies import copied
+from inspector.tracing.values import tensors
 
 HINT = "write 1x3x224x224, 'float32[1,3,224,224]', 'ids=int64[1,128]', '[3x800x800]' or 'causal:=false'"
 DEPTH = 20
@@ -71,6 +72,11 @@ class Inputs:
         """Whether some argument is a nested tensor, whose shapes are values."""
         values = (*self.args, *self.kwargs.values())
         return any(isinstance(value, Tensor) and value.is_nested for value in values)
+
+    @property
+    def valueless(self) -> bool:
+        """Whether some tensor of the caller is on meta: it can run nowhere else."""
+        return any(tensor.is_meta for tensor in tensors((self.args, self.kwargs)))
 
     def with_values(self, values: Mapping[str, Any]) -> Inputs:
         """The same call with `values` by keyword."""

@@ -107,6 +107,11 @@ def _trace(
         fault = _why_not_meta(error)
         if fault is None:
             raise
+        if chosen is not None and chosen.valueless:
+            raise InspectError(
+                f"meta cannot run {recipe.name} ({fault}), and the inputs are on meta: they have no values",
+                "give tensors with values, or shapes: they are then made on the CPU",
+            ) from error
         logger.info("meta cannot run %s: %s", recipe.name, fault)
         _check_memory(recipe, fault)
         why = f"counted on cpu, because meta cannot run it: {fault}"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import inspector
 from inspector.core.errors import InspectError, first_line
 from inspector.models.inputs import (
     Inputs,
@@ -280,3 +281,17 @@ def test_a_batch_of_two_keeps_runs_and_fixed_values_out_of_the_draw() -> None:
     spec = InputSpec((1, 2), torch.int64, runs=((5, 2),))
     (made,), _ = materialise(batch_of_two(Inputs((spec,))), LINEAR, "cpu")
     assert made.tolist() == [[5, 5], [5, 5]]
+
+
+class Chooses(nn.Module):
+    """What it computes depends on values, which meta does not have."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[x > 0].sum()
+
+
+def test_inputs_without_values_run_on_meta_alone() -> None:
+    assert inspector.trace(Chooses(), "2x3").device == "cpu"
+    with pytest.raises(InspectError, match="the inputs are on meta: they have no values"):
+        inspector.trace(Chooses(), torch.zeros(2, 3, device="meta"))
+    assert inspector.trace(nn.Linear(3, 2), torch.zeros(2, 3, device="meta")).device == "meta"
