@@ -1,4 +1,4 @@
-"""A spec string becomes a model with its inputs. One file a source; `resolve` picks the file.
+"""A spec string becomes a model with its inputs. One file a source; `specs` picks the file.
 
 The names are loaded when they are first used: what reads the headers of files alone needs no torch.
 """
@@ -9,12 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inspector.models.resolve import Model, as_recipe, resolve
+    from inspector.models.specs import Model, as_recipe, resolve
     from inspector.models.subject import Recipe, Subject
 
 __all__ = ["Model", "Recipe", "Subject", "as_recipe", "resolve"]
 
-_FILES = {"Model": "resolve", "as_recipe": "resolve", "Recipe": "subject", "Subject": "subject"}
+_FILES = {
+    "Model": "specs",
+    "Recipe": "subject",
+    "Subject": "subject",
+    "as_recipe": "specs",
+    "resolve": "specs",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import pytest
 import inspector
 from inspector.freezing.handle import freeze_and_verify
 from inspector.models.adapters import adapted
-from inspector.models.resolve import resolve
+from inspector.models.specs import resolve
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.once

@@ -17,7 +17,7 @@ import torch
 
 from inspector.core.errors import InspectError
 from inspector.models import checkpoint
-from inspector.models.resolve import resolve
+from inspector.models.specs import resolve
 from inspector.models.weights import load_tensors
 
 SECONDS = 3.0
