@@ -16,6 +16,7 @@ from .profiling.run import trace as trace
 from .regress.diff import diff as diff
 from .regress.sweep.table import table as table
 from .reporting.report import Report as Report
+from .scaling.report import scale as scale
 from .serving.report import llm as llm
 from .tracing.formulas import Cost as Cost
 from .tracing.formulas import formula as formula

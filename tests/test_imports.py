@@ -34,6 +34,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "profiling": ({"models"}, TORCH),
     "footprint": ({"profiling"}, TORCH),
+    "scaling": ({"footprint"}, TORCH),
     "serving": ({"footprint", "benchmarking"}, {"torch"}),
     "backbones": ({"profiling"}, TORCH),
     "freezing": ({"backbones"}, TORCH),

@@ -7,6 +7,8 @@ so the record shows a new storage there): torch/csrc/autograd/input_buffer.cpp.
 
 from __future__ import annotations
 
+import sys
+from bisect import bisect_left
 from math import prod
 from typing import NamedTuple
 
@@ -25,9 +27,14 @@ _ROLES = {
     "input": "inputs",
     "constant": "inputs",
     "gradient": "gradients",
+    "optimizer state": "optimizer state",
+    "gathered": "gathered parameters",
+    "communication": "communication buffers",
 }
 MATMULS = {f"aten.{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot")}
 """Operators that cuBLAS runs."""
+PARALLEL = ("gathered parameters", "communication buffers")
+"""What a block is for beside `CATEGORIES` in a step of several processes."""
 
 
 class Block(NamedTuple):
@@ -49,7 +56,7 @@ def blocks(trace: Trace) -> list[Block]:
     merged = _accumulated_in_place(trace)
     sums = set(merged.values())
     place = trace.device.partition(":")[0]
-    backward = _backward_start(trace)
+    backwards = _backwards(trace)
     shapes = _shapes(trace)
     needed = []
     for index, storage in enumerate(trace.storages):
@@ -66,7 +73,7 @@ def blocks(trace: Trace) -> list[Block]:
         needed.append(
             Block(
                 storage.nbytes,
-                _ROLES.get(role) or _category(maker, birth, death, backward),
+                _ROLES.get(role) or _category(maker, birth, death, backwards),
                 module or (maker.module if maker else ""),
                 maker.name if maker else role,
                 birth,
@@ -97,20 +104,22 @@ def _accumulated_in_place(trace: Trace) -> dict[int, int]:
     return sums
 
 
-def _backward_start(trace: Trace) -> int:
-    """The first operator of the backward; in a forward pass all that lives counts as activations: 0."""
+def _backwards(trace: Trace) -> list[int]:
+    """The operators of the backward, of which a step that adds up gradients has several; in a forward pass
+    all that lives counts as activations: every operator."""
     if trace.phase != "train":
-        return 0
-    return next((i for i, op in enumerate(trace.ops) if op.phase == "backward"), len(trace.ops))
+        return list(range(len(trace.ops)))
+    return [index for index, op in enumerate(trace.ops) if op.phase == "backward"]
 
 
-def _category(maker: Op | None, birth: int | None, death: int | None, backward: int) -> str:
+def _category(maker: Op | None, birth: int | None, death: int | None, backwards: list[int]) -> str:
     if maker is not None and maker.group == "autocast" and maker.phase == "forward":
         return "autocast copies"
-    if backward == 0:
-        return "activations"
-    kept = birth is not None and birth < backward and (death is None or death >= backward)
-    return "activations" if kept else "temporaries"
+    if birth is None or maker is None or maker.phase != "forward":
+        return "temporaries"
+    place = bisect_left(backwards, birth)
+    backward = backwards[place] if place < len(backwards) else sys.maxsize
+    return "activations" if death is None or death >= backward else "temporaries"
 
 
 def _shapes(trace: Trace) -> dict[int, tuple[int, int]]:

@@ -29,13 +29,14 @@ OPTIMIZER_STEP = -1
 class Plan:
     """How the step is run. `optimizer` None: no training. `exact`: count bytes as the CPU does, without
     rounding and without workspaces. `workspaces`: what cuBLAS takes; `rules`: what the kernels of
-    convolutions and attention take."""
+    convolutions and attention take. `recorded`: the trace holds the optimizer's step, and its state."""
 
     optimizer: Optimizer | None = None
     master_weights: bool = False
     exact: bool = False
     workspaces: Workspaces = field(default_factory=Workspaces.expected)
     rules: Rules = field(default_factory=Rules)
+    recorded: bool = False
 
     @staticmethod
     def of(trace: Trace, optimizer: str = "sgd", **more: Any) -> Plan:
@@ -82,7 +83,7 @@ def simulate(trace: Trace, plan: Plan) -> Memory:
     """The memory of a step of `trace` under `plan`: a pure function of the two."""
     run = _Run(trace, plan)
     run.prepare()
-    if plan.optimizer is not None:
+    if plan.optimizer is not None or plan.recorded:
         run.step(watched=False)
     run.step(watched=True)
     return run.result()

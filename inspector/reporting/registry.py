@@ -189,6 +189,17 @@ QUANTITIES: dict[str, Quantity] = {
     "attention_workspace": Quantity(Unit.BYTE, label="attention's workspaces add at most"),
     "max_batch": Quantity(Unit.COUNT, direction="higher", label="largest batch", own_form=Form.PLAIN),
     "peak_per_process": Quantity(Unit.BYTE, "toleranced", label="estimate for each process"),
+    # What a rank of many holds, sends and takes.
+    "param_bytes_per_rank": Quantity(Unit.BYTE, label="parameters of a rank"),
+    "gradient_bytes_per_rank": Quantity(Unit.BYTE, label="gradients of a rank"),
+    "optimizer_bytes_per_rank": Quantity(Unit.BYTE, label="optimizer state of a rank"),
+    "collectives": Quantity(Unit.COUNT, label="collectives a step", depends_on=TORCH),
+    "collective_bytes": Quantity(Unit.BYTE, label="bytes of collectives"),
+    "sent_bytes": Quantity(Unit.BYTE, label="sent by a rank"),
+    "compute_seconds": Quantity(Unit.SECOND, label="compute, at least"),
+    "exposed_seconds": Quantity(Unit.SECOND, label="exposed communication, at least"),
+    "step_bound": Quantity(Unit.SECOND, label="step, at least"),
+    "mfu_bound": Quantity(Unit.SHARE, direction="higher", label="MFU, at most"),
     # What a command did, met or compared.
     "frozen_params": _neutral(Unit.COUNT, "frozen parameters"),
     "matches": Quantity(Unit.COUNT, direction="higher"),
@@ -224,6 +235,13 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     **dict.fromkeys(("allocated", "reserved", "peak memory"), Quantity(Unit.BYTE, "toleranced")),
     **dict.fromkeys(("peak_bytes", "peak"), _measured(Unit.BYTE, form=Form.SIZE_IF_MEASURED)),
+    **{
+        f"{name}_bytes": Quantity(Unit.BYTE, label=name.replace("_", " "))
+        for name in ("parameters", "gradients", "optimizer_state", "buffers")
+    },
+    "nbytes": Quantity(Unit.BYTE, label="bytes"),
+    "sent": Quantity(Unit.BYTE),
+    **dict.fromkeys(("rank", "processes"), _neutral(Unit.COUNT, form=Form.PLAIN)),
     "memory": _neutral(Unit.BYTE),
     **dict.fromkeys(
         ("seconds", "own_seconds", "cpu_seconds", "step_seconds", "warm_up_seconds", "first_call_seconds",
@@ -262,7 +280,7 @@ FAMILIES = {
 _LIVE = (
     "parameters", "buffers", "optimizer state", "master weights", "gradients", "autocast copies",
     "activations", "temporaries", "inputs", "workspace", "parameter", "buffer", "input", "constant",
-    "gradient", "intermediate",
+    "gradient", "intermediate", "gathered parameters", "communication buffers",
 )  # fmt: skip
 OF_TABLE: dict[str, dict[str, Quantity]] = {
     "stages": {"modules": TEXT},
@@ -289,6 +307,7 @@ OF_TABLE: dict[str, dict[str, Quantity]] = {
     "propagation": dict.fromkeys(("forward_std", "forward_max", "backward_std"), NUMBER),
     "validations": {"best": Quantity(Unit.NUMBER, "toleranced")}
     | dict.fromkeys(("num_bad_epochs", "last_epoch"), _neutral(Unit.COUNT)),
+    "collectives": {"seconds": Quantity(Unit.SECOND)},
     "devices": {"cores": _neutral(Unit.COUNT)},
     "models": {"entries": TEXT},
     "tensors": {

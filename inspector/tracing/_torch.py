@@ -84,6 +84,17 @@ NAMES = {
     "NormBase": "torch.nn.modules.batchnorm._NormBase",
     "SpectralNorm": "torch.nn.utils.parametrizations._SpectralNorm",
     "batched_nms": "torchvision.ops.boxes._batched_nms_coordinate_trick",
+    "FakeTensor": "torch._subclasses.fake_tensor.FakeTensor",
+    "FakeTensorMode": "torch._subclasses.fake_tensor.FakeTensorMode",
+    "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
+    "FSDPParamGroup": "torch.distributed.fsdp._fully_shard._fsdp_param_group.FSDPParamGroup",
+    "start_fsdp": "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState._lazy_init",
+    "fsdp_state_of": "torch.distributed.fsdp.FSDPModule._get_fsdp_state",
+    "has_kernel": "torch._C._dispatch_has_kernel_for_dispatch_key",
+    "collectives_on_meta": "torch.distributed._tools.fake_collectives.functional_collectives",
+    "rebuild_buckets": "torch._C._distributed_c10d.Reducer._rebuild_buckets",
+    "group_by_name": "torch.distributed.distributed_c10d._resolve_process_group",
+    "in_lists": "torch.optim.optimizer._foreach_supported_types",
     "multiscale_roi_align": "torchvision.ops.poolers._multiscale_roi_align",
 }
 """Functions, classes and constants: the name here, and where torch keeps it."""
@@ -179,6 +190,14 @@ def _dispatch_mode() -> type:
             return False
 
     return DispatchMode
+
+
+def prepare_collectives() -> None:
+    """Let collectives run on tensors without values: torch 2.8 registers that only on this import."""
+    import torch.distributed  # noqa: F401
+
+    if not __getattr__("has_kernel")("c10d::allreduce_", "Meta"):
+        __getattr__("collectives_on_meta")
 
 
 def missing(path: str) -> InspectError:

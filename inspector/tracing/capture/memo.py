@@ -30,6 +30,14 @@ class MetaMemo:
         if len(self._results) > _LIMIT:
             self._results.clear()
 
+    def plain(self, result: Any) -> bool:
+        """Whether a result is described by its shape, strides and dtype."""
+        return type(result) is Tensor and result.device.type == "meta"
+
+    def empty(self, shape: Any, stride: Any, dtype: Any) -> Tensor:
+        """A result like one that was seen."""
+        return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+
     def recall(self, signature: Any, operator: Any, args: Any) -> Any:
         """The result of an earlier call that looked the same, or NotImplemented."""
         if not self.active or operator.in_place is None:
@@ -43,7 +51,7 @@ class MetaMemo:
         if operator.in_place:
             return args[0]
         single, layouts = kept
-        made = [None if layout is None else _empty(*layout) for layout in layouts]
+        made = [None if layout is None else self.empty(*layout) for layout in layouts]
         return made[0] if single else tuple(made)
 
     def learn(
@@ -60,12 +68,12 @@ class MetaMemo:
             return
         try:
             if operator.in_place:
-                if result is args[0] and result.device.type == "meta" and _kept_its_form(result, signature):
+                if result is args[0] and self.plain(result) and _kept_its_form(result, signature):
                     self._results[signature] = True
             elif made and all(spec.storage >= storages_before for spec in made):
                 single = isinstance(result, Tensor)
                 results = (result,) if single else result
-                if isinstance(results, tuple) and all(map(_plain, results)):
+                if isinstance(results, tuple) and all(r is None or self.plain(r) for r in results):
                     layouts = [None if r is None else (r.shape, r.stride(), r.dtype) for r in results]
                     self._results[signature] = single, layouts
         except TypeError:
@@ -76,11 +84,3 @@ def _kept_its_form(result: Tensor, signature: Any) -> bool:
     """Whether an in-place operator left shape and strides alone: `unsqueeze_` must run each time.
     (A signature begins with the operator, then shape, dtype and strides of the first argument.)"""
     return bool(signature[1] == result.shape and signature[3] == result.stride())
-
-
-def _plain(result: Any) -> bool:
-    return result is None or (type(result) is Tensor and result.device.type == "meta")
-
-
-def _empty(shape: Any, stride: Any, dtype: Any) -> Tensor:
-    return torch.empty_strided(shape, stride, dtype=dtype, device="meta")

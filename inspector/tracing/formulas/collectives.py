@@ -11,6 +11,17 @@ from typing import Any
 from inspector.tracing.formulas.registry import FREE, Cost, formula, numel
 
 
+@formula(
+    *(
+        f"fsdp.{name}"
+        for name in ("all_gather_copy_in", "split_with_sizes_copy", "chunk_cat", "chunk_cat_mixed_dtype")
+    )
+)
+def packed(out: Any, *_: Any, **__: Any) -> Cost:
+    """What FSDP2 copies into and out of the buffers of its collectives."""
+    return FREE
+
+
 def _functional(names: str) -> list[str]:
     return [f"_c10d_functional.{name}" for name in names.split()]
 

@@ -1,0 +1,64 @@
+"""Simulate sharded training on many devices, without any of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from inspector.cli.choices import Attention, Dtype, Phase
+from inspector.cli.command import command
+
+Shard = Literal["ddp", "zero1", "zero2", "fsdp", "hsdp"]
+Stepping = Literal["sgd", "momentum", "adam", "adamw"]
+Half = Literal["bfloat16", "float16", "float32"]
+
+
+@command("scaling.report:scale", "model inputs call model_args seed")
+def scale(
+    mesh: Annotated[
+        str, typer.Option(metavar="dp=64,tp=8", help="Sizes of dp, tp, and replicate (of hsdp).")
+    ],
+    shard: Annotated[
+        Optional[Shard], typer.Option(help="What data-parallel ranks share. Default: fsdp.")
+    ] = None,
+    batch: Annotated[Optional[int], typer.Option(min=1, help="Samples of each data-parallel rank.")] = None,
+    phase: Annotated[Phase, typer.Option(help="train, or forward: without gradients.")] = "train",
+    optimizer: Annotated[Optional[Stepping], typer.Option(help="Default: sgd.")] = None,
+    amp: Annotated[bool, typer.Option("--amp", help="Autocast to bfloat16.")] = False,
+    dtype: Annotated[Optional[Dtype], typer.Option(help="Of weights and inputs.")] = None,
+    param_dtype: Annotated[Optional[Half], typer.Option(help="FSDP2 gathers parameters in this.")] = None,
+    reduce_dtype: Annotated[Optional[Half], typer.Option(help="FSDP2 reduces gradients in this.")] = None,
+    reshard: Annotated[
+        bool, typer.Option("--reshard/--no-reshard", help="Free gathered parameters after the forward.")
+    ] = True,
+    wrap: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="GLOB", help="Modules that FSDP2 gathers as one; repeatable. Default: blocks."),
+    ] = None,
+    checkpoint_activations: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="GLOB", help="Compute these modules again in the backward; repeatable."),
+    ] = None,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients make one step.")] = 1,
+    tp_plan: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="YAML of `module.*.path: colwise` lines.")
+    ] = None,
+    attention: Annotated[Attention, typer.Option(help="fused, as a GPU runs it, or math.")] = "fused",
+    gpu: Annotated[Optional[str], typer.Option(help="The device, e.g. h100: adds bounds of time.")] = None,
+    nodes: Annotated[
+        Optional[str], typer.Option(metavar="8x8", help="Nodes x devices in each. Default: 8 in each.")
+    ] = None,
+    network: Annotated[
+        Optional[float], typer.Option(metavar="GB/S", help="Of each device between nodes, one direction.")
+    ] = None,
+    fits: Annotated[
+        Optional[str], typer.Option(metavar="80GB", help="Exit with 1 if a rank needs more than this.")
+    ] = None,
+) -> None:
+    """Simulate sharded training on many devices, without any of them.
+
+    torch's own FSDP2, tensor parallelism and DDP run on a fake process group, one rank at a time: what each
+    holds, what it sends, and how fast that can be.
+    """

@@ -1,0 +1,153 @@
+"""How long a step takes at least, and what of its communication no overlap can hide.
+
+Time of a collective: every process of the group must receive what it does not have. Of a tensor of N bytes
+over p processes, m of them in each node, a process receives N (p - 1) / p through its own link, and a node
+N (p - m) / p through the m adapters of those processes; the longer of the two counts. An all-reduce is a
+reduce-scatter and an all-gather, so twice that (no sums inside switches).
+
+What is exposed for certain: collectives that the next operator waits for (tensor parallelism), the first
+all-gather, before which nothing can be computed, and the reduction that follows the last operator of the
+backward. All else may overlap with compute, so that a step takes no less than the compute with those, and
+no less than all that passes one kind of link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from inspector.core.devices import Device
+from inspector.core.errors import InspectError
+from inspector.core.links import Links
+from inspector.profiling.roofline import roof
+from inspector.profiling.views.bounds import Roof, bound
+from inspector.scaling.communication import Collective
+from inspector.tracing.record import Trace
+
+_BESIDE = ("c10d.", "_c10d_functional", "fsdp.")
+"""Operators that may run beside the computation, on streams of their own."""
+INSIDE, BETWEEN = "inside a node", "between nodes"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device, its links in GB/s, and the devices in a node. `between` None: the rate is not known."""
+
+    device: Device
+    links: Links
+    per_node: int
+    nodes: int
+
+    @staticmethod
+    def of(device: Device, links: Links, nodes: tuple[int, int] | None, world_size: int) -> Machine:
+        """Raises InspectError where the nodes do not hold the world."""
+        count, per_node = nodes or (-(-world_size // 8), min(world_size, 8))
+        if nodes is not None and count * per_node != world_size:
+            raise InspectError(
+                f"{count} nodes of {per_node} hold {count * per_node} ranks, but the mesh has {world_size}",
+                "let the two agree",
+            )
+        return Machine(device, links, per_node, count)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a step, all lower bounds: `compute` (with the optimizer), `exposed` communication, and all
+    of it `inside` nodes and `between` them. `useful`: what the products of a forward take at the peak, three
+    times (a backward has twice as many). None: a link's rate is not known."""
+
+    compute: float
+    exposed: float | None
+    inside: float | None
+    between: float | None
+    useful: float | None
+    unknown: int
+
+    @property
+    def step(self) -> float | None:
+        """Seconds that a step takes at least."""
+        if self.exposed is None or self.inside is None or self.between is None:
+            return None
+        return max(self.compute + self.exposed, self.inside, self.between)
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation at most."""
+        return None if self.step is None or self.useful is None else self.useful / self.step
+
+
+def seconds(collective: Collective, machine: Machine, strides: Mapping[str, int]) -> tuple[str, float | None]:
+    """Which kind of link a collective uses, and how long it takes there at least; None where nobody knows
+    that. `strides`: how far apart neighbours of each dimension are in the order of ranks."""
+    size, stride = collective.size, strides.get(collective.over, 1)
+    here = max(1, min(size, machine.per_node // stride))
+    place = INSIDE if here == size else BETWEEN
+    if size == 1 or collective.kind == "receive" or not collective.nbytes:
+        return place, 0.0
+    times = 2 if collective.kind == "all-reduce" else 1
+    links = machine.links
+    if collective.kind in ("send", "broadcast"):
+        own = entering = float(collective.nbytes)
+    else:
+        own = collective.nbytes * (size - 1) / size
+        entering = collective.nbytes * (size - here) / size
+    parts = []
+    if here > 1:
+        parts.append((own, links.inside, 1))
+    if place == BETWEEN:
+        parts.append((entering, links.between, here))
+    if any(rate is None for _, rate, _ in parts):
+        return place, None
+    return place, max(times * nbytes / (rate * 1e9 * share) for nbytes, rate, share in parts if rate)
+
+
+def times(
+    trace: Trace, collectives: Sequence[Collective], machine: Machine, strides: Mapping[str, int]
+) -> Times:
+    """The bounds of a recorded step."""
+    limits = roof(machine.device)
+    bounds = [bound(op, limits) for op in trace.ops if not op.name.startswith(_BESIDE)]
+    compute = sum(limit.seconds for limit in bounds)
+    sums: dict[str, float | None] = {INSIDE: 0.0, BETWEEN: 0.0}
+    each = [(collective, *seconds(collective, machine, strides)) for collective in collectives]
+    for _, place, took in each:
+        before = sums[place]
+        sums[place] = None if took is None or before is None else before + took
+    return Times(
+        compute,
+        _exposed([(collective, took) for collective, _, took in each], trace),
+        sums[INSIDE],
+        sums[BETWEEN],
+        _useful(trace, limits),
+        sum(limit.compute is None for limit in bounds),
+    )
+
+
+def _exposed(each: Sequence[tuple[Collective, float | None]], trace: Trace) -> float | None:
+    """Of collectives over tp all; of the others the first, where nothing is computed before it, and those
+    after the last product of the backward."""
+    products = [index for index, op in enumerate(trace.ops) if op.macs and op.phase != "optimizer"]
+    first, last = (products[0], products[-1]) if products else (0, len(trace.ops))
+    certain = [
+        took
+        for collective, took in each
+        if collective.over == "tp" or collective.at < first or collective.at > last
+    ]
+    return None if any(took is None for took in certain) else sum(took or 0.0 for took in certain)
+
+
+def _useful(trace: Trace, limits: Roof) -> float | None:
+    if trace.phase != "train":
+        return None
+    return 3 * sum(_products(trace, limits))
+
+
+def _products(trace: Trace, limits: Roof) -> Iterable[float]:
+    for op in trace.ops:
+        if op.macs and op.phase == "forward":
+            dtype = next(
+                (s.dtype for s in (*op.inputs, *op.outputs) if s.dtype.startswith(("float", "bfloat"))), ""
+            )
+            peak = limits.peak(dtype, True)
+            share = 1.0 if op.density is None else op.density
+            yield 2 * op.macs * share / peak if peak else 0.0

@@ -1,0 +1,102 @@
+"""A model on a mesh: torch's own tensor parallelism, FSDP2 and DDP, applied in the order that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor.parallel import parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+
+from inspector.core.errors import InspectError, first_line
+from inspector.core.naming import select
+from inspector.scaling.layout import Layout
+from inspector.scaling.tensor_parallel import own_plan, styles
+from inspector.tracing import _torch
+
+
+def shard(model: nn.Module, layout: Layout, mesh: DeviceMesh) -> None:
+    """Split `model` over `mesh` in place, but for DDP, which wraps a model that has values."""
+    if layout.tensor_parallel > 1:
+        plan = layout.plan if layout.plan is not None else own_plan(model)
+        _refusing("tensor parallelism", parallelize_module, model, mesh["tp"], styles(model, plan))
+    if layout.fully_sharded:
+        _refusing("FSDP2", _fully_shard, model, layout, mesh)
+
+
+def _fully_shard(model: nn.Module, layout: Layout, mesh: DeviceMesh) -> None:
+    policy = MixedPrecisionPolicy(
+        param_dtype=_dtype(layout.param_dtype), reduce_dtype=_dtype(layout.reduce_dtype)
+    )
+    over = mesh["replicate", "dp"] if layout.shard == "hsdp" else mesh["dp"]
+    more: dict[str, Any] = {"mesh": over, "mp_policy": policy}
+    reshard = layout.shard != "zero2" and layout.reshard
+    for path in units(model, layout.wrap):
+        fully_shard(model.get_submodule(path), reshard_after_forward=reshard, **more)
+    # torch's own choice for the root: kept from the forward to the backward, which needs it at once
+    fully_shard(model, reshard_after_forward=False, **more)
+
+
+def units(model: nn.Module, globs: tuple[str, ...] = ()) -> list[str]:
+    """The modules whose parameters are gathered together, the inner ones first; the rest of the model is one
+    more. Without `globs`: the outermost entries of lists and sequences that hold parameters, as users wrap
+    the blocks of a transformer; where there are none, the children of the model."""
+    holding = [
+        path for path, module in model.named_modules() if path and next(module.parameters(), None) is not None
+    ]
+    if globs:
+        return sorted(select(holding, globs, "module", "wrap"), key=lambda path: -path.count("."))
+    listed = [path for path in holding if path.rpartition(".")[2].isdigit()]
+    outermost = [p for p in listed if not any(p.startswith(f"{other}.") for other in listed)]
+    return outermost or [path for path in holding if "." not in path]
+
+
+def replicated(model: nn.Module, mesh: DeviceMesh) -> Any:
+    """The model under DDP, which does not compare or send the parameters at its start."""
+    return _refusing(
+        "DDP", DistributedDataParallel, model, process_group=mesh.get_group("dp"), init_sync=False
+    )
+
+
+def materialise(model: nn.Module, device: str = "cpu") -> None:
+    """`model.to_empty` that keeps tied parameters tied."""
+    made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def empty(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            twin = torch.empty_like(tensor, device=device)
+            if isinstance(tensor, nn.Parameter):
+                twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
+            made[id(tensor)] = tensor, twin
+        return made[id(tensor)][1]
+
+    for registry in _registries(model):
+        for name, tensor in registry.items():
+            if tensor is not None:
+                registry[name] = empty(tensor)
+
+
+def _registries(model: nn.Module) -> Iterator[dict[str, Any]]:
+    for module in model.modules():
+        yield _torch.parameters_of(module)
+        yield _torch.buffers_of(module)
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    return getattr(torch, name) if name else None
+
+
+def _refusing(what: str, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """What torch says against a model becomes an InspectError."""
+    try:
+        return function(*args, **kwargs)
+    except InspectError:
+        raise
+    except (RuntimeError, ValueError, NotImplementedError, AssertionError, TypeError) as error:
+        raise InspectError(
+            f"{what} refuses the model: {first_line(error)}", "choose another layout for this model"
+        ) from error

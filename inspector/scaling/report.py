@@ -1,0 +1,314 @@
+"""`inspect scale`: what each of many devices holds and sends in a step, and how fast that can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from inspector.core.devices import named
+from inspector.core.errors import InspectError
+from inspector.core.links import links, read_nodes
+from inspector.core.naming import nearest
+from inspector.footprint.blocks import CATEGORIES, PARALLEL
+from inspector.footprint.question import DTYPES, parse_size
+from inspector.footprint.step import CUDA_CONTEXT
+from inspector.models import Model
+from inspector.models.subject import refuse_scripted
+from inspector.reporting.report import Chart, Finding, Report, Section, environment, metrics
+from inspector.scaling import tensor_parallel
+from inspector.scaling.child import Request
+from inspector.scaling.layout import OPTIMIZERS, Layout
+from inspector.scaling.run import simulate
+from inspector.tracing.capture.kernels import ATTENTION
+
+_TOP = 16
+_NOTES = (
+    "simulated: torch's own distributed code ran on fake tensors, each rank for itself; sizes and collectives"
+    " are those of torch, peaks those of its allocator with one stream: memory of other streams is not"
+    " reused, which may add to `peak_reserved`",
+    "not in these numbers: CUDA's own context, what NCCL allocates, and fragmentation beyond two steps",
+)
+_BOUNDS = (
+    "times are lower bounds, and MFU is an upper bound: operators at the device's peak or bandwidth,"
+    " collectives at the rate of their links, all overlapping but what cannot (inspector/scaling/bound.py)"
+)
+
+
+def scale(
+    model: Model,
+    mesh: str | Mapping[str, int],
+    inputs: Any = None,
+    *,
+    shard: str | None = None,
+    batch: int | None = None,
+    phase: str = "train",
+    optimizer: str | None = None,
+    amp: bool = False,
+    dtype: str | None = None,
+    param_dtype: str | None = None,
+    reduce_dtype: str | None = None,
+    reshard: bool = True,
+    wrap: Sequence[str] = (),
+    checkpoint_activations: Sequence[str] = (),
+    accumulate: int = 1,
+    tp_plan: str | Path | None = None,
+    attention: str = "fused",
+    gpu: str | None = None,
+    nodes: str | None = None,
+    network: float | None = None,
+    fits: str | int | None = None,
+    ranks: Sequence[int] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    call: str | None = None,
+    seed: int = 0,
+    tell: Callable[[str, float], None] = lambda what, share: None,
+) -> Report:
+    """Simulate a step of `model` on a mesh of devices, rank by rank, without any of them.
+
+    model: a spec, or an nn.Module whose class another process can import.
+    mesh: the sizes of its dimensions, "dp=64,tp=8" or a mapping: dp (batches, and parameters under
+        FSDP), replicate (of hsdp), tp (tensor parallelism). Ranks are numbered with tp next to each other.
+    shard: "ddp", "zero1", "zero2", "fsdp" (default), "hsdp". `reshard`: free parameters after the forward.
+        `wrap`: globs of the modules that FSDP2 gathers as one; without them the blocks of the model.
+    inputs, batch, phase, optimizer (sgd, momentum, adam, adamw), amp, dtype, attention, call, seed: as
+        `inspector.memory` takes them. `batch` is that of each data-parallel rank.
+    param_dtype, reduce_dtype: FSDP2's mixed precision. checkpoint_activations: globs of modules that are
+        computed again. accumulate: batches a step.
+    tp_plan: a YAML file of styles by module; None takes the plan that a model of transformers brings.
+    gpu, nodes, network: the device, nodes x devices ("8x8"), GB/s between nodes for each device: adds bounds
+        of the step's time. fits: bytes that a device has, or "80GB". ranks: which to simulate; first and last.
+
+    Raises InspectError for what torch refuses, and for what the simulation cannot represent.
+    """
+    plan = tensor_parallel.read(tp_plan) if tp_plan is not None else None
+    layout = Layout.of(
+        mesh, shard, reshard=reshard, wrap=tuple(wrap), checkpoints=tuple(checkpoint_activations),
+        accumulate=accumulate, param_dtype=param_dtype, reduce_dtype=reduce_dtype, plan=plan,
+    )  # fmt: skip
+    _check(layout, phase, optimizer, dtype, attention, gpu, nodes, network)
+    if isinstance(model, nn.Module):
+        refuse_scripted(model)
+    request = Request(
+        model, dict(model_args or {}), call, inputs, batch, layout,
+        None if phase == "forward" else optimizer or "sgd", amp, dtype, attention, seed, gpu,
+        read_nodes(nodes) if nodes is not None else None, network,
+    )  # fmt: skip
+    request.machine()
+    chosen = _ranks(ranks, layout.world_size)
+    limit = parse_size(fits) if fits is not None else None
+    return _report(request, simulate(request, chosen, tell), limit)
+
+
+def _check(
+    layout: Layout, phase: str, optimizer: str | None, dtype: str | None, attention: str, gpu: str | None,
+    nodes: str | None, network: float | None,
+) -> None:  # fmt: skip
+    if phase not in ("forward", "train"):
+        raise InspectError(f"unknown phase {phase!r}", "use one of: forward, train")
+    if phase == "forward" and (optimizer or layout.checkpoints or layout.accumulate > 1):
+        raise InspectError(
+            "an optimizer, recomputation and accumulation belong to training", 'add `phase="train"`'
+        )
+    if optimizer is not None and optimizer not in OPTIMIZERS:
+        hint = nearest(optimizer, OPTIMIZERS, f"simulated are: {', '.join(OPTIMIZERS)}")
+        raise InspectError(f"the optimizer {optimizer!r} is not simulated", hint)
+    if dtype is not None and dtype not in DTYPES:
+        raise InspectError(f"unknown dtype {dtype!r}", f"use one of: {', '.join(DTYPES)}")
+    if attention not in ATTENTION:
+        raise InspectError(f"unknown attention {attention!r}", f"use one of: {', '.join(ATTENTION)}")
+    if gpu is None and (nodes is not None or network is not None):
+        raise InspectError("`nodes=` and `network=` give times of a device", 'add `gpu="h100"`')
+    if network is not None and not network > 0:
+        raise InspectError(f"a network of {network} GB/s sends nothing", "use e.g. `network=50`")
+
+
+def _ranks(ranks: Sequence[int] | None, world_size: int) -> list[int]:
+    chosen = sorted({0, world_size - 1} if ranks is None else set(ranks))
+    wrong = next((rank for rank in chosen if not 0 <= rank < world_size), None)
+    if wrong is not None or not chosen:
+        raise InspectError(f"there is no rank {wrong} among {world_size}", "ranks count from 0")
+    return chosen
+
+
+def _report(request: Request, answers: list[dict[str, Any]], limit: int | None) -> Report:
+    """The report: a pure function of what was asked and simulated."""
+    fullest = max(answers, key=lambda answer: answer["peak_allocated"])
+    tables = {
+        "ranks": pd.DataFrame([_row(answer) for answer in answers]),
+        "collectives": _frame(
+            fullest["collectives"], "collective over processes calls nbytes sent link seconds"
+        ),
+        "peak": _peak(fullest),
+        "communication": _frame(fullest["by_module"], "module collective over calls nbytes sent"),
+        "timeline": _timeline(fullest),
+    }
+    findings = [*_fits(fullest, limit), *_remarks(request, fullest)]
+    verdict = "none" if limit is None else "fail" if findings[0].status == "fail" else "pass"
+    modules = tables["communication"].sort_values("nbytes", ascending=False, kind="stable")
+    model = f"({fullest['name']} itself)"
+    shown = modules.assign(module=modules["module"].replace("", model))
+    sections = [
+        Section("what each rank holds", tables["ranks"]),
+        Section(f"collectives of a step (rank {fullest['rank']})", _shown(tables["collectives"])),
+        Section(f"composition of the peak (rank {fullest['rank']})", tables["peak"]),
+        Section("communication by module", shown.head(_TOP), _more(len(shown))),
+    ]
+    return Report(
+        command="scale",
+        subject=_subject(request, fullest),
+        environment=environment(seed=request.seed),
+        metrics=metrics(_metrics(fullest)),
+        tables=tables,
+        findings=findings,
+        verdict=verdict,
+        header=_header(request, fullest),
+        sections=[section for section in sections if len(section.frame)],
+        charts=[_chart(tables["timeline"])],
+    )
+
+
+def _more(rows: int) -> str:
+    return f"the largest {_TOP} of {rows}" if rows > _TOP else ""
+
+
+def _frame(rows: list[dict[str, Any]], columns: str) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def _shown(collectives: pd.DataFrame) -> pd.DataFrame:
+    """Without the columns of times where no device was named."""
+    timed = collectives["link"].astype(bool).any()
+    return collectives if timed else collectives.drop(columns=["link", "seconds"])
+
+
+def _row(answer: dict[str, Any]) -> dict[str, Any]:
+    held = {name.replace(" ", "_"): nbytes for name, nbytes in answer["held"].items()}
+    place = ",".join(f"{name}={at}" for name, at in answer["place"].items())
+    names = {f"{name}_bytes": nbytes for name, nbytes in held.items()}
+    peaks = {name: answer[name] for name in ("peak_allocated", "peak_reserved")}
+    return {"rank": answer["rank"], "place": place, **names, **peaks}
+
+
+def _peak(answer: dict[str, Any]) -> pd.DataFrame:
+    rows = [(name, answer["peak"][name]) for name in (*CATEGORIES, *PARALLEL) if answer["peak"].get(name)]
+    frame = pd.DataFrame(rows, columns=["category", "bytes"])
+    return frame.assign(share=frame["bytes"] / (answer["peak_allocated"] or 1))
+
+
+def _timeline(answer: dict[str, Any]) -> pd.DataFrame:
+    columns = ["at", "phase", "module", "operator", "bytes", *CATEGORIES, *PARALLEL]
+    frame = pd.DataFrame(answer["timeline"], columns=columns)
+    names = [*CATEGORIES, *PARALLEL]
+    return frame.fillna(dict.fromkeys(names, 0)).astype(dict.fromkeys(names, "int64"))
+
+
+def _subject(request: Request, answer: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": answer["name"],
+        "source": answer["source"],
+        "inputs": answer["inputs"],
+        "phase": "forward" if request.optimizer is None else "train",
+        "device": "fake",
+        "mesh": request.layout.text,
+        "shard": request.layout.shard,
+        **({"gpu": named(request.gpu).name} if request.gpu is not None else {}),
+    }
+
+
+def _metrics(answer: dict[str, Any]) -> dict[str, Any]:
+    held, rows = answer["held"], answer["collectives"]
+    values: dict[str, Any] = {
+        "param_bytes_per_rank": held["parameters"],
+        "gradient_bytes_per_rank": held["gradients"],
+        "optimizer_bytes_per_rank": held["optimizer state"],
+        "peak_allocated": answer["peak_allocated"],
+        "peak_reserved": answer["peak_reserved"],
+        "collectives": sum(row["calls"] for row in rows),
+        "collective_bytes": sum(row["nbytes"] for row in rows),
+        "sent_bytes": sum(row["sent"] for row in rows),
+    }
+    bounds = answer["times"]
+    if bounds is not None:
+        values |= {
+            "compute_seconds": bounds["compute"],
+            "exposed_seconds": bounds["exposed"],
+            "step_bound": bounds["step"],
+            "mfu_bound": bounds["mfu"],
+        }
+    return values
+
+
+def _header(request: Request, answer: dict[str, Any]) -> list[tuple[str, str]]:
+    layout = request.layout
+    how = layout.shard if layout.data_parallel > 1 else "one batch"
+    if layout.fully_sharded and layout.shard != "zero2" and not layout.reshard:
+        how += ", parameters stay gathered after the forward"
+    step = "inference" if request.optimizer is None else f"training step, {request.optimizer}"
+    if layout.accumulate > 1:
+        step += f", {layout.accumulate} batches"
+    precision = request.dtype or "as the model is"
+    precision += ", autocast to bfloat16" if request.amp else ""
+    for name, dtype in (("parameters", layout.param_dtype), ("reductions", layout.reduce_dtype)):
+        precision += f", {name} in {dtype}" if dtype else ""
+    spot = answer["peak_at"]
+    lines = [
+        ("model", f"{answer['name']} ({answer['source']}, {answer['type'].removeprefix('FSDP')})"),
+        ("mesh", f"{layout.text}: {layout.world_size:,} ranks, {how}"),
+        ("input", " ".join(answer["inputs"]) + " on each data-parallel rank"),
+        ("phase", step),
+        ("precision", precision),
+        ("peak at", f"{spot['phase']}: {spot['operator']} of {spot['module'] or 'the model'}"),
+    ]
+    machine = request.machine()
+    if machine is not None:
+        own = machine.links
+        text = f"{machine.device.name}, {machine.nodes} x {machine.per_node}: {own.inside or '?'} GB/s inside"
+        text += f" a node, {own.between or '?'} between ({own.source})"
+        lines.insert(2, ("devices", text))
+    return lines
+
+
+def _fits(answer: dict[str, Any], limit: int | None) -> list[Finding]:
+    if limit is None:
+        return []
+    need = answer["needed"]
+    text = f"needs {_gib(need)} of {_gib(limit)} (reserved, and {_gib(CUDA_CONTEXT[1])} for CUDA itself)"
+    evidence = {"needed": need, "limit": limit}
+    status, word = ("fail", "does not fit") if need > limit else ("pass", "fits")
+    return [Finding("fits", status, answer["name"], f"{word}: {text}", evidence)]
+
+
+def _gib(nbytes: float) -> str:
+    return f"{nbytes / 2**30:.2f} GiB"
+
+
+def _remarks(request: Request, answer: dict[str, Any]) -> list[Finding]:
+    notes = [*answer["notes"], *_NOTES]
+    if answer["times"] is not None:
+        notes.append(_BOUNDS)
+        if answer["times"]["step"] is None:
+            who = links(named(request.gpu or "").name).name
+            notes.append(
+                f"no bound of the step's time: the rate between nodes of {who} depends on the machine,"
+                " and `network=` gives it"
+            )
+    if answer["unknown"]:
+        names = ", ".join(sorted(answer["unknown"]))
+        notes.append(f"no formula for {names}: the compute time is a lower bound without their arithmetic")
+    return [Finding("provenance", "warn", "", text) for text in notes]
+
+
+def _chart(timeline: pd.DataFrame) -> Chart:
+    used = [name for name in (*CATEGORIES, *PARALLEL) if timeline[name].any()]
+    long = timeline.melt("at", ["bytes", *used], "part", "nbytes")
+    long["GiB"] = long.pop("nbytes") / 2**30
+    long["part"] = long["part"].replace("bytes", "all")
+    return Chart(
+        "line", "What lives when, on the fullest rank", "operator", "GiB",
+        long.rename(columns={"at": "operator"}), group="part",
+        note="x is the index of the operator in the step; each point is the peak of its time slice",
+    )  # fmt: skip

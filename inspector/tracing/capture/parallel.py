@@ -1,0 +1,182 @@
+"""The record of a step of torch.distributed: what one process of many runs, holds and sends.
+
+Beside what every `Recorder` notes, three facts of parallel code meet here:
+- a DTensor takes itself apart, and the operators on this process's local tensors are what runs here;
+- FSDP2 frees and grows the memory of gathered parameters by `resize_` of their storage, which no dispatch
+  mode sees: a storage that grows again is a new block;
+- what FSDP2 does for a group of parameters belongs to the module that holds them, whichever module runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps as keeps_name
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inspector.tracing import _torch
+from inspector.tracing.capture.memo import MetaMemo
+from inspector.tracing.capture.modules import Places, Shared
+from inspector.tracing.capture.recorder import Recorder
+from inspector.tracing.record import WrappedSpec
+
+GATHERED, COMMUNICATION = "gathered", "communication"
+"""Roles of storages: parameters gathered from other processes, and buffers that are sent or received."""
+_APART = {"DTensor", "AsyncCollectiveTensor"}
+_OF_GROUPS = {
+    "unshard": GATHERED,
+    "wait_for_unshard": GATHERED,
+    "post_backward": COMMUNICATION,
+}
+"""What FSDP2 does for one group of parameters, and the role of what it makes for that."""
+
+
+class _FakeMemo(MetaMemo):
+    """The memo of fake tensors on the CPU, each around a meta tensor."""
+
+    def __init__(self, mode: Any) -> None:
+        self.active, self.mode = True, mode
+        self._results = {}
+        self._device = torch.device("cpu")
+
+    def plain(self, result: Any) -> bool:
+        """One whose value is remembered (a step's number) may be asked for it."""
+        return type(result) is _torch.FakeTensor and result.constant is None
+
+    def empty(self, shape: Any, stride: Any, dtype: Any) -> Tensor:
+        with _torch.unseen():
+            meta = super().empty(shape, stride, dtype)
+            made: Tensor = _torch.FakeTensor(self.mode, meta, self._device)
+        return made
+
+    def recall(self, signature: Any, operator: Any, args: Any) -> Any:
+        if operator.in_place and not self.plain(args[0]):
+            return NotImplemented
+        return super().recall(signature, operator, args)
+
+
+class ParallelRecorder(Recorder):
+    """Records one process of a parallel step on fake tensors."""
+
+    def __init__(self, places: Places, mode: Any) -> None:
+        super().__init__(places, "cpu")
+        self._memo = _FakeMemo(mode)
+        self.role = "intermediate"
+        self._freed: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if any(kind.__name__ in _APART for kind in types):
+            return NotImplemented
+        if getattr(func, "namespace", "") == "prim":  # a question about a tensor, no operator
+            return func(*args, **(kwargs or {}))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _made(self, result: Any, index: int) -> Any:
+        before = len(self.storages)
+        made = super()._made(result, index)
+        if self.role != "intermediate":
+            for entry in self.storages[before:]:
+                entry[2] = self.role
+        return made
+
+    def claim(self, tensor: Tensor, role: str, module: str = "") -> None:
+        """Say what the memory of a tensor is for, whatever was thought of it before."""
+        spec = self._spec(tensor, role, None)
+        for part in spec.parts if isinstance(spec, WrappedSpec) else (spec,):
+            if part.storage >= 0:
+                self.storages[part.storage][2] = role
+                self.storages[part.storage][5] = module
+
+    @contextmanager
+    def at(self, path: str, role: str) -> Iterator[None]:
+        """What runs inside belongs to the module at `path`; what it makes has `role`."""
+        self._callers.append(self.path)
+        outer, self.path, self.role = self.role, path, role
+        try:
+            yield
+        finally:
+            self.path, self.role = self._callers.pop(), outer
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(_resizes_told(self._resized))
+            stack.enter_context(self._groups())
+            stack.enter_context(super().recording())
+            yield
+
+    def _resized(self, storage: Any, before: int, after: int) -> None:
+        key = id(storage)
+        index = self._live.pop(key, None)
+        if index is None:
+            index = self._freed.get(key)
+        elif before:
+            self.storages[index][4] = len(self.raw) - 1
+        if index is None:
+            return
+        if after == 0:
+            self._freed[key] = index
+            return
+        self._freed.pop(key, None)
+        reference, (_, device, role, _, _, module) = self._references[index], self.storages[index]
+        reference.index = self._live[key] = len(self.storages)
+        self._devices.append(device)
+        self.storages.append([after, device, role, len(self.raw), None, module])
+        self._references.append(reference)
+
+    def _died(self, reference: Any) -> None:
+        if self._freed.pop(reference.key, None) is None:
+            super()._died(reference)
+
+    @contextmanager
+    def _groups(self) -> Iterator[None]:
+        """Let what FSDP2 does for a group of parameters belong to its module."""
+        kind = _torch.FSDPParamGroup
+        before = {name: getattr(kind, name) for name in _OF_GROUPS}
+        try:
+            for name, role in _OF_GROUPS.items():
+                setattr(kind, name, self._belonging(before[name], role))
+            yield
+        finally:
+            for name, method in before.items():
+                setattr(kind, name, method)
+
+    def _belonging(self, method: Callable[..., Any], role: str) -> Callable[..., Any]:
+        @keeps_name(method)
+        def of_module(group: Any, *args: Any, **kwargs: Any) -> Any:
+            with self.at(self._path_of(group.modules[0]), role):
+                return method(group, *args, **kwargs)
+
+        return of_module
+
+    def _path_of(self, module: nn.Module) -> str:
+        path = self.places.get(id(module), "")
+        return path.paths[0] if isinstance(path, Shared) else path
+
+
+@contextmanager
+def _resizes_told(tell: Callable[[Any, int, int], object]) -> Iterator[None]:
+    """Tell of each storage that changes its size, with its bytes before and after."""
+    kind: Any = torch.UntypedStorage
+    original, own = kind.resize_, "resize_" in vars(kind)
+
+    def resize_(storage: Any, size: int) -> Any:
+        before = storage.nbytes()
+        result = original(storage, size)
+        if size != before:
+            tell(storage, before, size)
+        return result
+
+    kind.resize_ = resize_
+    try:
+        yield
+    finally:
+        if own:
+            kind.resize_ = original
+        else:
+            del kind.resize_
