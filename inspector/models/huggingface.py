@@ -22,6 +22,7 @@ from inspector.models.inputs import Inputs
 from inspector.models.subject import Recipe
 from inspector.reporting.report import Finding
 from inspector.tracing.record import StateEntry
+from inspector.tracing.storage import without_values
 
 _TO_BUILDER = ("attn_implementation", "experts_implementation")
 """Arguments that choose kernels: they go to the constructor, all others change the configuration."""
@@ -233,14 +234,14 @@ def _not_run(config: Any, cls: Any) -> tuple[str, ...]:
 def _decided() -> Iterator[None]:
     """What transformers reads from values is decided once.
 
-    Without a cache it reads from the positions whether several sequences are packed into one row: on meta a
-    row is one sequence, as it is without positions of one's own. Nor does it look, on any device, for padding
+    Without a cache it reads from the positions whether several sequences are packed into one row: on meta,
+    and as fake tensors, a row is one sequence, as it is without positions of one's own. Nor does it look, on any device, for padding
     that it would warn of, or for the token that ends a text: random weights come upon one at random.
     """
 
     def looking(look: Any) -> Any:
         def find_packed_sequence_indices(position_ids: Tensor) -> Any:
-            return None if position_ids.device.type == "meta" else look(position_ids)
+            return None if without_values(position_ids) else look(position_ids)
 
         return find_packed_sequence_indices
 

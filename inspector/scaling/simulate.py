@@ -182,13 +182,15 @@ class Step:
             self.optimizer = self._optimizer(question.optimizer)
 
     def _optimizer(self, name: str) -> torch.optim.Optimizer:
-        """torch's own, in lists of tensors as it takes them on a GPU. It steps element by element: a rank's
-        step is the step of its local tensors, without what a DTensor costs in Python."""
+        """torch's own, in lists of tensors as it takes them on a GPU. FSDP2 gives each shard a gradient split
+        alike: the step is that of the local tensors, without what DTensors cost in Python. Under tensor
+        parallelism alone a gradient may be split in another way than its parameter."""
         parameters = [p for p in self.bare.parameters() if p.requires_grad]
         more: dict[str, Any] = {}
         if self.recorder is not None:
-            self._locals = [(p, nn.Parameter(local(p).detach())) for p in parameters]
-            parameters = [twin for _, twin in self._locals]
+            if self.layout.fully_sharded:
+                self._locals = [(p, nn.Parameter(local(p).detach())) for p in parameters]
+                parameters = [twin for _, twin in self._locals]
             if self.question.kernels.device == "cuda":
                 more["foreach"] = True
         kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}.get(name, torch.optim.SGD)

@@ -94,7 +94,6 @@ NAMES = {
     "collectives_on_meta": "torch.distributed._tools.fake_collectives.functional_collectives",
     "rebuild_buckets": "torch._C._distributed_c10d.Reducer._rebuild_buckets",
     "group_by_name": "torch.distributed.distributed_c10d._resolve_process_group",
-    "in_lists": "torch.optim.optimizer._foreach_supported_types",
     "multiscale_roi_align": "torchvision.ops.poolers._multiscale_roi_align",
 }
 """Functions, classes and constants: the name here, and where torch keeps it."""

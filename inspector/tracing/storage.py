@@ -34,3 +34,8 @@ def same_values_id(tensor: Tensor) -> object:
     if storage is None or not tensor.numel():
         return id(tensor)
     return storage, tensor.storage_offset(), tensor.numel()
+
+
+def without_values(tensor: Tensor) -> bool:
+    """Whether nobody can read a tensor's elements: it is on meta, or a fake tensor."""
+    return tensor.device.type == "meta" or type(tensor).__name__ == "FakeTensor"

@@ -1,0 +1,87 @@
+"""What both sides of the comparison run: models, meshes, and the inputs of a rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Case:
+    """`model` on `mesh`, split as `shard`; `optimizer` of torch."""
+
+    model: str
+    mesh: str
+    shard: str
+    optimizer: str = "adamw"
+    reshard: bool = True
+    accumulate: int = 1
+    param_dtype: str | None = None
+
+    @property
+    def name(self) -> str:
+        more = ("" if self.reshard else "-kept") + (f"-{self.accumulate}x" if self.accumulate > 1 else "")
+        more += f"-{self.param_dtype}" if self.param_dtype else ""
+        return f"{self.model}-{self.shard}-{self.mesh.replace('=', '').replace(',', '-')}{more}"
+
+    @property
+    def world_size(self) -> int:
+        sizes = [int(part.partition("=")[2]) for part in self.mesh.split(",")]
+        return int(torch.tensor(sizes).prod())
+
+
+TWO = (
+    Case("llama", "dp=2", "ddp"),
+    Case("llama", "dp=2", "zero1"),
+    Case("llama", "dp=2", "fsdp"),
+    Case("llama", "dp=2", "fsdp", reshard=False),
+    Case("llama", "dp=2", "zero2", "sgd"),
+    Case("llama", "dp=2", "fsdp", accumulate=2),
+    Case("llama", "dp=2", "fsdp", param_dtype="bfloat16"),
+    Case("gpt2", "dp=2", "ddp"),
+    Case("gpt2", "dp=2", "fsdp", "momentum"),
+    Case("resnet50", "dp=2", "ddp", "momentum"),
+    Case("resnet50", "dp=2", "fsdp", "sgd"),
+    Case("llama", "tp=2", "fsdp"),
+)
+FOUR = (
+    Case("llama", "dp=4", "ddp", "sgd"),
+    Case("resnet50", "dp=4", "fsdp", "adamw"),
+    Case("llama", "replicate=2,dp=2", "hsdp"),
+    Case("llama", "dp=2,tp=2", "fsdp"),
+)
+"""The last of each is the one with tensor parallelism: torch 2.8 remembers the first mesh that it saw."""
+
+
+def build(name: str) -> nn.Module:
+    """Small models of odd sizes, so that shards are uneven. transformers' own plan splits llama."""
+    if name == "resnet50":
+        from torchvision.models import resnet50
+
+        return resnet50(num_classes=101)
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    if name == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(n_embd=48, n_layer=3, n_head=3, vocab_size=101, n_positions=64, use_cache=False))
+    config = LlamaConfig(
+        hidden_size=72, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, intermediate_size=180,
+        vocab_size=130, use_cache=False,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def inputs(name: str) -> list[str]:
+    if name == "resnet50":
+        return ["2x3x64x64"]
+    return ["input_ids=int64[2,40]", "labels=int64[2,40]"]
+
+
+def call(name: str) -> dict[str, Any]:
+    """The inputs as tensors, by keyword."""
+    if name == "resnet50":
+        return {"x": torch.randn(2, 3, 64, 64)}
+    ids = torch.randint(0, 100, (2, 40))
+    return {"input_ids": ids, "labels": ids.clone()}
