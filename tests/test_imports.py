@@ -55,6 +55,8 @@ room above it), and packages that are not of the standard library."""
 PASSAGES = {
     # The front of profiling hands the question to another counter; those stand on profiling's other files.
     "profiling/profile.py": {"counters.profile"},
+    # What each of several processes needs is simulated, by the room that stands on this one's other files.
+    "footprint/report.py": {"scaling.processes"},
     # A worker freezes and initialises its model as the settings say, before it trains.
     "distributed/rank.py": {"freezing", "initialization"},
     # What a page carries along is drawn by the room that made it.

@@ -47,7 +47,7 @@ def memory(
         Optional[str], typer.Option(metavar="24GiB", help="Find the largest batch that fits in this.")
     ] = None,
     world_size: Annotated[
-        Optional[int], typer.Option(min=1, help="Add an estimate for each of N processes.")
+        Optional[int], typer.Option(min=1, help="Add the peak of each of N processes, simulated.")
     ] = None,
     shard: Annotated[Sharding, typer.Option(help="How those processes share the model.")] = "ddp",
     measure: Annotated[

@@ -56,6 +56,10 @@ def scale(
     fits: Annotated[
         Optional[str], typer.Option(metavar="80GB", help="Exit with 1 if a rank needs more than this.")
     ] = None,
+    ranks: Annotated[
+        Optional[list[int]],
+        typer.Option("--rank", min=0, help="Simulate this one; repeatable. Default: first and last."),
+    ] = None,
 ) -> None:
     """Simulate sharded training on many devices, without any of them.
 

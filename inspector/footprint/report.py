@@ -15,7 +15,6 @@ from inspector.footprint import OPTIMIZERS, Plan, sections, simulate
 from inspector.footprint.calibration import Calibration
 from inspector.footprint.cublas import Workspaces
 from inspector.footprint.question import Question, largest_batch, parse_size
-from inspector.footprint.shard import KINDS
 from inspector.footprint.workspaces import Rules
 from inspector.models import Model, as_recipe
 from inspector.profiling.run import BATCH_OF_TWO, needs_two
@@ -23,6 +22,9 @@ from inspector.reporting.report import Report
 from inspector.tracing.capture import ForwardError
 from inspector.tracing.capture.kernels import Kernels
 from inspector.tracing.record import Trace
+
+SHARDS = ("ddp", "fsdp")
+"""How the processes of `world_size=` share the model."""
 
 
 def memory(
@@ -62,7 +64,8 @@ def memory(
         kernels and workspaces are simulated. calibrate: a file of `benchmarks/gpu.py 2`, which narrows the
         range of cuDNN's workspaces for its card and versions. fits, max_batch: bytes, or "24GiB": whether the
         step fits, the largest batch that does.
-    world_size, shard: adds an estimate for N processes under "ddp" or "fsdp".
+    world_size, shard: adds the peak of each of N processes under "ddp" or "fsdp", simulated as
+        `inspector.scale` does.
     call: the method to run in place of the forward.
     measure: also run it on this machine's device, and compare.
 
@@ -81,6 +84,8 @@ def memory(
     _check_processes(world_size, shard)
     note = f"{calibrate} does not apply: {idle}" if idle else ""
     ask = partial(sections.Asked, depth=depth, limit=limit, world_size=world_size, shard=shard, note=note)
+    if world_size is not None:
+        _check_sharing(isinstance(model, Trace), master_weights)
     if isinstance(model, Trace):
         options = (inputs, batch, dtype, max_batch, model_args, amp, measure, checkpoint_activations, call)
         _refuse_options(phase, attention, options)
@@ -95,7 +100,17 @@ def memory(
         as_recipe(model, model_args, call), inputs, phase, seed, kernels, dtype, checkpoint_activations,
         optimizer or "sgd", master_weights, workspaces, rules,
     )  # fmt: skip
-    return sections.report(_asked(question, ask, batch, room, measure))
+    asked = _asked(question, ask, batch, room, measure)
+    if world_size is not None:
+        from inspector.scaling.processes import fullest
+
+        rank = fullest(
+            model, world_size, shard, inputs, batch=asked.batch, phase=phase, optimizer=optimizer, amp=amp,
+            dtype=dtype, attention=attention, gpu=gpu, checkpoints=checkpoint_activations,
+            model_args=model_args, call=call, seed=seed,
+        )  # fmt: skip
+        asked = replace(asked, rank=rank)
+    return sections.report(asked)
 
 
 def _asked(
@@ -128,10 +143,20 @@ def _asked(
 
 
 def _check_processes(world_size: int | None, shard: str) -> None:
-    if world_size is not None and (world_size < 1 or shard not in KINDS):
+    if world_size is not None and (world_size < 1 or shard not in SHARDS):
         raise InspectError(
-            f"cannot estimate {world_size} processes under {shard!r}",
-            f"`world_size=` is 1 or more, `shard=` one of: {', '.join(KINDS)}",
+            f"cannot simulate {world_size} processes under {shard!r}",
+            f"`world_size=` is 1 or more, `shard=` one of: {', '.join(SHARDS)}; more has `inspector.scale`",
+        )
+
+
+def _check_sharing(traced: bool, master_weights: bool) -> None:
+    """What runs on several processes is run for them, with torch's own optimizers."""
+    if traced:
+        raise InspectError("a finished trace is of one process", "pass the model to run it on `world_size=`")
+    if master_weights:
+        raise InspectError(
+            "torch's own sharding keeps no master weights", "leave `master_weights=` out, or `world_size=`"
         )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from inspector.footprint import CATEGORIES, Memory, Plan
-from inspector.footprint.shard import estimate
+from inspector.footprint.blocks import PARALLEL
 from inspector.footprint.step import CUDA_CONTEXT
 from inspector.footprint.tables import (
     bars_frame,
@@ -31,7 +32,8 @@ _TOP = 12
 @dataclass(frozen=True)
 class Asked:
     """A simulated step, and what was asked of it. `limit` and `room` in bytes, `tried` the batches that the
-    search for the largest looked at."""
+    search for the largest looked at. `rank`: the summary
+    of one of `world_size` processes, from `inspector.scaling`."""
 
     trace: Trace
     plan: Plan
@@ -44,6 +46,7 @@ class Asked:
     tried: list[dict[str, Any]] = field(default_factory=list)
     world_size: int | None = None
     shard: str = "ddp"
+    rank: Mapping[str, Any] | None = None
     measured: Any = None
     note: str = ""
 
@@ -76,11 +79,15 @@ def report(asked: Asked) -> Report:
     if asked.tried:
         tables["batches"] = Table.of(asked.tried)
         sections.append(Section("batches tried", tables["batches"]))
-    if asked.world_size is not None:
-        terms = estimate(trace, memory, asked.world_size, asked.shard)
+    if asked.rank is not None:
+        terms = {
+            name: asked.rank["peak"][name]
+            for name in (*CATEGORIES, *PARALLEL)
+            if asked.rank["peak"].get(name)
+        }
         tables["processes"] = Table.of(terms.items(), ("part", "bytes"))
         shown = Table.of([*terms.items(), ("sum", sum(terms.values()))], ("part", "bytes"))
-        title = f"estimate for each of {asked.world_size} processes, {asked.shard}"
+        title = f"the peak of each of {asked.world_size} processes, {asked.shard} (simulated)"
         sections.append(Section(title, shown))
     if asked.measured is not None:
         tables["measured"] = asked.measured.frame
@@ -121,9 +128,8 @@ def _metrics(asked: Asked) -> dict[str, Metric]:
         values["max_batch"] = asked.batch if any(row["fits"] for row in asked.tried) else 0
     sums = memory.categories
     values |= {f"peak_{name.replace(' ', '_')}": sums[name] for name in CATEGORIES}
-    if asked.world_size is not None:
-        terms = estimate(asked.trace, memory, asked.world_size, asked.shard)
-        values["peak_per_process"] = sum(terms.values())
+    if asked.rank is not None:
+        values["peak_per_process"] = asked.rank["peak_allocated"]
     return metrics(values)
 
 

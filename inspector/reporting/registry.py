@@ -188,7 +188,7 @@ QUANTITIES: dict[str, Quantity] = {
     "convolution_workspace": Quantity(Unit.BYTE, label="cuDNN's workspaces add at most"),
     "attention_workspace": Quantity(Unit.BYTE, label="attention's workspaces add at most"),
     "max_batch": Quantity(Unit.COUNT, direction="higher", label="largest batch", own_form=Form.PLAIN),
-    "peak_per_process": Quantity(Unit.BYTE, "toleranced", label="estimate for each process"),
+    "peak_per_process": Quantity(Unit.BYTE, label="peak of each process"),
     # What a rank of many holds, sends and takes.
     "param_bytes_per_rank": Quantity(Unit.BYTE, label="parameters of a rank"),
     "gradient_bytes_per_rank": Quantity(Unit.BYTE, label="gradients of a rank"),

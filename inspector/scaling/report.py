@@ -80,7 +80,7 @@ def scale(
         computed again. accumulate: batches a step.
     tp_plan: a YAML file of styles by module; None takes the plan that a model of transformers brings.
     gpu, nodes, network: the device, nodes x devices ("8x8"), GB/s between nodes for each device: adds bounds
-        of the step's time. fits: bytes that a device has, or "80GB". ranks: which to simulate; first and last.
+        of the step's time. fits: bytes that a device has, or "80GB". ranks: to simulate; first and last.
 
     Raises InspectError for what torch refuses, and for what the simulation cannot represent.
     """

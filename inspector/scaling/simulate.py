@@ -178,6 +178,8 @@ class Step:
         self.optimizer: torch.optim.Optimizer | None = None
         self._locals: list[tuple[nn.Parameter, nn.Parameter]] = []
         self.wrapped: Any = replicated(model, mesh) if layout.replicated and question.optimizer else model
+        if recorder is not None and layout.fully_sharded:  # it pads shards at its first forward
+            _torch.start_fsdp(_torch.fsdp_state_of(model))
         if question.optimizer is not None:
             self.optimizer = self._optimizer(question.optimizer)
 
@@ -205,9 +207,7 @@ class Step:
         return kind(parameters, lr=_LR, **more)  # type: ignore[no-any-return]
 
     def prepare(self) -> None:
-        """Give the optimizer its state, FSDP2 its place in memory, and DDP its buckets."""
-        if self.layout.fully_sharded:
-            _torch.start_fsdp(_torch.fsdp_state_of(self.bare))
+        """Give the optimizer its state, and DDP its buckets."""
         if self.optimizer is None:
             return
         if self.layout.replicated:

@@ -90,6 +90,7 @@ NAMES = {
     "FSDPParamGroup": "torch.distributed.fsdp._fully_shard._fsdp_param_group.FSDPParamGroup",
     "start_fsdp": "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState._lazy_init",
     "fsdp_state_of": "torch.distributed.fsdp.FSDPModule._get_fsdp_state",
+    "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
     "has_kernel": "torch._C._dispatch_has_kernel_for_dispatch_key",
     "collectives_on_meta": "torch.distributed._tools.fake_collectives.functional_collectives",
     "rebuild_buckets": "torch._C._distributed_c10d.Reducer._rebuild_buckets",

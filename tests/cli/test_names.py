@@ -24,7 +24,18 @@ OTHER_NAMES = {
 OTHER_DEFAULTS = {
     ("profile", "cache"): "formulas that a program registers are not in the key of a cached trace",
 }
-SEVERAL = {"inputs", "args", "model_args", "stages", "patterns", "counters", "precisions", "modes", "batches"}
+SEVERAL = {
+    "inputs",
+    "args",
+    "model_args",
+    "stages",
+    "patterns",
+    "counters",
+    "precisions",
+    "modes",
+    "batches",
+    "ranks",
+}
 """Keywords of several values, whose option gives one of them at a time."""
 
 options = pytest.mark.parametrize("name", COMMANDS)

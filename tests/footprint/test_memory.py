@@ -208,7 +208,7 @@ def test_the_model_is_unchanged() -> None:
         ({"gpu": "b300"}, "no device is called"),
         ({"batch": 0}, "holds no sample"),
         ({"batch": 2, "max_batch": "1GiB"}, "`max_batch=` searches for the batch"),
-        ({"world_size": 2, "shard": "zero"}, "cannot estimate 2 processes"),
+        ({"world_size": 2, "shard": "zero"}, "cannot simulate 2 processes"),
         ({"phase": "backward"}, "unknown phase"),
     ],
 )

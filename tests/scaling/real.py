@@ -66,7 +66,13 @@ def llama_plan(model: Any) -> dict[str, Any]:
         "lm_head": ColwiseParallel(output_layouts=Replicate()),
     }
     for number in range(len(model.model.layers)):
-        for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"):
+        for name in (
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "mlp.gate_proj",
+            "mlp.up_proj",
+        ):
             plan[f"model.layers.{number}.{name}"] = ColwiseParallel()
         for name in ("self_attn.o_proj", "mlp.down_proj"):
             plan[f"model.layers.{number}.{name}"] = RowwiseParallel()
@@ -90,7 +96,9 @@ def program(case: cases.Case) -> dict[str, Any]:
     if sharded:
         over = mesh["replicate", "dp"] if case.shard == "hsdp" else mesh["dp"]
         reshard = case.reshard and case.shard != "zero2"
-        policy = MixedPrecisionPolicy(param_dtype=getattr(torch, case.param_dtype) if case.param_dtype else None)
+        policy = MixedPrecisionPolicy(
+            param_dtype=getattr(torch, case.param_dtype) if case.param_dtype else None
+        )
         for block in blocks(case, model):
             fully_shard(block, mesh=over, reshard_after_forward=reshard, mp_policy=policy)
         fully_shard(model, mesh=over, reshard_after_forward=False, mp_policy=policy)

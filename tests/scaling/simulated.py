@@ -1,6 +1,6 @@
 """The same cases simulated, with the kernels and the exact sizes of a CPU.
 
-    python simulated.py RANK ANSWER CASE...
+python simulated.py RANK ANSWER CASE...
 """
 
 from __future__ import annotations

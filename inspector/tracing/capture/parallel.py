@@ -26,6 +26,7 @@ from inspector.tracing.record import WrappedSpec
 GATHERED, COMMUNICATION = "gathered", "communication"
 """Roles of storages: parameters gathered from other processes, and buffers that are sent or received."""
 _APART = {"DTensor", "AsyncCollectiveTensor"}
+_ASKS = "_propagate_tensor_meta_non_cached"
 _OF_GROUPS = {
     "unshard": GATHERED,
     "wait_for_unshard": GATHERED,
@@ -107,6 +108,7 @@ class ParallelRecorder(Recorder):
         with ExitStack() as stack:
             stack.enter_context(_resizes_told(self._resized))
             stack.enter_context(self._groups())
+            stack.enter_context(_shapes_asked_aside())
             stack.enter_context(super().recording())
             yield
 
@@ -157,6 +159,24 @@ class ParallelRecorder(Recorder):
     def _path_of(self, module: nn.Module) -> str:
         path = self.places.get(id(module), "")
         return path.paths[0] if isinstance(path, Shared) else path
+
+
+@contextmanager
+def _shapes_asked_aside() -> Iterator[None]:
+    """DTensor runs each new operator once on whole tensors, to learn the shape of its result: that is no work
+    of this process."""
+    kind, name = _torch.ShardingPropagator, _ASKS
+    original = getattr(kind, name)
+
+    def aside(*args: Any, **kwargs: Any) -> Any:
+        with _torch.unseen():
+            return original(*args, **kwargs)
+
+    setattr(kind, name, aside)
+    try:
+        yield
+    finally:
+        setattr(kind, name, original)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from inspector.tracing import _torch
 _HOOKS = "torch.distributed.fsdp"
 _GATHERED = (
     "FSDP2 is counted as what each process computes: on whole parameters, in their own dtype, without"
-    ' communication; `world_size=` with `shard="fsdp"` estimates the memory of one process'
+    " communication; `inspector.scale` simulates what one process holds and sends"
 )
 _WHOLE = (
     "operators on DTensors are counted whole; their bytes, and all that runs on local tensors, are this"

@@ -1,0 +1,90 @@
+"""Simulated ranks against real ones: bytes held, collectives and their bytes, and the peak of memory.
+
+`real.py` is the program of a user, on two and on four processes under gloo, and (for peaks) on real tensors
+in a process with torch's fake group; `simulated.py` is what `inspect scale` computes, with the CPU's kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scaling import cases
+
+ROOT = Path(__file__).parents[2]
+HELD = ("parameters", "gradients", "optimizer state", "buffers")
+TOLERANCE = 0.01 if cases.KV_HEADS == 2 else 0.02
+"""Of the peak. torch 2.8 is 1.5% above it with parameters in bfloat16; all others are within 0.2%."""
+
+
+def start(module: str, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-m", f"tests.scaling.{module}", *words]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int, str], Any]:
+    """What each side says, by its name, the rank (first and last) and the case."""
+    folder, said = tmp_path_factory.mktemp("ranks"), {}
+    for chosen in (cases.TWO, cases.FOUR):
+        size, names = chosen[0].world_size, [case.name for case in chosen]
+        unheard = [case.name for case in chosen if case.shard not in ("ddp", "zero1")]
+        store = str(folder / f"store{size}")
+        gloo = [
+            start("real", "gloo", str(size), str(rank), store, str(folder / f"gloo{size}-{rank}"), *names)
+            for rank in range(size)
+        ]
+        _ended(gloo)
+        for rank in (0, size - 1):
+            fake, simulated = folder / f"fake{size}-{rank}", folder / f"simulated{size}-{rank}"
+            alone = start("real", "fake", str(size), str(rank), "", str(fake), *unheard)
+            _ended([alone, start("simulated", str(rank), str(simulated), *names)])
+            for side in ("gloo", "fake", "simulated"):
+                content = json.loads((folder / f"{side}{size}-{rank}").read_text())
+                said.update({(side, rank, name): answer for name, answer in content.items()})
+    return said
+
+
+def _ended(processes: list[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+
+
+EACH = pytest.mark.parametrize(
+    ("case", "rank"),
+    [
+        pytest.param(case, rank, id=f"{case.name}-rank{rank}")
+        for case in (*cases.TWO, *cases.FOUR)
+        for rank in (0, case.world_size - 1)
+    ],
+)
+
+
+@EACH
+def test_a_simulated_rank_holds_and_sends_what_a_real_one_does(
+    case: cases.Case, rank: int, answers: dict[Any, Any]
+) -> None:
+    real, simulated = answers["gloo", rank, case.name], answers["simulated", rank, case.name]
+    assert {name: simulated[name] for name in HELD} == {name: real[name] for name in HELD}
+    assert real["parameters"] > 0
+    assert simulated["collectives"] == real["collectives"]
+    assert simulated["nbytes"] == real["nbytes"]
+    assert real["collectives"]
+
+
+@EACH
+def test_its_peak_is_that_of_torchs_memory_events(
+    case: cases.Case, rank: int, answers: dict[Any, Any]
+) -> None:
+    side = "gloo" if case.shard in ("ddp", "zero1") else "fake"
+    real, simulated = answers[side, rank, case.name]["peak"], answers["simulated", rank, case.name]["peak"]
+    assert simulated == pytest.approx(real, rel=TOLERANCE)
+    assert real > 1_000_000
