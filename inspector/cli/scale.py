@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Optional
 
 import typer
 
-from inspector.cli.choices import Attention, Dtype, Phase
+from inspector.cli.choices import Attention, Dtype, Half, Phase, Scattering, Stepping
 from inspector.cli.command import command
-
-Shard = Literal["ddp", "zero1", "zero2", "fsdp", "hsdp"]
-Stepping = Literal["sgd", "momentum", "adam", "adamw"]
-Half = Literal["bfloat16", "float16", "float32"]
 
 
 @command("scaling.report:scale", "model inputs call model_args seed")
@@ -21,7 +17,7 @@ def scale(
         str, typer.Option(metavar="dp=64,tp=8", help="Sizes of dp, tp, and replicate (of hsdp).")
     ],
     shard: Annotated[
-        Optional[Shard], typer.Option(help="What data-parallel ranks share. Default: fsdp.")
+        Optional[Scattering], typer.Option(help="What data-parallel ranks share. Default: fsdp.")
     ] = None,
     batch: Annotated[Optional[int], typer.Option(min=1, help="Samples of each data-parallel rank.")] = None,
     phase: Annotated[Phase, typer.Option(help="train, or forward: without gradients.")] = "train",

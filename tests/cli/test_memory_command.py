@@ -44,14 +44,32 @@ def test_every_option_reaches_the_prediction(inspect: Run, net_file: Path) -> No
     code, out, _ = inspect(
         "memory", f"{net_file}:Net", "--input", "1x3x32x32", "--batch", 4, "--phase", "train", "--optimizer",
         "adam", "--dtype", "float16", "--master-weights", "--checkpoint-activations", "conv", "--attention",
-        "math", "--gpu", "h100", "--world-size", 4, "--shard", "fsdp", "--depth", 2,
+        "math", "--gpu", "h100", "--depth", 2,
     )  # fmt: skip
     assert code == 0
     for said in (
-        "float16[4,3,32,32]", "adam, master weights", "checkpointed", "math", "gathered units",
-        "estimate for each of 4 processes, fsdp", "the peak by module (depth 2)",
-    ):  # fmt: skip
+        "float16[4,3,32,32]",
+        "adam, master weights",
+        "checkpointed",
+        "math",
+        "the peak by module (depth 2)",
+    ):
         assert said in out
+
+
+def test_the_processes_that_share_a_model_are_simulated(inspect: Run, net_file: Path) -> None:
+    words = "memory", f"{net_file}:Net", "--input", "4x3x32x32", "--phase", "train", "--world-size", 4
+    code, out, _ = inspect(*words, "--shard", "fsdp")
+    assert code == 0
+    for said in (
+        "the peak of each of 4 processes, fsdp (simulated)",
+        "gathered parameters",
+        "peak of each process",
+    ):
+        assert said in out
+    code, _, err = inspect(*words, "--master-weights")
+    assert (code, "keeps no master weights" in err) == (2, True)
+    assert "--world-size" in err
 
 
 @pytest.mark.parametrize(

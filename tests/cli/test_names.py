@@ -85,7 +85,7 @@ def test_the_choices_are_those_of_the_rooms() -> None:
     from inspector.benchmarking import precisions, report
     from inspector.footprint import OPTIMIZERS
     from inspector.footprint import question as footprint
-    from inspector.footprint.shard import KINDS
+    from inspector.footprint.report import SHARDS
     from inspector.freezing.plan import NORMS
     from inspector.freezing.schemes import SCHEMES as COUNTINGS
     from inspector.initialization.schemes import SCHEMES
@@ -95,6 +95,7 @@ def test_the_choices_are_those_of_the_rooms() -> None:
     from inspector.regress.rules import STATES
     from inspector.regress.sweep.table import MEASURES
     from inspector.reporting.formats import FORMATS
+    from inspector.scaling import layout
     from inspector.tracing.capture import PHASES
     from inspector.tracing.capture.kernels import ATTENTION
 
@@ -102,9 +103,10 @@ def test_the_choices_are_those_of_the_rooms() -> None:
         (choices.Phase, PHASES), (choices.Grouping, GROUPINGS), (choices.Format, FORMATS),
         (choices.Dtype, PRECISIONS), (choices.Dtype, footprint.DTYPES), (choices.Counter, counters.NAMES),
         (choices.Counted, [*counters.NAMES, "published"]), (choices.Optimizer, OPTIMIZERS),
-        (choices.Attention, ATTENTION), (choices.Sharding, KINDS), (choices.Counting, COUNTINGS),
+        (choices.Attention, ATTENTION), (choices.Sharding, SHARDS), (choices.Counting, COUNTINGS),
         (choices.Norm, NORMS), (choices.Scheme, SCHEMES), (choices.Expected, ["auto", *SCHEMES]),
         (choices.Precision, precisions.PRECISIONS), (choices.Mode, report.MODES),
-        (choices.Measured, MEASURES), (choices.Source, SOURCES), (choices.State, [*STATES, "none"]),
+        (choices.Scattering, layout.SHARDS), (choices.Stepping, layout.OPTIMIZERS),
+        (choices.Half, layout.DTYPES), (choices.Measured, MEASURES), (choices.Source, SOURCES), (choices.State, [*STATES, "none"]),
     ):  # fmt: skip
         assert set(get_args(declared)) == set(known)
