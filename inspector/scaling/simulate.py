@@ -39,6 +39,9 @@ from inspector.tracing.describe import describe_call
 from inspector.tracing.record import Module, Trace
 
 _LR = 1e-3
+_ONE_BY_ONE = (
+    "the optimizer steps one tensor after another: torch takes no lists that mix DTensors and other tensors"
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def simulate_rank(question: Question, layout: Layout, rank: int) -> Rank:
             storages=step.storages,
             modules=_modules(model, recorder.calls),
             state=state,
-            notes=(*question.recipe.notes, *recorder.notes),
+            notes=(*question.recipe.notes, *recorder.notes, *step.notes),
         )
         return Rank(rank, trace, tuple(collectives(recorder.raw, world.sizes(mesh))))
 
@@ -176,6 +179,7 @@ class Step:
         self.layout, self.question, self.mesh = layout, question, mesh
         self.recorder, self.on = recorder, on
         self.optimizer: torch.optim.Optimizer | None = None
+        self.notes: tuple[str, ...] = ()
         self._locals: list[tuple[nn.Parameter, nn.Parameter]] = []
         self.wrapped: Any = replicated(model, mesh) if layout.replicated and question.optimizer else model
         if recorder is not None and layout.fully_sharded:  # it pads shards at its first forward
@@ -194,7 +198,9 @@ class Step:
                 self._locals = [(p, nn.Parameter(local(p).detach())) for p in parameters]
                 parameters = [twin for _, twin in self._locals]
             if self.question.kernels.device == "cuda":
-                more["foreach"] = True
+                more["foreach"] = len({isinstance(p, DTensor) for p in parameters}) == 1
+                if not more["foreach"]:
+                    self.notes += (_ONE_BY_ONE,)
         kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}.get(name, torch.optim.SGD)
         if name == "momentum":
             more["momentum"] = 0.9
