@@ -26,6 +26,7 @@ from inspector.tracing.record import WrappedSpec
 GATHERED, COMMUNICATION = "gathered", "communication"
 """Roles of storages: parameters gathered from other processes, and buffers that are sent or received."""
 _APART = {"DTensor", "AsyncCollectiveTensor"}
+_DEVICE = torch.ops.prim.device.default
 _ASKS = "_propagate_tensor_meta_non_cached"
 _OF_GROUPS = {
     "unshard": GATHERED,
@@ -73,8 +74,13 @@ class ParallelRecorder(Recorder):
     ) -> Any:
         if any(kind.__name__ in _APART for kind in types):
             return NotImplemented
-        if getattr(func, "namespace", "") == "prim":  # a question about a tensor, no operator
-            return func(*args, **(kwargs or {}))
+        space = getattr(func, "namespace", "")
+        if space == "profiler":  # a mark on torch's own timeline
+            with _torch.unseen():
+                return func(*args, **(kwargs or {}))
+        if space == "prim":  # a question about a tensor, no operator
+            fake = getattr(args[0], "fake_device", None) if func is _DEVICE else None
+            return func(*args, **(kwargs or {})) if fake is None else fake
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def _made(self, result: Any, index: int) -> Any:
