@@ -3,9 +3,8 @@ they grow with ranks (not) and with layers.
 
     python benchmarks/scaling.py
 
-The shape is that of Llama 3.1 405B (arXiv 2407.21783, table 3), as `benchmarks/scale.py` builds it, with one
-sequence of 8,192 tokens on each data-parallel rank. Each row is a process of its own, which starts the one
-that simulates rank 0; both count.
+The shape is that of Llama 3.1 405B (arXiv 2407.21783, table 3), with one sequence of 8,192 tokens on each
+data-parallel rank. Each row is a process of its own, which starts the one that simulates rank 0; both count.
 """
 
 from __future__ import annotations
@@ -21,6 +20,11 @@ from pathlib import Path
 from typing import Any
 
 LAYERS = 126
+SHAPE = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16384,
+    "intermediate_size": 53248, "num_attention_heads": 128, "num_key_value_heads": 8, "vocab_size": 128256,
+    "max_position_embeddings": 131072, "use_cache": False,
+}  # fmt: skip
 ROWS = [(8, 8), (64, 8), (512, 8), (4096, 8), (4096, 16), (4096, 32), (4096, LAYERS)]
 """Ranks, of which 8 are tensor parallel (all, of 8), and layers."""
 
@@ -28,19 +32,14 @@ ROWS = [(8, 8), (64, 8), (512, 8), (4096, 8), (4096, 16), (4096, 32), (4096, LAY
 def row(ranks: int, layers: int) -> dict[str, Any]:
     """One simulated step, in this process and the one that it starts."""
     import inspector
-    from scale import config
 
     start = time.perf_counter()
     mesh = f"dp={ranks // 8},tp=8"
     with tempfile.TemporaryDirectory() as folder:
-        config(layers).save_pretrained(folder)
-        content = json.loads((Path(folder) / "config.json").read_text())
-        content["architectures"] = ["LlamaForCausalLM"]
-        (Path(folder) / "config.json").write_text(json.dumps(content))
+        (Path(folder) / "config.json").write_text(json.dumps({**SHAPE, "num_hidden_layers": layers}))
         inputs = [f"{name}=int64[1,8192]" for name in ("input_ids", "labels")]
         report = inspector.scale(
             f"hf:{folder}", mesh, inputs, optimizer="adamw", dtype="bfloat16", gpu="h100", ranks=[0],
-            checkpoint_activations=["model.layers.*"] if "--checkpoint" in sys.argv else (),
         )  # fmt: skip
     seconds = time.perf_counter() - start
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -14,8 +14,8 @@ from inspector.cli.command import command
 @command("scaling.report:scale", "model inputs call model_args seed")
 def scale(
     mesh: Annotated[
-        str, typer.Option(metavar="dp=64,tp=8", help="Sizes of dp, tp, and replicate (of hsdp).")
-    ],
+        Optional[str], typer.Option(metavar="dp=64,tp=8", help="Sizes of dp, tp, and replicate (of hsdp).")
+    ] = None,
     shard: Annotated[
         Optional[Scattering], typer.Option(help="What data-parallel ranks share. Default: fsdp.")
     ] = None,
@@ -56,6 +56,10 @@ def scale(
         Optional[list[int]],
         typer.Option("--rank", min=0, help="Simulate this one; repeatable. Default: first and last."),
     ] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="Try the meshes of --gpus devices, and sort them.")
+    ] = False,
+    gpus: Annotated[Optional[int], typer.Option(min=1, help="With --search: how many devices.")] = None,
 ) -> None:
     """Simulate sharded training on many devices, without any of them.
 

@@ -200,6 +200,9 @@ QUANTITIES: dict[str, Quantity] = {
     "exposed_seconds": Quantity(Unit.SECOND, label="exposed communication, at least"),
     "step_bound": Quantity(Unit.SECOND, label="step, at least"),
     "mfu_bound": Quantity(Unit.SHARE, direction="higher", label="MFU, at most"),
+    "samples_bound": Quantity(Unit.PER_SECOND, direction="higher", label="samples/s, at most"),
+    "meshes_tried": _neutral(Unit.COUNT),
+    "meshes_fitting": Quantity(Unit.COUNT, direction="higher", label="meshes that fit"),
     # What a command did, met or compared.
     "frozen_params": _neutral(Unit.COUNT, "frozen parameters"),
     "matches": Quantity(Unit.COUNT, direction="higher"),

@@ -22,7 +22,8 @@ from inspector.core.links import Links
 from inspector.profiling.roofline import roof
 from inspector.profiling.views.bounds import Roof, bound
 from inspector.scaling.communication import Collective
-from inspector.tracing.record import Trace
+from inspector.tracing.capture.parallel import COMMUNICATION, GATHERED
+from inspector.tracing.record import Op, Trace
 
 _BESIDE = ("c10d.", "_c10d_functional", "fsdp.")
 """Operators that may run beside the computation, on streams of their own."""
@@ -106,8 +107,9 @@ def times(
 ) -> Times:
     """The bounds of a recorded step."""
     limits = roof(machine.device)
-    bounds = [bound(op, limits) for op in trace.ops if not op.name.startswith(_BESIDE)]
-    compute = sum(limit.seconds for limit in bounds)
+    bounds = {index: bound(op, limits) for index, op in enumerate(trace.ops) if _computes(trace, op)}
+    compute = sum(limit.seconds for limit in bounds.values())
+    own = [index for index, limit in bounds.items() if limit.seconds]
     sums: dict[str, float | None] = {INSIDE: 0.0, BETWEEN: 0.0}
     each = [(collective, *seconds(collective, machine, strides)) for collective in collectives]
     for _, place, took in each:
@@ -115,25 +117,36 @@ def times(
         sums[place] = None if took is None or before is None else before + took
     return Times(
         compute,
-        _exposed([(collective, took) for collective, _, took in each], trace),
+        _exposed([(collective, took) for collective, _, took in each], trace, own),
         sums[INSIDE],
         sums[BETWEEN],
         _useful(trace, limits),
-        sum(limit.compute is None for limit in bounds),
+        sum(limit.compute is None for limit in bounds.values()),
     )
 
 
-def _exposed(each: Sequence[tuple[Collective, float | None]], trace: Trace) -> float | None:
+def _exposed(
+    each: Sequence[tuple[Collective, float | None]], trace: Trace, own: Sequence[int]
+) -> float | None:
     """Of collectives over tp all; of the others the first, where nothing is computed before it, and those
-    after the last product of the backward."""
-    products = [index for index, op in enumerate(trace.ops) if op.macs and op.phase != "optimizer"]
-    first, last = (products[0], products[-1]) if products else (0, len(trace.ops))
+    after the last operator of the backward. `own`: the operators that compute."""
+    working = [index for index in own if trace.ops[index].phase != "optimizer"]
+    first, last = (working[0], working[-1]) if working else (0, len(trace.ops))
     certain = [
         took
         for collective, took in each
         if collective.over == "tp" or collective.at < first or collective.at > last
     ]
     return None if any(took is None for took in certain) else sum(took or 0.0 for took in certain)
+
+
+def _computes(trace: Trace, op: Op) -> bool:
+    """Whether an operator runs with the computation for certain: not what copies or scales the buffers of
+    collectives, which may run beside it."""
+    if op.name.startswith(_BESIDE):
+        return False
+    places = (spec.storage for spec in op.outputs if spec.storage >= 0)
+    return not any(trace.storages[place].role in (GATHERED, COMMUNICATION) for place in places)
 
 
 def _useful(trace: Trace, limits: Roof) -> float | None:

@@ -124,7 +124,8 @@ def run(request: Request, rank: int) -> dict[str, Any]:
         notes.append("a batch of 2, because BatchNorm cannot train on one value per channel")
     made = summary(recorded, layout, machine)
     made["notes"] += notes
-    return {"name": recipe.name, "source": recipe.source, **made}
+    samples = batch_size(*materialise(question.inputs, recipe.build("meta"), "meta"))
+    return {"name": recipe.name, "source": recipe.source, "samples": samples, **made}
 
 
 def _inputs(request: Request, recipe: Recipe, phase: str) -> Inputs:

@@ -23,6 +23,7 @@ from inspector.scaling import tensor_parallel
 from inspector.scaling.child import Request
 from inspector.scaling.layout import OPTIMIZERS, Layout
 from inspector.scaling.run import simulate
+from inspector.scaling.search import found, limit_of
 from inspector.tracing.capture.kernels import ATTENTION
 
 _TOP = 16
@@ -40,7 +41,7 @@ _BOUNDS = (
 
 def scale(
     model: Model,
-    mesh: str | Mapping[str, int],
+    mesh: str | Mapping[str, int] | None = None,
     inputs: Any = None,
     *,
     shard: str | None = None,
@@ -62,6 +63,8 @@ def scale(
     network: float | None = None,
     fits: str | int | None = None,
     ranks: Sequence[int] | None = None,
+    search: bool = False,
+    gpus: int | None = None,
     model_args: Mapping[str, Any] | None = None,
     call: str | None = None,
     seed: int = 0,
@@ -82,8 +85,11 @@ def scale(
     gpu, nodes, network: the device, nodes x devices ("8x8"), GB/s between nodes for each device: adds bounds
         of the step's time. fits: bytes that a device has, or "80GB". ranks: to simulate; first and last.
 
+    search, gpus: in place of a mesh, try those of so many devices, and sort them by what they can reach.
+
     Raises InspectError for what torch refuses, and for what the simulation cannot represent.
     """
+    mesh = _mesh(mesh, search, gpus, gpu, shard, ranks)
     plan = tensor_parallel.read(tp_plan) if tp_plan is not None else None
     layout = Layout.of(
         mesh, shard, reshard=reshard, wrap=tuple(wrap), checkpoints=tuple(checkpoint_activations),
@@ -97,10 +103,30 @@ def scale(
         None if phase == "forward" else optimizer or "sgd", amp, dtype, attention, seed, gpu,
         read_nodes(nodes) if nodes is not None else None, network,
     )  # fmt: skip
-    request.machine()
+    machine = request.machine()
+    if machine is not None and gpus is not None:
+        return found(request, gpus, limit_of(fits, machine), tell)
     chosen = _ranks(ranks, layout.world_size)
     limit = parse_size(fits) if fits is not None else None
     return _report(request, simulate(request, chosen, tell), limit)
+
+
+def _mesh(
+    mesh: str | Mapping[str, int] | None, search: bool, gpus: int | None, gpu: str | None, shard: str | None,
+    ranks: Sequence[int] | None,
+) -> str | Mapping[str, int]:  # fmt: skip
+    """The mesh that is asked for; for a search, that of data parallelism alone."""
+    if not search:
+        if gpus is not None:
+            raise InspectError("`gpus=` belongs to a search", "add `search=True`, or leave it out")
+        if mesh is None:
+            raise InspectError("no mesh is given", 'pass e.g. `mesh="dp=64,tp=8"`, or `search=True`')
+        return mesh
+    if mesh is not None or shard is not None or ranks is not None:
+        raise InspectError("a search chooses mesh and sharding", "leave `mesh=`, `shard=` and `ranks=` out")
+    if gpu is None or gpus is None or gpus < 1:
+        raise InspectError("a search needs a device and how many", 'pass e.g. `gpu="h100"` and `gpus=64`')
+    return {"dp": gpus}
 
 
 def _check(

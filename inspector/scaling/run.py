@@ -14,6 +14,7 @@ from inspector.scaling.child import Request
 
 Tell = Callable[[str, float], None]
 _POLL = 0.05
+_CHILD = "inspector.scaling.child:main"
 
 
 def simulate(request: Request, ranks: Sequence[int], tell: Tell) -> list[dict[str, Any]]:
@@ -25,14 +26,47 @@ def simulate(request: Request, ranks: Sequence[int], tell: Tell) -> list[dict[st
         children: list[Child] = []
         try:
             for rank in ranks:
-                children.append(
-                    Child("inspector.scaling.child:main", [str(file), str(rank)], folder, f"rank{rank}")
-                )
+                children.append(Child(_CHILD, [str(file), str(rank)], folder, f"rank{rank}"))
             _wait(children, tell)
             return [_answer(child, rank) for child, rank in zip(children, ranks)]
         finally:
             for child in children:
                 child.end()
+
+
+def each(
+    requests: Sequence[Request], tell: Callable[[int], None], at_once: int
+) -> list[dict[str, Any] | InspectError]:
+    """The summary of rank 0 of each request, or what stopped it; `at_once` run side by side. `tell` hears how
+    many have ended."""
+    answers: dict[int, dict[str, Any] | InspectError] = {}
+    with tempfile.TemporaryDirectory(prefix="inspector-scale-") as name:
+        folder = Path(name)
+        waiting, running = list(range(len(requests))), dict[int, Child]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    number = waiting.pop(0)
+                    file = folder / f"request{number}.pickle"
+                    requests[number].write(file)
+                    running[number] = Child(_CHILD, [str(file), "0"], folder, f"mesh{number}")
+                for number, child in list(running.items()):
+                    if child.code is not None:
+                        answers[number] = _answer_or_error(running.pop(number))
+                        child.end()
+                        tell(len(answers))
+                time.sleep(_POLL)
+        finally:
+            for child in running.values():
+                child.end()
+    return [answers[number] for number in range(len(requests))]
+
+
+def _answer_or_error(child: Child) -> dict[str, Any] | InspectError:
+    try:
+        return _answer(child, 0)
+    except InspectError as error:
+        return error
 
 
 def _wait(children: Sequence[Child], tell: Tell) -> None:
