@@ -97,6 +97,11 @@ def simulate_rank(question: Question, layout: Layout, rank: int) -> Rank:
             raise
         except Exception as error:
             raise _refusal(question.recipe.name, recorder, error) from error
+        if recorder.recomputes and question.kernels.autocast and not layout.checkpoints:
+            raise InspectError(
+                "the model checkpoints its own parts, whose recomputation under autocast is not simulated",
+                "use `param_dtype=` in place of `amp=`, or `checkpoint_activations=`",
+            )
         trace = Trace(
             model=question.recipe.name,
             source=question.recipe.source,
@@ -271,8 +276,14 @@ class Step:
                 seeds = [torch.ones_like(root) for root in roots]
                 del outputs
                 yield "backward"
-                torch.autograd.backward(roots, seeds)
+                with self._recomputing():
+                    torch.autograd.backward(roots, seeds)
                 del roots, seeds
+
+    def _recomputing(self) -> AbstractContextManager[Any]:
+        """A model that checkpoints its own parts runs their forward again in the backward, with the kernels
+        of the first. Autocast is off there, but in what `checkpoint_modules` wraps."""
+        return self.on() if self.question.kernels.autocast is None else nullcontext()
 
     def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients are reduced in the backward of the last batch alone."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from inspector.tracing import _torch
 from inspector.tracing.capture.memo import MetaMemo
-from inspector.tracing.capture.modules import Places, Shared
+from inspector.tracing.capture.modules import ModuleCall, Places, Shared
 from inspector.tracing.capture.recorder import Recorder
 from inspector.tracing.record import WrappedSpec
 
@@ -67,6 +67,7 @@ class ParallelRecorder(Recorder):
         super().__init__(places, "cpu")
         self._memo = _FakeMemo(mode)
         self.role = "intermediate"
+        self.recomputes = False
         self._freed: dict[int, int] = {}
 
     def __torch_dispatch__(
@@ -90,6 +91,10 @@ class ParallelRecorder(Recorder):
             for entry in self.storages[before:]:
                 entry[2] = self.role
         return made
+
+    def _enter(self, call: ModuleCall) -> None:
+        self.recomputes |= self.phase == "backward"
+        super()._enter(call)
 
     def claim(self, tensor: Tensor, role: str, module: str = "") -> None:
         """Say what the memory of a tensor is for, whatever was thought of it before."""
