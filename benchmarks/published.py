@@ -3,9 +3,9 @@
     python benchmarks/published.py
 
 Published: torchtitan's benchmarks/llama3_h100_202412_torchtitan.md (github.com/pytorch/torchtitan, commit
-31a17bf), tables 1 and 3, row FSDP without compile: a batch of 2 sequences of 8,192 tokens on each GPU, bfloat16
-parameters with float32 reductions, AdamW, selective activation checkpointing; tokens a second and the most
-memory that torch reserved on a GPU; 33% MFU without compile. Its GPUs had 95 GiB, and 500 W.
+31a17bf), tables 1 and 3, row FSDP without compile: a batch of 2 sequences of 8,192 tokens on each GPU,
+bfloat16 parameters with float32 reductions, AdamW, selective activation checkpointing; tokens a second and
+the most memory that torch reserved on a GPU; 33% MFU without compile. Its GPUs had 95 GiB, and 500 W.
 
 Simulated: the same shape in transformers' code (arXiv 2407.21783, table 3), whose norms and rotary embeddings
 are written in another way than torchtitan's. The checkpointing is torch's own selective one, which keeps the

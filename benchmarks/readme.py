@@ -177,6 +177,23 @@ def agreement() -> str:
     )
 
 
+def published() -> str:
+    rows = results("published")["rows"]
+    sides = " and ".join(
+        f"{row['reserved_gib']} GiB reserved on each of {row['gpus']} H100, published {row['published_gib']}"
+        for row in rows
+    )
+    scaled = results("scaling")
+    return (
+        f"Of a published run of Llama 3.1 8B (torchtitan, FSDP2, selective checkpointing) it says {sides},"
+        " and"
+        f" {rows[0]['mfu_at_most']:.0%} MFU at most, published {rows[0]['published_mfu']:.0%}"
+        " (`benchmarks/published.py`). A step of a Llama of 405 billion parameters on"
+        f" {scaled['ranks']:,} ranks takes {scaled['cpu_seconds']:.0f} s of one CPU here, and"
+        f" {scaled['peak_gib']:.1f} GiB (`benchmarks/scaling.py`)."
+    )
+
+
 def speed() -> str:
     counters = results("speed")["counters"]
     capture, scale, startup = results("capture"), results("scale"), results("startup")
@@ -236,6 +253,7 @@ def main() -> None:
             "training": training,
             "regress": regress,
             "agreement": agreement,
+            "published": published,
         }
 
         def fill(match: re.Match[str]) -> str:

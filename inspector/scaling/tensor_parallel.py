@@ -13,7 +13,6 @@ from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
     RowwiseParallel,
-    SequenceParallel,
 )
 
 from inspector.core.errors import InspectError
@@ -28,10 +27,11 @@ STYLES = {
     "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
     "rowwise_rep": lambda: RowwiseParallel(input_layouts=Replicate()),
     "embedding_rowwise": lambda: RowwiseParallel(input_layouts=Replicate()),
-    "sequence_parallel": lambda: SequenceParallel(),
 }
 """torch's own styles (torch/distributed/tensor/parallel/style.py) by the names of transformers' plans
-(transformers/integrations/tensor_parallel.py)."""
+(transformers/integrations/tensor_parallel.py). Sequence parallelism is not among them: what stands between
+its modules would have to be split too, and a plan of names cannot say that; torch would take a whole tensor
+for a part, without a word."""
 _HINT = "write a YAML file of `module.*.path: colwise` lines, and pass it as `tp_plan=`"
 
 
@@ -64,15 +64,14 @@ def styles(model: nn.Module, plan: Mapping[str, str]) -> dict[str, ParallelStyle
         if not paths:
             raise InspectError(f"the plan names {pattern}, which the model does not have", _HINT)
         for path in paths:
-            _check(path, modules[path], style)
+            _check(path, modules[path])
             chosen[path] = STYLES[style]()
     _refuse_ties(model, chosen)
     return chosen
 
 
-def _check(path: str, module: nn.Module, style: str) -> None:
-    taken = (nn.Linear, nn.Embedding)
-    if style != "sequence_parallel" and not isinstance(module, taken):
+def _check(path: str, module: nn.Module) -> None:
+    if not isinstance(module, (nn.Linear, nn.Embedding)):
         raise InspectError(
             f"torch splits Linear and Embedding, but {path} is a {type(module).__name__}", "leave it out"
         )

@@ -21,6 +21,7 @@ from inspector.scaling.communication import Collective, ring
 from inspector.scaling.layout import Layout
 from inspector.scaling.simulate import Question, Rank, simulate_rank
 from inspector.scaling.summary import held, played, strides
+from inspector.scaling.tensor_parallel import read, styles
 from inspector.tracing.capture.kernels import Kernels
 
 WIDTH, DEPTH = 64, 8
@@ -274,6 +275,21 @@ class Reads(nn.Module):
 def test_a_model_that_reads_values_is_refused() -> None:
     with pytest.raises(inspector.InspectError, match="depends on values"):
         inspector.scale(f"{__file__}:Reads", "dp=2", "2x4", ranks=[0])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("one: sequence_parallel", "style 'sequence_parallel' of one is not simulated"),
+        ("three: colwise", "names three, which the model does not have"),
+        ('"one": [1]', "is not simulated"),
+    ],
+)
+def test_a_plan_that_torch_cannot_follow_is_refused(line: str, message: str, tmp_path: Any) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(line)
+    with pytest.raises(inspector.InspectError, match=message):
+        styles(Tied(), read(plan))
 
 
 class Tied(nn.Module):
