@@ -235,8 +235,9 @@ def _decided() -> Iterator[None]:
     """What transformers reads from values is decided once.
 
     Without a cache it reads from the positions whether several sequences are packed into one row: on meta,
-    and as fake tensors, a row is one sequence, as it is without positions of one's own. Nor does it look, on any device, for padding
-    that it would warn of, or for the token that ends a text: random weights come upon one at random.
+    and as fake tensors, a row is one sequence, as it is without positions of one's own. Nor does it look, on
+    any device, for padding that it would warn of, or for the token that ends a text: random weights come upon
+    one at random.
     """
 
     def looking(look: Any) -> Any:

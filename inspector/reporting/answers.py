@@ -143,6 +143,20 @@ def _llm(report: Content) -> str:
     )
 
 
+def _scale(report: Content) -> str:
+    name, gpu = report.subject["name"], report.subject.get("gpu")
+    if "meshes_tried" in report.metrics:
+        tried, fitting = (int(report.metrics[key].value or 0) for key in ("meshes_tried", "meshes_fitting"))
+        best = next((row for row in report.tables["meshes"].records() if row["fits"]), None)
+        fastest = f"; {best['mesh']} {best['shard']} is the fastest, at most" if best else ""
+        return f"{name}: {fitting} of {tried} meshes of {report.subject['gpus']} {gpu} fit{fastest.rstrip()}"
+    peaks = f"{_size(report, 'peak_allocated')} allocated, {_size(report, 'peak_reserved')} reserved"
+    text = f"{name}: each of {report.subject['ranks']:,} ranks has {peaks} at the peak"
+    text += f", and sends {_size(report, 'sent_bytes')} a step"
+    step = report.metrics.get("step_bound")
+    return text + (f" of {duration(float(step.value))} at least" if step and step.value else "")
+
+
 def _si(report: Content, name: str) -> str:
     value = report.metrics[name].value
     return "unknown" if value is None else si(int(value))
@@ -166,4 +180,5 @@ _ANSWERS: dict[str, Callable[[Content], str]] = {
     "table": _table,
     "diff": _diff,
     "llm": _llm,
+    "scale": _scale,
 }

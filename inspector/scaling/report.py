@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from torch import nn
 
 from inspector.core.devices import named
@@ -19,6 +18,7 @@ from inspector.footprint.step import CUDA_CONTEXT
 from inspector.models import Model
 from inspector.models.subject import refuse_scripted
 from inspector.reporting.report import Chart, Finding, Report, Section, environment, metrics
+from inspector.reporting.tables import Table
 from inspector.scaling import tensor_parallel
 from inspector.scaling.child import Request
 from inspector.scaling.layout import OPTIMIZERS, Layout
@@ -164,7 +164,7 @@ def _report(request: Request, answers: list[dict[str, Any]], limit: int | None) 
     """The report: a pure function of what was asked and simulated."""
     fullest = max(answers, key=lambda answer: answer["peak_allocated"])
     tables = {
-        "ranks": pd.DataFrame([_row(answer) for answer in answers]),
+        "ranks": Table.of([_row(answer) for answer in answers]),
         "collectives": _frame(
             fullest["collectives"], "collective over processes calls nbytes sent link seconds"
         ),
@@ -174,9 +174,9 @@ def _report(request: Request, answers: list[dict[str, Any]], limit: int | None) 
     }
     findings = [*_fits(fullest, limit), *_remarks(request, fullest)]
     verdict = "none" if limit is None else "fail" if findings[0].status == "fail" else "pass"
-    modules = tables["communication"].sort_values("nbytes", ascending=False, kind="stable")
+    modules = tables["communication"].sort(lambda row: -row["nbytes"])
     model = f"({fullest['name']} itself)"
-    shown = modules.assign(module=modules["module"].replace("", model))
+    shown = modules.assign(module=[path or model for path in modules["module"]])
     sections = [
         Section("what each rank holds", tables["ranks"]),
         Section(f"collectives of a step (rank {fullest['rank']})", _shown(tables["collectives"])),
@@ -201,14 +201,13 @@ def _more(rows: int) -> str:
     return f"the largest {_TOP} of {rows}" if rows > _TOP else ""
 
 
-def _frame(rows: list[dict[str, Any]], columns: str) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=columns.split())
+def _frame(rows: list[dict[str, Any]], columns: str) -> Table:
+    return Table.of(rows, columns.split())
 
 
-def _shown(collectives: pd.DataFrame) -> pd.DataFrame:
+def _shown(collectives: Table) -> Table:
     """Without the columns of times where no device was named."""
-    timed = collectives["link"].astype(bool).any()
-    return collectives if timed else collectives.drop(columns=["link", "seconds"])
+    return collectives if any(collectives["link"]) else collectives.drop("link", "seconds")
 
 
 def _row(answer: dict[str, Any]) -> dict[str, Any]:
@@ -219,17 +218,17 @@ def _row(answer: dict[str, Any]) -> dict[str, Any]:
     return {"rank": answer["rank"], "place": place, **names, **peaks}
 
 
-def _peak(answer: dict[str, Any]) -> pd.DataFrame:
-    rows = [(name, answer["peak"][name]) for name in (*CATEGORIES, *PARALLEL) if answer["peak"].get(name)]
-    frame = pd.DataFrame(rows, columns=["category", "bytes"])
-    return frame.assign(share=frame["bytes"] / (answer["peak_allocated"] or 1))
+def _peak(answer: dict[str, Any]) -> Table:
+    whole = answer["peak_allocated"] or 1
+    parts = {name: answer["peak"].get(name, 0) for name in (*CATEGORIES, *PARALLEL)}
+    rows = [(name, nbytes, nbytes / whole) for name, nbytes in parts.items() if nbytes]
+    return Table.of(rows, ("category", "bytes", "share"))
 
 
-def _timeline(answer: dict[str, Any]) -> pd.DataFrame:
-    columns = ["at", "phase", "module", "operator", "bytes", *CATEGORIES, *PARALLEL]
-    frame = pd.DataFrame(answer["timeline"], columns=columns)
-    names = [*CATEGORIES, *PARALLEL]
-    return frame.fillna(dict.fromkeys(names, 0)).astype(dict.fromkeys(names, "int64"))
+def _timeline(answer: dict[str, Any]) -> Table:
+    names = (*CATEGORIES, *PARALLEL)
+    rows = [{**dict.fromkeys(names, 0), **row} for row in answer["timeline"]]
+    return Table.of(rows, ("at", "phase", "module", "operator", "bytes", *names))
 
 
 def _subject(request: Request, answer: dict[str, Any]) -> dict[str, Any]:
@@ -241,6 +240,7 @@ def _subject(request: Request, answer: dict[str, Any]) -> dict[str, Any]:
         "device": "fake",
         "mesh": request.layout.text,
         "shard": request.layout.shard,
+        "ranks": request.layout.world_size,
         **({"gpu": named(request.gpu).name} if request.gpu is not None else {}),
     }
 
@@ -328,13 +328,15 @@ def _remarks(request: Request, answer: dict[str, Any]) -> list[Finding]:
     return [Finding("provenance", "warn", "", text) for text in notes]
 
 
-def _chart(timeline: pd.DataFrame) -> Chart:
-    used = [name for name in (*CATEGORIES, *PARALLEL) if timeline[name].any()]
-    long = timeline.melt("at", ["bytes", *used], "part", "nbytes")
-    long["GiB"] = long.pop("nbytes") / 2**30
-    long["part"] = long["part"].replace("bytes", "all")
+def _chart(timeline: Table) -> Chart:
+    used = [name for name in (*CATEGORIES, *PARALLEL) if any(timeline[name])]
+    rows = [
+        (at, "all" if part == "bytes" else part, nbytes / 2**30)
+        for part in ("bytes", *used)
+        for at, nbytes in zip(timeline["at"], timeline[part])
+    ]
     return Chart(
         "line", "What lives when, on the fullest rank", "operator", "GiB",
-        long.rename(columns={"at": "operator"}), group="part",
+        Table.of(rows, ("operator", "part", "GiB")), group="part",
         note="x is the index of the operator in the step; each point is the peak of its time slice",
     )  # fmt: skip

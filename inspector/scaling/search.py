@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
-
 from inspector.core.errors import InspectError
 from inspector.footprint.question import parse_size
 from inspector.reporting.report import Chart, Finding, Report, Section, environment, metrics
+from inspector.reporting.tables import Table
 from inspector.scaling.bound import Machine
 from inspector.scaling.child import Request
 from inspector.scaling.layout import Layout
@@ -68,15 +67,8 @@ def found(request: Request, gpus: int, limit: int, tell: Tell) -> Report:
         requests, lambda done: tell("simulating meshes", done / len(layouts)), max(1, (os.cpu_count() or 2))
     )
     rows = [_row(layout, answer, limit) for layout, answer in zip(layouts, answers)]
-    frame = pd.DataFrame(rows).sort_values(
-        ["fits", "samples_bound"],
-        ascending=[False, False],
-        kind="stable",
-        ignore_index=True,
-        na_position="last",
-    )
-    frame = frame.astype({"needed": float, "samples_bound": float})
-    frame["best"] = _best(frame)
+    frame = Table.of(rows).sort(lambda row: (not row["fits"], -(row["samples_bound"] or 0.0)))
+    frame = frame.assign(best=_best(frame))
     known = next((answer for answer in answers if isinstance(answer, dict)), None)
     if known is None:
         error = answers[0]
@@ -102,29 +94,31 @@ def _row(layout: Layout, answer: dict[str, Any] | InspectError, limit: int) -> d
     return row
 
 
-def _best(frame: pd.DataFrame) -> list[bool]:
+def _best(frame: Table) -> list[bool]:
     """Whether no other mesh needs less memory and can be faster (Pareto)."""
     points = list(zip(frame["needed"], frame["samples_bound"]))
+    known = [(needed, samples) for needed, samples in points if samples is not None]
 
     def beaten(needed: float, samples: float) -> bool:
         return any(
-            less <= needed and more >= samples and (less, more) != (needed, samples) for less, more in points
+            less <= needed and more >= samples and (less, more) != (needed, samples) for less, more in known
         )
 
-    return [bool(samples == samples) and not beaten(needed, samples) for needed, samples in points]
+    return [samples is not None and not beaten(needed, samples) for needed, samples in points]
 
 
-def _report(
-    request: Request, machine: Machine, answer: dict[str, Any], frame: pd.DataFrame, limit: int
-) -> Report:
-    fitting = frame[frame["fits"]]
+def _report(request: Request, machine: Machine, answer: dict[str, Any], frame: Table, limit: int) -> Report:
+    fitting = frame.where(frame["fits"])
     notes = [*answer["notes"], _NOTE]
     findings = [Finding("provenance", "warn", "", note) for note in notes]
-    if fitting.empty:
+    if not len(fitting):
         findings.insert(0, Finding("fits", "warn", answer["name"], "no mesh fits"))
-    drawn = frame[frame["samples_bound"].notna()].assign(GiB=lambda rows: rows["needed"] / 2**30)
-    drawn["label"] = drawn["mesh"] + " " + drawn["shard"]
-    drawn["kind"] = ["Pareto" if best else "other" for best in drawn["best"]]
+    drawn = frame.where(value is not None for value in frame["samples_bound"])
+    drawn = drawn.assign(
+        GiB=[needed / 2**30 for needed in drawn["needed"]],
+        label=[f"{mesh} {shard}" for mesh, shard in zip(drawn["mesh"], drawn["shard"])],
+        kind=["Pareto" if best else "other" for best in drawn["best"]],
+    )
     return Report(
         command="scale",
         subject={
@@ -142,7 +136,7 @@ def _report(
              f" {limit / 2**30:.1f} GiB each; {machine.links.source}"),
             ("input", " ".join(answer["inputs"]) + " on each data-parallel rank"),
         ],
-        sections=[Section("meshes, the fastest first", frame.drop(columns=["best"]))],
+        sections=[Section("meshes, the fastest first", frame.drop("best"))],
         charts=[
             Chart("scatter", "Memory of a rank against samples a second, at most", "GiB", "samples_bound",
                   drawn, group="kind", label="label", note="Pareto: none is both smaller and faster")

@@ -45,7 +45,7 @@ def read(file: str | Path) -> dict[str, str]:
 
 def own_plan(model: nn.Module) -> dict[str, str]:
     """The plan that a model of transformers brings along. Raises InspectError where it has none."""
-    plan: Any = getattr(model, "tp_plan", None) or getattr(model, "_tp_plan", None)
+    plan: Any = getattr(model, "tp_plan", None)
     if not isinstance(plan, Mapping) or not plan:
         raise InspectError(f"{type(model).__name__} has no plan of tensor parallelism", _HINT)
     return dict(plan)

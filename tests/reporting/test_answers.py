@@ -9,6 +9,7 @@ import pytest
 import inspector
 from inspector.reporting.answers import answer
 from inspector.reporting.report import Finding, Report, from_json, metrics
+from inspector.reporting.tables import Table
 
 pytestmark = pytest.mark.once
 
@@ -84,3 +85,19 @@ def test_what_it_cannot_read_has_no_sentence() -> None:
     assert answer(made("bench", {})) == ""
     assert answer(made("plugin's own", {})) == ""
     assert answer(made("reconcile", {})) == ""
+
+
+def test_a_rank_of_many() -> None:
+    numbers = {"peak_allocated": 2**30, "peak_reserved": 2 * 2**30, "sent_bytes": 2**20, "step_bound": 0.5}
+    said = answer(made("scale", numbers, ranks=4096))
+    assert said == (
+        "net: each of 4,096 ranks has 1.000 GiB allocated, 2.000 GiB reserved at the peak, and sends 1.000 MiB"
+        " a step of 500.0 ms at least"
+    )
+
+
+def test_a_search_of_meshes() -> None:
+    report = made("scale", {"meshes_tried": 3, "meshes_fitting": 1}, gpus=8, gpu="H100 SXM")
+    row = {"mesh": "dp=8", "shard": "fsdp", "fits": True}
+    report.tables["meshes"] = Table.of([row, {**row, "fits": False}])
+    assert answer(report) == "net: 1 of 3 meshes of 8 H100 SXM fit; dp=8 fsdp is the fastest, at most"

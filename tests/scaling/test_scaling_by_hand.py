@@ -178,13 +178,13 @@ def test_megatrons_all_reduces(tmp_path: Any) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text('"*.qkv": colwise\n"*.proj": rowwise\n"*.up": colwise\n"*.down": rowwise\n')
     report = inspector.scale(f"{__file__}:blocks", "tp=2", "2x16x32", tp_plan=plan, ranks=[0])
-    rows = report.to_frame("collectives")
-    assert list(rows["collective"]) == ["all-reduce"]
-    assert rows["calls"].item() == 3 * 4
-    assert rows["nbytes"].item() == 3 * 4 * (2 * 16 * 32 * 4)
-    assert rows["sent"].item() == rows["nbytes"].item()  # 2 (p - 1) / p of 2 ranks
+    rows = report.tables["collectives"]
+    assert rows["collective"] == ["all-reduce"]
+    assert rows["calls"] == [3 * 4]
+    assert rows["nbytes"] == [3 * 4 * (2 * 16 * 32 * 4)]
+    assert rows["sent"] == rows["nbytes"]  # 2 (p - 1) / p of 2 ranks
     # of 12 x 32 x 32 weights a block half are here, of the norms all
-    assert report.to_frame("ranks")["parameters_bytes"].item() == 3 * (12 * 32 * 32 // 2 + 4 * 32) * 4
+    assert report.tables["ranks"]["parameters_bytes"] == [3 * (12 * 32 * 32 // 2 + 4 * 32) * 4]
 
 
 MACHINE = Machine(named("h100"), Links("x", 450, 50, ""), 8, 2)
@@ -229,7 +229,7 @@ def test_a_callers_own_group_lives_on(tmp_path: Any) -> None:
         # WHEN it asks what its model would need elsewhere
         report = inspector.scale(model, "dp=4", f"4x{WIDTH}", ranks=[3])
         # THEN group and model are as they were
-        assert report.to_frame("ranks")["parameters_bytes"].item() == PARAMETERS
+        assert report.tables["ranks"]["parameters_bytes"] == [PARAMETERS]
         value = torch.ones(1)
         dist.all_reduce(value)
         assert (dist.get_backend(), value.item()) == ("gloo", 1.0)

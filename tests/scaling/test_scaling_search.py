@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import pytest
 
 import inspector
 from inspector.core.errors import InspectError
+from inspector.reporting.tables import Table
 from inspector.scaling.layout import Layout
 from inspector.scaling.search import _best, _row, candidates
 from tests.scaling import test_scaling_by_hand as by_hand
@@ -24,7 +24,7 @@ def test_every_sharding_of_every_power_of_two_in_a_node() -> None:
 
 
 def test_the_best_are_those_that_nothing_beats() -> None:
-    frame = pd.DataFrame({"needed": [10.0, 20.0, 20.0, 30.0], "samples_bound": [5.0, 9.0, 8.0, float("nan")]})
+    frame = Table({"needed": [10, 20, 20, None], "samples_bound": [5.0, 9.0, 8.0, None]})
     assert _best(frame) == [True, True, False, False]
 
 
@@ -37,16 +37,17 @@ def test_a_search_reports_every_mesh() -> None:
     report = inspector.scale(
         f"{by_hand.__file__}:Stack", inputs="4x64", search=True, gpus=2, gpu="h100", optimizer="adamw"
     )
-    rows = report.to_frame("meshes").set_index(["mesh", "shard"])
+    rows = {(row["mesh"], row["shard"]): row for row in report.tables["meshes"].records()}
     # dp=2 three times, and tp=2, for which the model brings no plan
-    assert len(rows) == 4
-    assert "no plan of tensor parallelism" in rows.loc[("tp=2", ""), "why"]
-    assert rows.loc["dp=2", "fits"].all()
+    assert set(rows) == {("dp=2", "ddp"), ("dp=2", "zero2"), ("dp=2", "fsdp"), ("tp=2", "")}
+    assert "no plan of tensor parallelism" in rows["tp=2", ""]["why"]
+    assert [row["fits"] for row in rows.values()] == [True, True, True, False]
     # twice four samples a step
-    fsdp = rows.loc[("dp=2", "fsdp")]
+    fsdp = rows["dp=2", "fsdp"]
     assert fsdp["samples_bound"] == pytest.approx(8 / fsdp["step_bound"])
     assert report.metrics["meshes_fitting"].value == 3
-    assert report.to_frame("meshes")["samples_bound"].dropna().is_monotonic_decreasing
+    rates = [row["samples_bound"] for row in rows.values() if row["fits"]]
+    assert rates == sorted(rates, reverse=True)
 
 
 @pytest.mark.parametrize(
