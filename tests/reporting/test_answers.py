@@ -91,8 +91,8 @@ def test_a_rank_of_many() -> None:
     numbers = {"peak_allocated": 2**30, "peak_reserved": 2 * 2**30, "sent_bytes": 2**20, "step_bound": 0.5}
     said = answer(made("scale", numbers, ranks=4096))
     assert said == (
-        "net: each of 4,096 ranks has 1.000 GiB allocated, 2.000 GiB reserved at the peak, and sends 1.000 MiB"
-        " a step of 500.0 ms at least"
+        "net: each of 4,096 ranks has 1.000 GiB allocated, 2.000 GiB reserved at the peak, and sends"
+        " 1.000 MiB a step of 500.0 ms at least"
     )
 
 
