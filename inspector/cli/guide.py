@@ -54,6 +54,14 @@ GROUPS: dict[str, dict[str, Entry]] = {
                 "memory net.py:Net --phase train --amp --fits 16GiB",
             ),
         ),
+        "scale": Entry(
+            "what each of many GPUs holds and sends, simulated",
+            (
+                "scale hf:ORG/NAME --mesh dp=64,tp=8 --optimizer adamw --gpu h100",
+                "scale resnet50 --mesh dp=8 --shard ddp --batch 32 --amp",
+                "scale net.py:Net --search --gpus 64 --gpu h100",
+            ),
+        ),
         "llm": Entry(
             "what it takes to serve a language model",
             (
