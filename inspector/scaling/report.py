@@ -33,6 +33,10 @@ _NOTES = (
     " reused, which may add to `peak_reserved`",
     "not in these numbers: CUDA's own context, what NCCL allocates, and fragmentation beyond two steps",
 )
+_WHOLE_PARAMETERS = (
+    "ZeroRedundancyOptimizer gives each rank whole parameters: a rank that was not simulated may hold more"
+    " optimizer state, by that of the largest parameter at most"
+)
 _BOUNDS = (
     "times are lower bounds, and MFU is an upper bound: operators at the device's peak or bandwidth,"
     " collectives at the rate of their links, all overlapping but what cannot (inspector/scaling/bound.py)"
@@ -314,6 +318,8 @@ def _gib(nbytes: float) -> str:
 
 def _remarks(request: Request, answer: dict[str, Any]) -> list[Finding]:
     notes = [*answer["notes"], *_NOTES]
+    if request.layout.shard == "zero1":
+        notes.append(_WHOLE_PARAMETERS)
     if answer["times"] is not None:
         notes.append(_BOUNDS)
         if answer["times"]["step"] is None:
