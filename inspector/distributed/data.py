@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
-from torchvision import datasets, transforms
 
 from inspector.core.errors import InspectError, first_line
 from inspector.models.inputs import InputSpec
@@ -111,6 +110,8 @@ class Transformed(Dataset[tuple[Tensor, int]]):
 def transform(channels: int, height: int, width: int, augment: bool) -> Callable[[Any], Tensor]:
     """PIL image to a normalised float32 tensor of shape (channels, height, width)."""
     mean, std = (MEAN, STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
+    from torchvision import transforms  # its import costs every process as much as torch's
+
     steps: list[Any] = [transforms.Grayscale(channels)] if channels in (1, 3) else []
     steps = [transforms.Lambda(_rgb)] if channels == 3 else steps
     steps.append(transforms.Resize((height, width)))
@@ -154,6 +155,8 @@ def source(node: Any, spec: InputSpec, below: int, seed: int) -> tuple[str, Data
     if not image:
         raise InspectError(f"{kind} holds images, and the model takes none", 'use `data="synthetic"`')
     try:
+        from torchvision import datasets
+
         return str(kind), datasets.ImageFolder(str(folder)), True
     except (FileNotFoundError, OSError) as error:
         raise InspectError(

@@ -29,6 +29,7 @@ SWITCH = "INSPECTOR_DEFER_COMPILER"
 COMPILER = "torch._dynamo"
 """The package behind torch.compile. Its first import takes seconds, and may run operators of its own."""
 _UTILITIES, _SHAPES = f"{COMPILER}.utils", "torch.fx.experimental.symbolic_shapes"
+_ALL = (COMPILER, _UTILITIES, _SHAPES)
 
 
 def loaded() -> bool:
@@ -39,12 +40,12 @@ def loaded() -> bool:
 @contextmanager
 def deferred() -> Iterator[None]:
     """Inside, torch's compiler is imported when something needs it, and not before. No effect in a process
-    that is not ours, where the switch is off, or where some of it is there already."""
+    that is not ours, where the switch is off, or where the compiler is there already."""
     if not is_ours() or os.environ.get(SWITCH, "1") == "0":
         yield
         return
-    stand_ins = _stand_ins()
-    if any(name in sys.modules for name in stand_ins):
+    stand_ins = {name: module for name, module in _stand_ins().items() if name not in sys.modules}
+    if COMPILER not in stand_ins:
         yield
         return
     finder = _Finder()
@@ -53,7 +54,7 @@ def deferred() -> Iterator[None]:
     try:
         yield
     finally:
-        _make_way()
+        _make_way(_ALL)
         sys.meta_path.remove(finder)
 
 
@@ -104,8 +105,8 @@ class _Finder(MetaPathFinder, Loader):
         module.__spec__ = self.spec
 
 
-def _make_way() -> None:
-    for name in (_UTILITIES, COMPILER, _SHAPES):
+def _make_way(names: Iterable[str]) -> None:
+    for name in names:
         stand_in = sys.modules.get(name)
         if isinstance(stand_in, _StandIn):
             del sys.modules[name]
@@ -115,8 +116,8 @@ def _make_way() -> None:
 
 
 def _real(name: str) -> ModuleType:
-    """The real module, imported where it is not there yet."""
-    _make_way()
+    """The real module, imported where it is not there yet; the compiler needs all three."""
+    _make_way((_SHAPES,) if name == _SHAPES else _ALL)
     return import_module(name)
 
 
