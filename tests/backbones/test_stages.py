@@ -23,7 +23,8 @@ from inspector.core.errors import InspectError
 from inspector.models import resolve
 from inspector.profiling.run import trace
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.once]
+"""On the oldest torch the comparison with the baseline holds the stages of every model of torchvision."""
 
 
 @cache

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.once
+
 
 def test_two_stages_of_resnet50_are_proven_frozen(inspect) -> None:
     code, out, err = inspect("freeze", "--at", "2", "--no-ddp")

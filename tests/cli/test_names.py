@@ -13,6 +13,8 @@ from inspector.cli import choices
 from inspector.cli.command import OWN
 from inspector.cli.main import COMMANDS, app
 
+pytestmark = pytest.mark.once
+
 ONLY_KEYWORDS = {
     "tell": "what the command line's progress bar hears",
     "trainer": "a class of one's own is Python",

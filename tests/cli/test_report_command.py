@@ -11,6 +11,8 @@ import pytest
 
 from inspector.reporting.report import Report
 
+pytestmark = pytest.mark.once
+
 Run = Callable[..., tuple[int, str, str]]
 
 

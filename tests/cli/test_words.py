@@ -13,6 +13,8 @@ from inspector.cli.main import app, main
 from inspector.cli.words import as_options
 from inspector.core.errors import InspectError
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     ("command", "python", "words"),

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import inspector
+from inspector.core import whose
 from inspector.tracing import _deferred
 
 MODELS = ("resnet18", "vit_b_16", "swin_t", "ssdlite320_mobilenet_v3_large", "raft_small")
@@ -103,11 +104,20 @@ print("true")
     assert run(program) is True
 
 
-@pytest.mark.parametrize("program", ["", "import inspector.core.whose as w; w._ours = False"])
-def test_it_can_be_turned_off_and_is_off_in_the_processes_of_others(program: str) -> None:
-    environment = {} if program else {_deferred.SWITCH: "0"}
-    check = '\ninspector.trace("squeezenet1_1", "1x3x64x64")\nprint(json.dumps(loaded()))'
-    assert run(program + check, **environment) is True
+def test_it_can_be_turned_off_and_is_off_in_the_processes_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _deferred._ALL:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(whose, "_ours", True)
+    with _deferred.deferred():
+        assert isinstance(sys.modules[_deferred.COMPILER], _deferred._StandIn)
+        assert not _deferred.loaded()
+    monkeypatch.setenv(_deferred.SWITCH, "0")
+    with _deferred.deferred():
+        assert _deferred.COMPILER not in sys.modules
+    monkeypatch.delenv(_deferred.SWITCH)
+    monkeypatch.setattr(whose, "_ours", False)
+    with _deferred.deferred(), _deferred.in_kernel(torch.ops.aten.relu.default, [torch.ones(1)]):
+        assert _deferred.COMPILER not in sys.modules
 
 
 VALUES: dict[type, tuple[Any, ...]] = {bool: (True, False), int: (0, 1, 7)}
