@@ -7,6 +7,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ExtensionFileLoader
 
 
 @contextmanager
@@ -21,12 +22,21 @@ def paused() -> Iterator[None]:
             gc.enable()
 
 
-COUNTED = ("triton._C.libtriton", "nanobind")
-"""Modules that count their objects at the exit, and print those that were not collected."""
+_SILENT = {"torch", "torchvision", "numpy", "cuda", "PIL", "yaml", "_yaml", "safetensors", "mpmath", "gmpy2"}
+"""Packages whose compiled modules end without a word, collected or not."""
 
 
 def leave() -> None:
     """Before the process ends: what torch's import made is not collected at the exit, which would take a
-    third as long as the import. Files, processes and threads are closed as ever."""
-    if not any(name in sys.modules for name in COUNTED):
+    third as long as the import. Files, processes and threads are closed as ever.
+
+    Not where compiled modules of others are loaded: some (triton's, by nanobind) print what has not been
+    collected.
+    """
+    compiled = {
+        name.partition(".")[0]
+        for name, module in list(sys.modules.items())
+        if isinstance(getattr(getattr(module, "__spec__", None), "loader", None), ExtensionFileLoader)
+    }
+    if compiled <= _SILENT | sys.stdlib_module_names:
         gc.freeze()
