@@ -16,12 +16,14 @@ ELSEWHERE = {
     "aten._fused_rms_norm_backward",
     "aten._scaled_mm_v2",
     "aten.sym_is_contiguous",
+    "fsdp.chunk_cat_mixed_dtype",
     "transformers.grouped_mm_fallback",
 }
 """Operators that torch 2.8 does not have, and one that transformers registers when it runs there."""
 
 PACKAGES = {
     "bitsandbytes": "bitsandbytes",
+    "quanto": "optimum.quanto",
     "quantized_decomposed": "torch.ao.quantization.fx._decomposed",
     "torchao": "torchao.quantization",
 }
