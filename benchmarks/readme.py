@@ -1,37 +1,60 @@
-"""Write README.md from its template: real output of the commands, tables from benchmarks/results.
+"""Write README.md and docs/ from benchmarks/templates: real output of the commands, tables of their options and
+checks, numbers from benchmarks/results.
 
-    python benchmarks/readme.py
+    python benchmarks/readme.py                             every page; runs only commands without a stored output
+    python benchmarks/readme.py README.md docs/glossary.md  these pages alone
+    python benchmarks/readme.py --again 'freeze *'          runs these commands again
+    python benchmarks/readme.py --check                     runs every command and writes nothing: exit 1 where an
+                                                            output differs by more than times, or a page is stale
 
-`@@words@@` in the template becomes what `inspect words` prints; `@@checks COMMAND@@` the table of that
-command's checks, from their docstrings.
+In a template `@@run WORDS@@` becomes `$ inspect WORDS` and what it prints, `@@run WORDS => REGEX@@` only the lines
+of it that match; `@@about COMMAND@@` its docstring, `@@options COMMAND@@` its options, `@@checks COMMAND@@` its
+checks; `@@commands@@` the list of all; `@@NAME@@` a table of `tables.py`.
 """
 
 from __future__ import annotations
 
+import argparse
+import difflib
+import fnmatch
 import importlib
 import json
 import os
+import platform
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
 
-HERE = Path(__file__).parent
-SHOWN = ("resnet50", "vit_b_16", "swin_t", "convnext_tiny", "mobilenet_v3_large", "efficientnet_b0",
-         "maxvit_t", "densenet121", "r3d_18", "raft_small")  # fmt: skip
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+if str(HERE) not in sys.path:  # where this file is run by runpy, as the tests do
+    sys.path.append(str(HERE))
 
-
+TEMPLATES = HERE / "templates"
+OUTPUTS = HERE / "results" / "outputs.json"
 LLAMA = HERE / "llama-3.1-8b.json"
 """What a Llama-3.1-8B is, by its config.json on the hub."""
-
-
 ROOMS = {
     "freeze": "inspector.freezing.checks",
     "init": "inspector.initialization.checks",
     "bench": "inspector.benchmarking.checks",
     "ddp": "inspector.distributed.checks",
 }
+PREPARED = {
+    "net.json": "profile your_net.py:Net --input 1x3x64x64 -o net.json",
+    "base.json": "table resnet18 resnet34 -o base.json",
+}
+"""Files that a command reads, and the command that makes each."""
+MEASURED = {"bench": r"[\d.]+(e-?\d+)?|[\u2581-\u2588]+", "ddp": r"[\d.]+(e-?\d+)?|[\u2581-\u2588]+", "env": ".+",
+            "reconcile": r"[\d.]+ [KMG]iB"}  # fmt: skip
+"""What may differ from run to run in the output of these commands, besides times."""
+TIMES = r"[\d.,]+ (?:ns|us|ms|s)\b"
+UNSTEADY = re.compile(r"^note  .*(not stable|fastest|is the fastest).*\n?", re.MULTILINE)
 
 
 def checks_of(command: str) -> tuple:
@@ -46,225 +69,226 @@ def check_table(command: str) -> str:
     return "\n".join(["| check | what it verifies |", "| --- | --- |", *rows])
 
 
-def output(words: str, folder: Path) -> str:
+def program(command: str) -> Any:
+    """The function behind a command, with its options as its signature and its help as its docstring."""
+    return getattr(importlib.import_module(f"inspector.cli.{command}"), command)
+
+
+def about(command: str) -> str:
+    paragraphs = (program(command).__doc__ or "").strip().split("\n\n")
+    return "\n\n".join(_plain(" ".join(paragraph.split())) for paragraph in paragraphs)
+
+
+def commands() -> str:
+    from inspector.cli.main import COMMANDS
+
+    rows = [f"| [`{name}`]({name}.md) | {about(name).splitlines()[0]} |" for name in COMMANDS]
+    return "\n".join(["| command | what it does |", "| --- | --- |", *rows])
+
+
+def option_tables(command: str) -> str:
+    """The options of its own, then those that other commands have too."""
+    from inspector.cli.options import FIRST, LAST
+
+    own, shared = [], []
+    for name, parameter in program(command).__signature__.parameters.items():
+        if name != "ctx":
+            words = _option(name, parameter)
+            if words.startswith("| <code>--") and {**FIRST, **LAST}.get(name) == parameter.annotation:
+                shared.append(words)
+            else:
+                own.append(words)
+    head = ["| option | meaning |", "| --- | --- |"]
+    tables = [[*head, *own]] if own else []
+    tables.append(["Shared with other commands:", "", *head, *shared])
+    return "\n\n".join("\n".join(table) for table in tables)
+
+
+def _option(name: str, parameter: Any) -> str:
+    """The row of one option, or of an argument, as typer declares it."""
+    kind, info = get_args(parameter.annotation)[:2]
+    several, kind = _value(kind)
+    default, required = parameter.default, parameter.default is parameter.empty
+    written = [word for word in (info.default, *(info.param_decls or ())) if isinstance(word, str)]
+    if type(info).__name__ == "ArgumentInfo":
+        names, value = [name.upper() + ("..." if several else "")], ""
+    else:
+        flag = f"--{name.replace('_', '-')}"
+        names = written or [f"{flag}/--no-{flag[2:]}" if default is True else flag]
+        value = "" if kind is bool else info.metavar or _metavar(kind)
+    code = ", ".join(f"{word} {value}".strip() for word in names).replace("|", "&#124;").replace("<", "&lt;")
+    words = [_plain(info.help or "")]
+    if get_origin(kind) is Literal:
+        if ", ".join(get_args(kind)) not in words[0]:
+            words.append("One of " + ", ".join(f"`{word}`" for word in get_args(kind)) + ".")
+    if required:
+        words.append("Required.")
+    elif default not in (None, False, "") and "Default:" not in (info.help or ""):
+        words.append(f"Default: {'on' if default is True else default}.")
+    return f"| <code>{code}</code> | {' '.join(words)} |"
+
+
+def _value(kind: Any) -> tuple[bool, Any]:
+    """Whether an option repeats, and the type of one value of it."""
+    if get_origin(kind) is Union:
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    return (True, get_args(kind)[0]) if get_origin(kind) is list else (False, kind)
+
+
+def _metavar(kind: Any) -> str:
+    return "NAME" if get_origin(kind) is Literal else {int: "N", float: "X", Path: "FILE"}.get(kind, "TEXT")
+
+
+def _plain(text: str) -> str:
+    """Text without markup, as Markdown in a cell of a table."""
+    return re.sub(r"([*|<])", r"\\\1", text)
+
+
+class Outputs:
+    """What the commands print: stored, or from a run of them."""
+
+    def __init__(self, again: str | None = None) -> None:
+        self.stored: dict[str, list[str]] = json.loads(OUTPUTS.read_text()) if OUTPUTS.exists() else {}
+        self.again, self.fresh = again, dict[str, str]()
+
+    def of(self, words: str) -> str:
+        wanted = self.again is not None and fnmatch.fnmatchcase(words, self.again)
+        if words in self.fresh or (words in self.stored and not wanted):
+            return self.fresh.get(words) or "\n".join(self.stored[words])
+        print(f"inspect {words}", file=sys.stderr)
+        self.fresh[words] = run(words)
+        return self.fresh[words]
+
+    def save(self, used: set[str] | None) -> None:
+        """Store them; `used`: what all pages together show, where all were made."""
+        lines = {**self.stored, **{words: text.split("\n") for words, text in self.fresh.items()}}
+        kept = {words: lines[words] for words in sorted(lines) if used is None or words in used}
+        OUTPUTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+
+
+def run(words: str) -> str:
+    """What a command prints, in a folder with the files of the examples, without a cache."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        guide = (TEMPLATES / "docs" / "commands" / "profile.md").read_text()
+        example = re.search(r"```python\n(import torch\nfrom torch import nn.*?)```", guide, re.DOTALL)
+        assert example is not None
+        (folder / "your_net.py").write_text(example[1])
+        (folder / "llama.json").write_text(LLAMA.read_text())
+        for file, making in PREPARED.items():
+            if file in words.split():
+                _run(making, folder)
+        text = _run(words, folder)
+    text = text.replace(platform.platform(), platform.system())  # no machine and no place of one
+    return text.replace(sys.executable, "python").replace(name, "~")
+
+
+def _run(words: str, folder: Path) -> str:
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
     done = subprocess.run(
-        [sys.executable, "-m", "inspector", *words.split()],
+        [sys.executable, "-m", "inspector", *shlex.split(words)],
         capture_output=True,
         text=True,
         check=False,
         cwd=folder,
-        env={**os.environ, "XDG_CACHE_HOME": tempfile.mkdtemp(dir=folder)},  # nothing is cached
+        env={**os.environ, "XDG_CACHE_HOME": str(folder / ".cache")},
     )
     if done.returncode not in (0, 1):  # 1: a verification that is shown failing
         raise SystemExit(f"inspect {words}: {done.stderr}")
     return done.stdout.rstrip()
 
 
-def results(name: str) -> dict:
-    return json.loads((HERE / "results" / f"{name}.json").read_text())
-
-
-def comparison() -> str:
-    from torchvision.models import get_model_weights
-
-    sweep = results("sweep")
-    lines = ["| model | published | inspector | thop | fvcore |", "| --- | ---: | ---: | ---: | ---: |"]
-    for name in SHOWN:
-        entry = get_model_weights(name).DEFAULT
-        cells = [f"{entry.meta['_ops']:.3f}"]
-        for counter in ("ours", "thop", "fvcore"):
-            macs = sweep["counters"][counter]["macs"][sweep["same_as"][f"{name}@{entry.name}"]]
-            cells.append(f"{macs / 1e9:.3f}" if isinstance(macs, int) else "fails")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+def shown(text: str, pattern: str) -> str:
+    """The lines that match; what is cut between two of them is an ellipsis, where it was more than space."""
+    lines: list[str] = []
+    cut: str | None = None
+    for line in text.splitlines():
+        if not re.search(pattern, line):
+            cut = "..." if line.strip() or cut else ""
+            continue
+        if lines and cut is not None:
+            lines.append(cut)
+        lines.append(line)
+        cut = None
     return "\n".join(lines)
 
 
-def accuracy() -> str:
-    counters = results("accuracy")["counters"]
-    labels = ("rounding", "0.5%", "1%", "5%")
-    lines = [
-        f"| counter | {' | '.join(f'within {label}' for label in labels)} | fails |",
-        "| --- |" + " ---: |" * 5,
-    ]
-    for name, row in counters.items():
-        cells = [str(row[f"within {label}"]) for label in labels] + [str(row["failed"])]
-        lines.append(f"| {'inspector' if name == 'ours' else name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def page(template: str, outputs: Outputs, used: set[str]) -> str:
+    """A page from the text of its template."""
+    from tables import TABLES
+
+    made = {"about": about, "options": option_tables, "checks": check_table}
+
+    def fill(match: re.Match[str]) -> str:
+        verb, _, rest = match[1].partition(" ")
+        if verb == "run":
+            words, _, pattern = rest.partition(" => ")
+            used.add(words)
+            text = outputs.of(words)
+            return f"$ inspect {words}\n{shown(text, pattern) if pattern else text}"
+        if verb in made:
+            return made[verb](rest)
+        return commands() if verb == "commands" else TABLES[verb]()
+
+    return re.sub(r"@@(.+?)@@", fill, template)
 
 
-def clean() -> str:
-    freeze, init, cost = results("freeze_clean"), results("init_false_alarms"), results("freeze_speed")
-    rows = freeze["models"].values()
-    runs = 3 * sum("stages" in row for row in rows)
-    family = results("init_family_error")
-    alarms = family["share_of_seeds_with_an_alarm"]
-    wrong, tensors = max(init["seeds_with_a_wrong_label"].values()), init["tensors_per_seed"]
-    return "\n".join(
-        [
-            f"- {freeze['models_run']} of torchvision's 80 classification models, frozen at three N each",
-            f"  ({runs} verifications): {freeze['with_alarms']} with a false alarm",
-            "  (`benchmarks/freeze_clean.py`).",
-            f"- {init['seeds']:,} seeds of resnet50, {tensors} tensors each: {wrong} in which any",
-            f"  tensor is called wrong, {wrong / init['seeds']:.1%} (`benchmarks/init_false_alarms.py`).",
-            f"- {family['seeds']:,} seeds of a small network, under {len(alarms)} schemes: at most"
-            f" {max(alarms.values()):.1%} of the seeds with an alarm",
-            "  (`benchmarks/init_family_error.py`; promised is less than 1%).",
-            "- Verifying `inspect freeze resnet50 --at 2` takes"
-            f" {cost['ratio_to_bare']['freeze']:.1f} times as long as a bare script",
-            "  of the same training steps, process start included (`benchmarks/freeze_speed.py`).",
-        ]
-    )
+def pages(names: list[str]) -> dict[str, str]:
+    """The templates, by the page that each makes; `names`: only these pages."""
+    every = {
+        str(file.relative_to(TEMPLATES)): file.read_text() for file in sorted(TEMPLATES.rglob("*.md"))
+    }
+    if unknown := set(names) - set(every):
+        raise SystemExit(f"no template makes {', '.join(sorted(unknown))}")
+    return {name: text for name, text in every.items() if not names or name in names}
 
 
-def timing() -> str:
-    same, cpu = results("bench_aa"), results("bench_cpu")
-    apart = max(abs(row["ratio"] - 1) for row in cpu["medians"].values())
-    return "\n".join(
-        [
-            f"- `inspect bench` compares a row with itself: {same['claimed']} of {same['runs']} runs claim a",
-            "  difference, at intervals of 95% (`benchmarks/bench_aa.py`).",
-            "- Its CPU medians and those of `torch.utils.benchmark`, in turn in one process, are at most",
-            f"  {apart:.1%} apart over {len(cpu['medians'])} cases (`benchmarks/bench_cpu.py`).",
-        ]
-    )
+def same(words: str, text: str) -> str:
+    """An output without what may differ from run to run: times, and what a command measures."""
+    text = UNSTEADY.sub("", text)
+    for pattern in (TIMES, MEASURED.get(words.split()[0])):
+        if pattern:
+            text = re.sub(pattern, "#", text)
+    return re.sub(r"-{2,}", "--", re.sub(r" +", " ", text))  # columns are as wide as what is in them
 
 
-def training() -> str:
-    clean, kills, cost = results("ddp_clean"), results("ddp_kill"), results("ddp_speed")
-    models = len({row["model"] for row in clean["rows"]})
-    return "\n".join(
-        [
-            f"- `inspect ddp` on {models} models that train correctly, at 1, 2 and 4 processes:",
-            f"  {clean['runs']} runs, {clean['with_alarms']} with a false alarm (`benchmarks/ddp_clean.py`).",
-            f"- A worker, or the launcher, killed by SIGKILL at a random moment: {kills['runs']} runs,",
-            f"  {kills['wrong']} that hang, leave a process, tear the checkpoint or do not tell of it",
-            "  (`benchmarks/ddp_kill.py`).",
-            f"- Its steps take {cost['ratio']:.2f} times those of a bare DistributedDataParallel loop",
-            "  (`benchmarks/ddp_speed.py`).",
-        ]
-    )
+def stale(templates: dict[str, str]) -> bool:
+    """Whether a page is not what its template makes, or a command prints something else now."""
+    stored, used, wrong = Outputs(), set[str](), False
+    for name, template in templates.items():
+        file = ROOT / name
+        if not file.exists() or file.read_text() != page(template, stored, used):
+            print(f"{name} is not what its template makes: run python benchmarks/readme.py {name}")
+            wrong = True
+    for words in sorted(used):
+        before, now = same(words, stored.of(words)), same(words, run(words))
+        if before != now:
+            wrong = True
+            print(f"inspect {words}")
+            print("\n".join(difflib.unified_diff(before.splitlines(), now.splitlines(), lineterm="", n=0)))
+    return wrong
 
 
-def regress() -> str:
-    power, cost = results("diff_power"), results("diff_speed")
-    found = [entry for entries in power["models"].values() for entry in entries.values()]
-    false = max(entry["false_failures"] for entry in found)
-    least = min(entry["power_at_10_percent"] for entry in found)
-    apart = max(entry["median_step_between_rounds"] for entry in found)
-    return "\n".join(
-        [
-            f"Over {power['runs']:,} resampled runs of a model against itself at most {false:.1%} fail, and",
-            f"at least {least:.1%} of those that are 10% slower do, by wall-clock and by CPU time, on a",
-            f"machine with nothing else to do (rounds differ by up to {apart:.1%};",
-            "`benchmarks/diff_power.py`). Beside other work wall-clock time finds far less: there, look at",
-            "`cpu_time`. A diff of two tables of all torchvision models takes",
-            f"{cost['ratio_diff_to_import']:.2f} times as long as `import pandas` and loads no torch",
-            "(`benchmarks/diff_speed.py`).",
-        ]
-    )
-
-
-def agreement() -> str:
-    found = results("memory_cpu")
-    rows = [row for entries in found["models"].values() for row in entries]
-    own = max(-row["error_whole"] for row in rows)
-    return (
-        f"with the CPU's choice of kernels and no rounding, {found['within_1_percent']} of {found['cases']}"
-        " cases (8 models; inference, SGD, AdamW; float32 and autocast; batches 1, 2, 4) are within 1% of"
-        f" torch's own memory events, the furthest {found['largest_error']:.2%} away"
-        " (`benchmarks/memory_cpu.py`). That is tensors: what a kernel takes and gives back inside one"
-        f" operator (oneDNN's reordered weights) is left out; it makes up to {own:.0%} of the whole on a CPU."
-    )
-
-
-def published() -> str:
-    rows = results("published")["rows"]
-    sides = " and ".join(
-        f"{row['reserved_gib']} GiB reserved on each of {row['gpus']} H100, published {row['published_gib']}"
-        for row in rows
-    )
-    scaled = results("scaling")
-    return (
-        f"Of a published run of Llama 3.1 8B (torchtitan, FSDP2, selective checkpointing) it says {sides},"
-        " and"
-        f" {rows[0]['mfu_at_most']:.0%} MFU at most, published {rows[0]['published_mfu']:.0%}"
-        " (`benchmarks/published.py`). A step of a Llama of 405 billion parameters on"
-        f" {scaled['ranks']:,} ranks takes {scaled['cpu_seconds']:.0f} s of one CPU here, and"
-        f" {scaled['peak_gib']:.1f} GiB (`benchmarks/scaling.py`)."
-    )
-
-
-def speed() -> str:
-    counters = results("speed")["counters"]
-    capture, scale, startup = results("capture"), results("scale"), results("startup")
-    lines = [
-        "torchvision's weights entries, each counter in one process, build included (`benchmarks/speed.py`):",
-        "",
-        "| counter | time, as a multiple of ours | peak memory | models that fail |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for counter, result in counters.items():
-        name = "inspector" if counter == "ours" else counter
-        lines.append(
-            f"| {name} | {result['times_ours']} | {result['peak_gib']:.2f} GiB"
-            f" | {result['failed']} of {result['models']} |"
-        )
-    ratios = {name: row["ratio_to_bare"] for name, row in capture["models"].items()}
-    lines += [
-        "",
-        "Recording against the bare meta forward of the same model (`benchmarks/capture.py`; below 1 is"
-        " faster than not recording, because a meta kernel is not repeated for a call that looks the same):",
-        "",
-        "| model | inspector | torch's FlopCounterMode |",
-        "| --- | ---: | ---: |",
-        *(f"| {name} | {r['capture']:.2f} | {r['flop_counter']:.2f} |" for name, r in ratios.items()),
-        "",
-        f"The memory of a training step of a Llama-shaped model of {scale['params'] / 1e9:.0f} billion"
-        f" parameters at {scale['tokens']:,} tokens takes {scale['seconds']:.1f} s and"
-        f" {scale['peak_gib']:.1f} GiB here; it grows with the operators, not with the tensors"
-        " (`benchmarks/scale.py`, the CPU's seconds,"
-        " imports included):",
-        "",
-        "```",
-        *scale["plot"],
-        "```",
-        "",
-        "`inspect profile resnet50` takes"
-        f" {startup['ratio_profile_to_import']:.2f} times as long as"
-        " `import torch, torchvision` alone, a second time"
-        f" {startup['ratio_cached_to_import']:.2f} times (`benchmarks/startup.py`).",
-    ]
-    return "\n".join(lines)
-
-
-def main() -> None:
-    template = (HERE / "readme.template.md").read_text()
-    example = re.search(r"```python\n(import torch\nfrom torch import nn.*?)```", template, re.DOTALL)
-    assert example is not None
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "your_net.py").write_text(example[1])
-        (Path(folder) / "llama.json").write_text(LLAMA.read_text())
-        made = {
-            "accuracy": accuracy,
-            "comparison": comparison,
-            "speed": speed,
-            "clean": clean,
-            "timing": timing,
-            "training": training,
-            "regress": regress,
-            "agreement": agreement,
-            "published": published,
-        }
-
-        def fill(match: re.Match[str]) -> str:
-            words = match[1]
-            if words.startswith("checks "):
-                return check_table(words.removeprefix("checks "))
-            return made[words]() if words in made else output(words, Path(folder))
-
-        text = re.sub(r"@@(.+?)@@", fill, template)
-    (HERE.parent / "README.md").write_text(text)
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help="README.md, docs/...; default: all")
+    parser.add_argument("--again", metavar="GLOB", help="run the commands that match, stored or not")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where something differs")
+    options = parser.parse_args()
+    templates = pages(options.pages)
+    if options.check:
+        return stale(templates)
+    outputs, used, whole = Outputs(options.again), set[str](), False
+    try:
+        for name, template in templates.items():
+            text = page(template, outputs, used)
+            (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / name).write_text(text)
+        whole = not options.pages
+    finally:  # what has run is kept, also after Ctrl-C
+        outputs.save(used if whole else None)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
