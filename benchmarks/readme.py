@@ -1,15 +1,15 @@
-"""Write README.md and docs/ from benchmarks/templates: real output of the commands, tables of their options and
-checks, numbers from benchmarks/results.
+"""Write README.md and docs/ from benchmarks/templates: real output of the commands, tables of their options
+and checks, numbers from benchmarks/results.
 
-    python benchmarks/readme.py                             every page; runs only commands without a stored output
-    python benchmarks/readme.py README.md docs/glossary.md  these pages alone
-    python benchmarks/readme.py --again 'freeze *'          runs these commands again
-    python benchmarks/readme.py --check                     runs every command and writes nothing: exit 1 where an
-                                                            output differs by more than times, or a page is stale
+    python benchmarks/readme.py                      every page; runs only commands without a stored output
+    python benchmarks/readme.py README.md            this page alone
+    python benchmarks/readme.py --again 'freeze *'   runs these commands again
+    python benchmarks/readme.py --check [PAGE...]    runs all commands, writes nothing; exit 1 where a page is
+                                                     stale, or an output differs by more than times
 
-In a template `@@run WORDS@@` becomes `$ inspect WORDS` and what it prints, `@@run WORDS => REGEX@@` only the lines
-of it that match; `@@about COMMAND@@` its docstring, `@@options COMMAND@@` its options, `@@checks COMMAND@@` its
-checks; `@@commands@@` the list of all; `@@NAME@@` a table of `tables.py`.
+In a template `@@run WORDS@@` becomes `$ inspect WORDS` and what it prints, `@@run WORDS => REGEX@@` only the
+lines of it that match; `@@about COMMAND@@` its docstring, `@@options COMMAND@@` its options, `@@checks
+COMMAND@@` its checks; `@@commands@@` the list of all; `@@NAME@@` a table of `tables.py`.
 """
 
 from __future__ import annotations
@@ -50,11 +50,17 @@ PREPARED = {
     "base.json": "table resnet18 resnet34 -o base.json",
 }
 """Files that a command reads, and the command that makes each."""
-MEASURED = {"bench": r"[\d.]+(e-?\d+)?|[\u2581-\u2588]+", "ddp": r"[\d.]+(e-?\d+)?|[\u2581-\u2588]+", "env": ".+",
-            "reconcile": r"[\d.]+ [KMG]iB"}  # fmt: skip
-"""What may differ from run to run in the output of these commands, besides times."""
-TIMES = r"[\d.,]+ (?:ns|us|ms|s)\b"
-UNSTEADY = re.compile(r"^note  .*(not stable|fastest|is the fastest).*\n?", re.MULTILINE)
+NUMBERS = r"[\d.]+(e-?\d+)?|[\u2581-\u2588]+"
+MEASURED = {
+    "bench": rf"^(FP32|BF16|infer  |train  ).*|{NUMBERS}",
+    "ddp": NUMBERS,
+    "env": ".+",
+    "reconcile": r"[\d.]+ [KMG]iB",
+}
+"""What may differ from run to run in the output of these commands, besides times and versions."""
+TIMES = r"[\d.,]+ (?:ns|us|ms|s)\b|(?<=torch )\d[\w.+]*"
+UNSTEADY = re.compile(r"^note  .*(not stable|fastest).*\n?", re.MULTILINE)
+"""Notes that a measurement may have, or not."""
 
 
 def checks_of(command: str) -> tuple:
@@ -147,14 +153,16 @@ def _plain(text: str) -> str:
 class Outputs:
     """What the commands print: stored, or from a run of them."""
 
-    def __init__(self, again: str | None = None) -> None:
+    def __init__(self, again: str | None = None, stored_only: bool = False) -> None:
         self.stored: dict[str, list[str]] = json.loads(OUTPUTS.read_text()) if OUTPUTS.exists() else {}
-        self.again, self.fresh = again, dict[str, str]()
+        self.again, self.stored_only, self.fresh = again, stored_only, dict[str, str]()
 
     def of(self, words: str) -> str:
         wanted = self.again is not None and fnmatch.fnmatchcase(words, self.again)
         if words in self.fresh or (words in self.stored and not wanted):
             return self.fresh.get(words) or "\n".join(self.stored[words])
+        if self.stored_only:
+            raise SystemExit(f"no output is stored of: inspect {words}")
         print(f"inspect {words}", file=sys.stderr)
         self.fresh[words] = run(words)
         return self.fresh[words]
@@ -235,9 +243,7 @@ def page(template: str, outputs: Outputs, used: set[str]) -> str:
 
 def pages(names: list[str]) -> dict[str, str]:
     """The templates, by the page that each makes; `names`: only these pages."""
-    every = {
-        str(file.relative_to(TEMPLATES)): file.read_text() for file in sorted(TEMPLATES.rglob("*.md"))
-    }
+    every = {str(file.relative_to(TEMPLATES)): file.read_text() for file in sorted(TEMPLATES.rglob("*.md"))}
     if unknown := set(names) - set(every):
         raise SystemExit(f"no template makes {', '.join(sorted(unknown))}")
     return {name: text for name, text in every.items() if not names or name in names}
@@ -248,13 +254,13 @@ def same(words: str, text: str) -> str:
     text = UNSTEADY.sub("", text)
     for pattern in (TIMES, MEASURED.get(words.split()[0])):
         if pattern:
-            text = re.sub(pattern, "#", text)
+            text = re.sub(pattern, "#", text, flags=re.MULTILINE)
     return re.sub(r"-{2,}", "--", re.sub(r" +", " ", text))  # columns are as wide as what is in them
 
 
 def stale(templates: dict[str, str]) -> bool:
     """Whether a page is not what its template makes, or a command prints something else now."""
-    stored, used, wrong = Outputs(), set[str](), False
+    stored, used, wrong = Outputs(stored_only=True), set[str](), False
     for name, template in templates.items():
         file = ROOT / name
         if not file.exists() or file.read_text() != page(template, stored, used):

@@ -34,7 +34,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def net_file(tmp_path: Path) -> Path:
-    """The README's own example of a user's model."""
+    """The manual's own example of a user's model."""
     file = tmp_path / "your_net.py"
     file.write_text(
         "import torch\n"

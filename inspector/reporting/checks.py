@@ -6,7 +6,7 @@
         yield failed("shares its memory with fc.weight", "conv1.weight", trainable="fc.weight")
 
 Its name is the `check` field of its findings, its docstring its documentation: the check tables of the
-README are made from the first paragraphs.
+manual are made from the first paragraphs.
 """
 
 from __future__ import annotations

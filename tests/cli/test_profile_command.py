@@ -42,7 +42,7 @@ def test_training_json_has_both_directions(inspect) -> None:
     assert metrics["unknown_ops"]["value"] == 0
 
 
-def test_the_readme_example_of_a_users_model(inspect, net_file: Path) -> None:
+def test_the_manuals_example_of_a_users_model(inspect, net_file: Path) -> None:
     # conv: 16 * 64 * 64 outputs x 27; head: 16 x 10.
     spec = f"{net_file}:build"
     code, out, _ = inspect("profile", spec, "--input", "1x3x64x64", "--format", "json")

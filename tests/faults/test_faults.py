@@ -53,8 +53,8 @@ def test_every_fault_and_every_clean_model_names_a_check() -> None:
 
 
 @pytest.mark.parametrize("command", CHECKS)
-def test_the_tables_of_the_readme_are_those_of_the_docstrings(command: str) -> None:
-    assert README["check_table"](command) in (ROOT / "README.md").read_text()
+def test_the_tables_of_the_manual_are_those_of_the_docstrings(command: str) -> None:
+    assert README["check_table"](command) in (ROOT / "docs" / "commands" / f"{command}.md").read_text()
 
 
 def test_the_corpus_is_as_large_as_promised() -> None:

@@ -38,7 +38,7 @@ def needs(width, depth): return Net(width)
 
 @pytest.fixture
 def net(net_file: Path) -> str:
-    """The path of a file with more than the README's example in it."""
+    """The path of a file with more than the manual's example in it."""
     net_file.write_text(net_file.read_text() + MORE)
     return str(net_file)
 
