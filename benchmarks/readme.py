@@ -59,8 +59,8 @@ MEASURED = {
 }
 """What may differ from run to run in the output of these commands, besides times and versions."""
 TIMES = r"[\d.,]+ (?:ns|us|ms|s)\b|(?<=torch )\d[\w.+]*"
-UNSTEADY = re.compile(r"^note  .*(not stable|fastest).*\n?", re.MULTILINE)
-"""Notes that a measurement may have, or not."""
+UNSTEADY = re.compile(r"^(note|ok)  .*(not stable|fastest).*\n?", re.MULTILINE)
+"""Lines that a measurement may have, or not."""
 
 
 def checks_of(command: str) -> tuple:
