@@ -7,9 +7,10 @@ and checks, numbers from benchmarks/results.
     python benchmarks/readme.py --check [PAGE...]    runs all commands, writes nothing; exit 1 where a page is
                                                      stale, or an output differs by more than times
 
-In a template `@@run WORDS@@` becomes `$ inspect WORDS` and what it prints, `@@run WORDS => REGEX@@` only the
-lines of it that match; `@@about COMMAND@@` its docstring, `@@options COMMAND@@` its options, `@@checks
-COMMAND@@` its checks; `@@commands@@` the list of all; `@@NAME@@` a table of `tables.py`.
+In a template `@@run WORDS@@` becomes `$ inspect WORDS` and what it prints, `@@run WORDS => REGEX@@` of it the
+first line and those that match. `@@about COMMAND@@` is its docstring, `@@examples COMMAND@@`, `@@options
+COMMAND@@` and `@@checks COMMAND@@` are what they say, `@@commands@@` is the list of all commands, and
+`@@NAME@@` a table of `tables.py`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ PREPARED = {
 """Files that a command reads, and the command that makes each."""
 NUMBERS = r"[\d.]+(e-?\d+)?|[\u2581-\u2588]+"
 MEASURED = {
-    "bench": rf"^(FP32|BF16|infer  |train  ).*|{NUMBERS}",
+    "bench": rf"^(FP32|BF16|infer  |train  |[\w.]+: ).*|{NUMBERS}",
     "ddp": NUMBERS,
     "env": ".+",
     "reconcile": r"[\d.]+ [KMG]iB",
@@ -86,10 +87,21 @@ def about(command: str) -> str:
 
 
 def commands() -> str:
-    from inspector.cli.main import COMMANDS
+    """The commands, by what one wants."""
+    from inspector.cli.guide import GROUPS
 
-    rows = [f"| [`{name}`]({name}.md) | {about(name).splitlines()[0]} |" for name in COMMANDS]
-    return "\n".join(["| command | what it does |", "| --- | --- |", *rows])
+    lines = []
+    for title, group in GROUPS.items():
+        lines += [f"| {title} | |", "| --- | --- |"]
+        lines += [f"| [`{name}`]({name}.md) | {_plain(entry.summary)} |" for name, entry in group.items()]
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def examples(command: str) -> str:
+    from inspector.cli.guide import EXAMPLES
+
+    return "\n".join(["```console", *(f"inspect {words}" for words in EXAMPLES[command]), "```"])
 
 
 def option_tables(command: str) -> str:
@@ -207,14 +219,14 @@ def _run(words: str, folder: Path) -> str:
 
 
 def shown(text: str, pattern: str) -> str:
-    """The lines that match; what is cut between two of them is an ellipsis, where it was more than space."""
+    """The first line, which is the answer, and those that match; an ellipsis where more than space is cut."""
     lines: list[str] = []
     cut: str | None = None
     for line in text.splitlines():
-        if not re.search(pattern, line):
+        if lines and not re.search(pattern, line):
             cut = "..." if line.strip() or cut else ""
             continue
-        if lines and cut is not None:
+        if cut is not None:
             lines.append(cut)
         lines.append(line)
         cut = None
@@ -225,7 +237,7 @@ def page(template: str, outputs: Outputs, used: set[str]) -> str:
     """A page from the text of its template."""
     from tables import TABLES
 
-    made = {"about": about, "options": option_tables, "checks": check_table}
+    made = {"about": about, "examples": examples, "options": option_tables, "checks": check_table}
 
     def fill(match: re.Match[str]) -> str:
         verb, _, rest = match[1].partition(" ")

@@ -127,6 +127,17 @@ def agreement() -> str:
     )
 
 
+def published() -> str:
+    runs = results("llm_published")
+    shares = [row["fraction"] for row in runs["rows"].values()]
+    above = len(runs["above_the_bound"])
+    return (
+        f"{len(shares)} speeds that gpt-fast, TensorRT-LLM and lmdeploy publish reach {min(shares):.0%} to"
+        f" {max(shares):.0%} of the bound that `inspect llm` gives; {above} are above it"
+        " (`benchmarks/llm_published.py`, which says why each is where it is)."
+    )
+
+
 def speed() -> str:
     counters = results("speed")["counters"]
     capture, scale, startup = results("capture"), results("scale"), results("startup")
@@ -179,5 +190,6 @@ TABLES = {
     "training": training,
     "regress": regress,
     "agreement": agreement,
+    "published": published,
 }
 """What `@@NAME@@` becomes in a template."""

@@ -157,4 +157,4 @@ def test_outputs_are_the_same_but_for_times(words: str, before: str, now: str, e
 def test_an_excerpt_says_where_it_was_cut() -> None:
     text = "a 1\n\nb 2\nc 3\n\nd 4\nb 5"
     assert readme["shown"](text, "^[abd]") == "a 1\n\nb 2\n...\nd 4\nb 5"
-    assert readme["shown"](text, "^c") == "c 3"
+    assert readme["shown"](text, "^[cd]") == "a 1\n...\nc 3\n\nd 4"
