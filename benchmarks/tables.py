@@ -86,8 +86,9 @@ def training() -> str:
         [
             f"- `inspect ddp` on {models} models that train correctly, at 1, 2 and 4 processes:",
             f"  {clean['runs']} runs, {clean['with_alarms']} with a false alarm (`benchmarks/ddp_clean.py`).",
-            f"- A worker, or the launcher, killed by SIGKILL at a random moment: {kills['runs']} runs,",
-            f"  {kills['wrong']} that hang, leave a process, tear the checkpoint or do not tell of it",
+            f"- A worker, or the launcher, killed by SIGKILL at a random moment: in {kills['wrong']} of"
+            f" {kills['runs']} runs",
+            "  something hangs, a process stays behind, the checkpoint is damaged, or no message tells of it",
             "  (`benchmarks/ddp_kill.py`).",
             f"- Its steps take {cost['ratio']:.2f} times those of a bare DistributedDataParallel loop",
             "  (`benchmarks/ddp_speed.py`).",
@@ -101,10 +102,12 @@ def regress() -> str:
     false = max(entry["false_failures"] for entry in found)
     least = min(entry["power_at_10_percent"] for entry in found)
     apart = max(entry["median_step_between_rounds"] for entry in found)
+    fails = f"at most {false:.1%} fail" if false else "none fails"
+    finds = "all" if least == 1 else f"at least {least:.1%}"
     return "\n".join(
         [
-            f"Over {power['runs']:,} resampled runs of a model against itself at most {false:.1%} fail, and",
-            f"at least {least:.1%} of those that are 10% slower do, by wall-clock and by CPU time, on a",
+            f"Over {power['runs']:,} resampled runs of a model against itself {fails}, and {finds} of those",
+            "that are 10% slower do, by wall-clock and by CPU time, on a",
             f"machine with nothing else to do (rounds differ by up to {apart:.1%};",
             "`benchmarks/diff_power.py`). Beside other work wall-clock time finds far less: there, look at",
             "`cpu_time`. A diff of two tables of all torchvision models takes",
@@ -133,7 +136,7 @@ def published() -> str:
     above = len(runs["above_the_bound"])
     return (
         f"{len(shares)} speeds that gpt-fast, TensorRT-LLM and lmdeploy publish reach {min(shares):.0%} to"
-        f" {max(shares):.0%} of the bound that `inspect llm` gives; {above} are above it"
+        f" {max(shares):.0%} of the bound that `inspect llm` gives; {above or 'none'} of them is more"
         " (`benchmarks/llm_published.py`, which says why each is where it is)."
     )
 
