@@ -55,7 +55,7 @@ NUMBERS = r"[\d.]+(e-?\d+)?|[\u2581-\u2588]+"
 MEASURED = {
     "bench": rf"^(FP32|BF16|infer  |train  |[\w.]+: ).*|{NUMBERS}",
     "ddp": NUMBERS,
-    "env": ".+",
+    "env": r"(?s:.+)",
     "reconcile": r"[\d.]+ [KMG]iB",
 }
 """What may differ from run to run in the output of these commands, besides times and versions."""
