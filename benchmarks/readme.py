@@ -90,18 +90,17 @@ def commands() -> str:
     """The commands, by what one wants."""
     from inspector.cli.guide import GROUPS
 
-    lines = []
+    lines = ["| command | what it does |", "| --- | --- |"]
     for title, group in GROUPS.items():
-        lines += [f"| {title} | |", "| --- | --- |"]
+        lines.append(f"| **{title}** | |")
         lines += [f"| [`{name}`]({name}.md) | {_plain(entry.summary)} |" for name, entry in group.items()]
-        lines.append("")
-    return "\n".join(lines[:-1])
+    return "\n".join(lines)
 
 
 def examples(command: str) -> str:
     from inspector.cli.guide import EXAMPLES
 
-    return "\n".join(["```console", *(f"inspect {words}" for words in EXAMPLES[command]), "```"])
+    return "\n".join(["```bash", *(f"inspect {words}" for words in EXAMPLES[command]), "```"])
 
 
 def option_tables(command: str) -> str:
