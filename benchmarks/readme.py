@@ -262,7 +262,7 @@ def pages(names: list[str]) -> dict[str, str]:
 
 def same(words: str, text: str) -> str:
     """An output without what may differ from run to run: times, and what a command measures."""
-    text = UNSTEADY.sub("", text)
+    text = UNSTEADY.sub("", text).rstrip()
     for pattern in (TIMES, MEASURED.get(words.split()[0])):
         if pattern:
             text = re.sub(pattern, "#", text, flags=re.MULTILINE)

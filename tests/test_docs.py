@@ -144,6 +144,7 @@ def test_the_placeholder_is_explained_where_it_stands_and_stands_on_one_page() -
         ("reconcile vit_b_16", "thop  330.3 ms  1.087 GiB", "thop  6.003 s   779.7 MiB", True),
         ("reconcile vit_b_16", "thop  11.29 G", "thop  11.28 G", False),
         ("bench resnet18", "FP32   1.632 s    0.00445  3.2e-07", "FP32  12.1 ms  0.4451  3.25e-7", True),
+        ("bench resnet18", "ok  mode", "ok  mode\nnote  train/2/fp32: not stable after 3 steps", True),
         ("bench resnet18", "ok  same samples", "FAIL  same samples", False),
         ("env", "torch  2.15.0\ntimm  1.0", "torch  2.16.0", True),
         ("profile resnet50", "conv1     118.0 M", "conv1  118.1 M", False),
