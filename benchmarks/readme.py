@@ -239,15 +239,15 @@ def page(template: str, outputs: Outputs, used: set[str]) -> str:
     made = {"about": about, "examples": examples, "options": option_tables, "checks": check_table}
 
     def fill(match: re.Match[str]) -> str:
+        if match[1] in TABLES:
+            return TABLES[match[1]]()
         verb, _, rest = match[1].partition(" ")
         if verb == "run":
             words, _, pattern = rest.partition(" => ")
             used.add(words)
             text = outputs.of(words)
             return f"$ inspect {words}\n{shown(text, pattern) if pattern else text}"
-        if verb in made:
-            return made[verb](rest)
-        return commands() if verb == "commands" else TABLES[verb]()
+        return made[verb](rest) if verb in made else commands()
 
     return re.sub(r"@@(.+?)@@", fill, template)
 

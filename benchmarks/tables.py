@@ -130,7 +130,7 @@ def agreement() -> str:
     )
 
 
-def published() -> str:
+def published_speeds() -> str:
     runs = results("llm_published")
     shares = [row["fraction"] for row in runs["rows"].values()]
     above = len(runs["above_the_bound"])
@@ -138,6 +138,23 @@ def published() -> str:
         f"{len(shares)} speeds that gpt-fast, TensorRT-LLM and lmdeploy publish reach {min(shares):.0%} to"
         f" {max(shares):.0%} of the bound that `inspect llm` gives; {above or 'none'} of them is more"
         " (`benchmarks/llm_published.py`, which says why each is where it is)."
+    )
+
+
+def published_run() -> str:
+    rows, scaled = results("published")["rows"], results("scaling")
+    sides = " and ".join(
+        f"{row['reserved_gib']} GiB reserved on each of {row['gpus']} H100"
+        f" (published: {row['published_gib']})"
+        for row in rows
+    )
+    return (
+        "Of a published run of Llama 3.1 8B (torchtitan, FSDP2, selective checkpointing) it says"
+        f" {sides}, and"
+        f" at most {rows[0]['mfu_at_most']:.0%} MFU (published: {rows[0]['published_mfu']:.0%};"
+        " `benchmarks/published.py`). A step of a Llama of 405 billion parameters on"
+        f" {scaled['ranks']:,} ranks takes {scaled['cpu_seconds']:.0f} s of one CPU here, and"
+        f" {scaled['peak_gib']:.1f} GiB (`benchmarks/scaling.py`)."
     )
 
 
@@ -193,6 +210,7 @@ TABLES = {
     "training": training,
     "regress": regress,
     "agreement": agreement,
-    "published": published,
+    "published speeds": published_speeds,
+    "published run": published_run,
 }
 """What `@@NAME@@` becomes in a template."""
