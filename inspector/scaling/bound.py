@@ -152,10 +152,12 @@ def _computes(trace: Trace, op: Op) -> bool:
 def _useful(trace: Trace, limits: Roof) -> float | None:
     if trace.phase != "train":
         return None
-    return 3 * sum(_products(trace, limits))
+    products = list(_products(trace, limits))
+    return None if None in products else 3 * sum(filter(None, products))
 
 
-def _products(trace: Trace, limits: Roof) -> Iterable[float]:
+def _products(trace: Trace, limits: Roof) -> Iterable[float | None]:
+    """Seconds of each product of the forward at the peak; None where the device's is not known."""
     for op in trace.ops:
         if op.macs and op.phase == "forward":
             dtype = next(
@@ -163,4 +165,4 @@ def _products(trace: Trace, limits: Roof) -> Iterable[float]:
             )
             peak = limits.peak(dtype, True)
             share = 1.0 if op.density is None else op.density
-            yield 2 * op.macs * share / peak if peak else 0.0
+            yield 2 * op.macs * share / peak if peak else None

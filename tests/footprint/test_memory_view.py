@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from inspector.footprint import OPTIMIZER_STEP, Memory, Plan, simulate
-from inspector.footprint.shard import estimate
 from inspector.footprint.tables import bars_frame, composition_frame, modules_frame, timeline_frame
 from inspector.tracing.capture import capture
 from inspector.tracing.capture.kernels import Kernels
@@ -220,15 +219,3 @@ def test_the_reports_tables_add_up_to_the_peak() -> None:
     assert len(timeline) == 5
     assert max(timeline["bytes"]) == memory.allocated
     assert bars_frame(timeline, rows=3, width=10)["timeline"][-1] == "█" * 10
-
-
-def test_ddp_adds_buckets_and_fsdp_divides() -> None:
-    # The weights are 8,000,000 and 4,000,000; the larger is the unit that FSDP gathers, twice.
-    trace = traced(mlp(), 10, 1000)
-    memory = exact(trace, "sgd")
-    ddp, fsdp = estimate(trace, memory, 4, "ddp"), estimate(trace, memory, 4, "fsdp")
-    assert ddp["gradient buckets"] == 12_000_000
-    assert (fsdp["parameters"], fsdp["gradients"]) == (3_000_000, 3_000_000)
-    assert fsdp["gathered units"] == 2 * 8_000_000
-    assert fsdp["activations"] == parts(memory)["activations"]
-    assert estimate(trace, memory, 1, "fsdp")["gathered units"] == 0

@@ -16,13 +16,14 @@ from inspector.core.devices import named
 from inspector.core.links import Links, links, read_nodes
 from inspector.models import as_recipe
 from inspector.models.inputs import as_inputs
-from inspector.scaling.bound import BETWEEN, INSIDE, Machine, seconds
+from inspector.scaling.bound import BETWEEN, INSIDE, Machine, seconds, times
 from inspector.scaling.communication import Collective, ring
 from inspector.scaling.layout import Layout
 from inspector.scaling.simulate import Question, Rank, simulate_rank
 from inspector.scaling.summary import held, played, strides
 from inspector.scaling.tensor_parallel import read, styles
 from inspector.tracing.capture.kernels import Kernels
+from inspector.tracing.capture.setting import Setting
 
 WIDTH, DEPTH = 64, 8
 PARAMETERS = WIDTH * WIDTH * DEPTH
@@ -307,3 +308,12 @@ def test_a_tied_weight_is_not_split_in_one_place(tmp_path: Any) -> None:
     plan.write_text("one: colwise\n")
     with pytest.raises(inspector.InspectError, match="one and two share a weight"):
         inspector.scale(f"{__file__}:Tied", "tp=2", "2x4", tp_plan=plan, ranks=[0])
+
+
+@pytest.mark.parametrize(("dtype", "known"), [("float16", True), ("bfloat16", False)])
+def test_utilisation_is_unknown_where_a_peak_is(dtype: str, known: bool) -> None:
+    """A V100 has no peak for products of bfloat16."""
+    trace = inspector.trace(nn.Linear(8, 4, bias=False), "2x8", phase="train", setting=Setting(dtype))
+    machine = Machine(named("v100"), Links("x", 150, 12, ""), 8, 1)
+    useful = times(trace, [], machine, {}).useful
+    assert useful == (pytest.approx(3 * 2 * 2 * 8 * 4 / 125e12) if known else None)
