@@ -17,6 +17,7 @@ from inspector.cli.guide import COMMANDS, START, write_commands, write_examples
 from inspector.cli.options import FIRST, LAST
 from inspector.core.collection import leave
 from inspector.core.errors import InspectError
+from inspector.core.log import without_libraries_own_lines
 from inspector.core.naming import nearest
 from inspector.core.version import __version__
 from inspector.core.visible import visible, visible_lines
@@ -194,6 +195,7 @@ def entry() -> None:
     """The console script. SIGTERM ends it as Ctrl-C does, so that processes and files of its own go with it;
     not under torchrun, whose workers must end at once, also inside a collective."""
     own_process()
+    without_libraries_own_lines()
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         signal.signal(signal.SIGTERM, _terminated)
     try:

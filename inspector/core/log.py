@@ -10,6 +10,30 @@ FORMAT = "%(asctime)s %(name)s %(levelname)s: %(message)s"
 logger = logging.getLogger("inspector")
 
 
+_ABOUT_LIBRARIES = {
+    "torch.utils._pytree": "is an Enum subclass",
+    "bitsandbytes.backends.cpu.ops": "from kernels-community",
+}
+"""Lines that a library writes about itself when another imports it, by its logger."""
+
+
+class _Without(logging.Filter):
+    """Drops what contains some words."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.words not in str(record.msg)
+
+
+def without_libraries_own_lines() -> None:
+    """Leave those lines out: they are about no model and no measure of the user's. For our own process."""
+    for name, words in _ABOUT_LIBRARIES.items():
+        logging.getLogger(name).addFilter(_Without(words))
+
+
 class Formatter(logging.Formatter):
     """Lines of FORMAT; names in them are harmless."""
 

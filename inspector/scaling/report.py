@@ -17,6 +17,7 @@ from inspector.footprint.question import DTYPES, parse_size
 from inspector.footprint.step import CUDA_CONTEXT
 from inspector.models import Model
 from inspector.models.subject import refuse_scripted
+from inspector.reporting.registry import quantity
 from inspector.reporting.report import Chart, Finding, Report, Section, environment, metrics
 from inspector.reporting.tables import Table
 from inspector.scaling import tensor_parallel
@@ -26,6 +27,12 @@ from inspector.scaling.run import simulate
 from inspector.scaling.search import found, limit_of
 from inspector.tracing.capture.kernels import ATTENTION
 
+_HELD = {
+    "parameters_bytes": "parameters", "gradients_bytes": "gradients", "optimizer_state_bytes": "optimizer",
+    "buffers_bytes": "buffers", "peak_allocated": "allocated", "peak_reserved": "reserved",
+}  # fmt: skip
+"""Columns of the table of ranks, as people read them."""
+_QUANTITIES = {short: quantity(name) for name, short in _HELD.items()}
 _TOP = 16
 _NOTES = (
     "simulated: torch's own distributed code ran on fake tensors, each rank for itself; sizes and collectives"
@@ -182,7 +189,7 @@ def _report(request: Request, answers: list[dict[str, Any]], limit: int | None) 
     model = f"({fullest['name']} itself)"
     shown = modules.assign(module=[path or model for path in modules["module"]])
     sections = [
-        Section("what each rank holds", tables["ranks"]),
+        Section("what each rank holds", tables["ranks"].rename(_HELD), "", _QUANTITIES),
         Section(f"collectives of a step (rank {fullest['rank']})", _shown(tables["collectives"])),
         Section(f"composition of the peak (rank {fullest['rank']})", tables["peak"]),
         Section("communication by module", shown.head(_TOP), _more(len(shown))),
