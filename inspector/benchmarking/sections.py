@@ -17,6 +17,7 @@ from inspector.models import Recipe
 from inspector.models.device import gpu_name
 from inspector.models.inputs import Inputs, materialise
 from inspector.reporting.checks import examine
+from inspector.reporting.numbers import counted
 from inspector.reporting.report import Chart, Finding, Metric, Report, Section, environment, metrics
 from inspector.reporting.tables import Table
 from inspector.tracing.describe import describe_call
@@ -94,7 +95,9 @@ def _switches(bench: Bench) -> list[str]:
 def _header(bench: Bench, recipe: Recipe, inputs: Inputs) -> list[tuple[str, str]]:
     device = bench.options.device
     if device == "cpu":
-        place = f"cpu, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
+        place = (
+            f"cpu, {counted(torch.get_num_threads(), 'thread')} ({torch.backends.cpu.get_cpu_capability()})"
+        )
     else:
         place = f"{gpu_name(device)} ({device})"
     lines = [

@@ -26,6 +26,9 @@ from inspector.tracing.record import Trace
 SHARDS = ("ddp", "fsdp")
 """How the processes of `world_size=` share the model."""
 
+_TRIALS = 8
+"""About how many batches a search tries: for its progress alone."""
+
 
 def memory(
     model: Model | Trace,
@@ -50,6 +53,7 @@ def memory(
     seed: int = 0,
     depth: int = 1,
     call: str | None = None,
+    tell: Callable[[str, float], None] = lambda what, share: None,
 ) -> Report:
     """Predict the peak memory of `model` on a CUDA device.
 
@@ -100,7 +104,7 @@ def memory(
         as_recipe(model, model_args, call), inputs, phase, seed, kernels, dtype, checkpoint_activations,
         optimizer or "sgd", master_weights, workspaces, rules,
     )  # fmt: skip
-    asked = _asked(question, ask, batch, room, measure)
+    asked = _asked(question, ask, batch, room, measure, tell)
     if world_size is not None:
         from inspector.scaling.processes import fullest
 
@@ -114,7 +118,12 @@ def memory(
 
 
 def _asked(
-    question: Question, ask: Callable[..., sections.Asked], batch: int | None, room: int | None, measure: bool
+    question: Question,
+    ask: Callable[..., sections.Asked],
+    batch: int | None,
+    room: int | None,
+    measure: bool,
+    tell: Callable[[str, float], None],
 ) -> sections.Asked:
     """The step at `batch`, or at the largest batch that needs no more than `room` bytes, simulated."""
     tried: list[dict[str, Any]] = []
@@ -123,7 +132,12 @@ def _asked(
             raise InspectError(
                 "`max_batch=` searches for the batch that `batch=` fixes", "leave out one of them"
             )
-        batch = largest_batch(question.needed, room, tried)
+
+        def needed(batch: int) -> int:
+            tell(f"batch {batch}", min(len(tried) / _TRIALS, 0.95))
+            return question.needed(batch)
+
+        batch = largest_batch(needed, room, tried)
         if batch == 0:
             ask, batch = partial(ask, limit=room), 1
     try:

@@ -215,3 +215,14 @@ def test_the_model_is_unchanged() -> None:
 def test_bad_questions_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InspectError, match=message):
         inspector.memory("resnet18", **options)
+
+
+def test_a_search_says_which_batch_it_tries() -> None:
+    told: list[tuple[str, float]] = []
+    report = inspector.memory(
+        nn.Linear(64, 64), "1x64", max_batch="1GiB", tell=lambda what, share: told.append((what, share))
+    )
+    assert [what for what, _ in told] == [
+        f"batch {row['batch']}" for row in report.tables["batches"].records()
+    ]
+    assert [share for _, share in told] == sorted(share for _, share in told)
