@@ -9,7 +9,7 @@ import typer
 
 from inspector.cli.choices import Dtype
 from inspector.cli.command import command
-from inspector.cli.options import numbers
+from inspector.cli.options import device_names, numbers
 
 
 @command("serving.report:llm", "model model_args seed")
@@ -17,7 +17,8 @@ def llm(
     gpu: Annotated[
         Optional[str],
         typer.Option(
-            help="The device: h100, h200, a100, l4, t4, ... Default: h100, with --measure this machine's GPU."
+            autocompletion=device_names,
+            help="The device: h100, a100, l4, t4, ... Default: h100, with --measure this machine's GPU.",
         ),
     ] = None,
     device_file: Annotated[

@@ -9,6 +9,7 @@ import typer
 
 from inspector.cli.choices import Attention, Dtype, Optimizer, Sharding
 from inspector.cli.command import command
+from inspector.cli.options import device_names
 
 
 @command("footprint.report:memory", "model inputs call model_args phase seed")
@@ -34,7 +35,10 @@ def memory(
         typer.Option(help="fused, as a GPU runs it, or math: its parts, with the scores in memory."),
     ] = "fused",
     gpu: Annotated[
-        Optional[str], typer.Option(help="The device, e.g. a100 or h100: whose kernels and workspaces.")
+        Optional[str],
+        typer.Option(
+            autocompletion=device_names, help="The device, e.g. a100 or h100: whose kernels and workspaces."
+        ),
     ] = None,
     calibrate: Annotated[
         Optional[Path],

@@ -61,6 +61,13 @@ def plain_values(texts: list[str] | None) -> list[str]:
     return [":=".join(_named(text, "--arg")) for text in texts or []]
 
 
+def device_names(incomplete: str) -> list[str]:
+    """For the shell: the devices whose peaks are known."""
+    from inspector.core.devices import short_names
+
+    return short_names(incomplete.lower())
+
+
 def numbers(text: Optional[str]) -> list[int] | None:
     """Whole numbers, separated by commas."""
     if text is None:

@@ -9,6 +9,7 @@ import typer
 
 from inspector.cli.choices import Counter, Dtype, Grouping, KvCache, Pass
 from inspector.cli.command import command
+from inspector.cli.options import device_names
 
 
 @command("profiling.profile:profile", "model inputs call model_args phase device seed")
@@ -41,7 +42,9 @@ def profile(
     roofline: Annotated[
         Optional[str],
         typer.Option(
-            metavar="DEVICE", help="Add the least time on this device: h100, a100, l4, t4, cpu, ..."
+            metavar="DEVICE",
+            autocompletion=device_names,
+            help="Add the least time on this device: h100, a100, l4, t4, cpu, ...",
         ),
     ] = None,
     device_file: Annotated[

@@ -9,6 +9,7 @@ import typer
 
 from inspector.cli.choices import Attention, Dtype, Half, Phase, Scattering, Stepping
 from inspector.cli.command import command
+from inspector.cli.options import device_names
 
 
 @command("scaling.report:scale", "model inputs call model_args seed")
@@ -42,7 +43,10 @@ def scale(
         Optional[Path], typer.Option(metavar="FILE", help="YAML of `module.*.path: colwise` lines.")
     ] = None,
     attention: Annotated[Attention, typer.Option(help="fused, as a GPU runs it, or math.")] = "fused",
-    gpu: Annotated[Optional[str], typer.Option(help="The device, e.g. h100: adds bounds of time.")] = None,
+    gpu: Annotated[
+        Optional[str],
+        typer.Option(autocompletion=device_names, help="The device, e.g. h100: adds bounds of time."),
+    ] = None,
     nodes: Annotated[
         Optional[str], typer.Option(metavar="8x8", help="Nodes x devices in each. Default: 8 in each.")
     ] = None,

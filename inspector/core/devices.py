@@ -78,6 +78,11 @@ DEVICES = (
 )  # fmt: skip
 
 
+def short_names(beginning: str = "") -> list[str]:
+    """What may be typed for each device, of those that begin so: h100sxm, t4."""
+    return [name for name in map(_letters, (device.name for device in DEVICES)) if name.startswith(beginning)]
+
+
 def named(text: str, devices: tuple[Device, ...] = DEVICES) -> Device:
     """The first device whose name begins with `text`, by letters and digits alone: h100, a100pcie,
     rtx4090. Raises InspectError with all names."""

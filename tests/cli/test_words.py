@@ -68,6 +68,8 @@ def test_ctrl_c_says_one_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         ("inspect profile --phase ", {"forward", "train", "prefill", "decode"}),
         ("inspect bench --precision fp32,amp-b", {"fp32,amp-bf16"}),
         ("inspect freeze --nor", {"--norm"}),
+        ("inspect profile --roofline h", {"h200sxm", "h100sxm", "h100pcie"}),
+        ("inspect llm --gpu rtx", {"rtx4090", "rtx3090"}),
     ],
 )
 def test_a_shell_completes_commands_options_and_choices(typed: str, expected: set[str]) -> None:
