@@ -23,6 +23,7 @@ from inspector.core.errors import InspectError
 from inspector.core.log import to_console
 from inspector.core.settings import defaults
 from inspector.core.trust import TRUST
+from inspector.core.visible import visible
 
 BUILDING = {"lora": "peft", "attn": "attn_implementation", "trust_remote_code": TRUST}
 """Options that say how a model is built, and what they are among its arguments."""
@@ -70,6 +71,8 @@ def command(
             if report is None:  # another rank, or another machine, has it
                 return 0
             emit(report, values["format"], form, files, values["wide"])
+            if files and report.verdict == "fail":
+                _tell_failures(report)
             after(report)
             return 1 if report.verdict == "fail" else 0
 
@@ -79,6 +82,20 @@ def command(
         return run
 
     return decorate
+
+
+_TOLD = 10
+
+
+def _tell_failures(report: Any) -> None:
+    """What failed, on standard error: with the report in files, a log would show an exit code alone."""
+    from inspector.reporting.answers import answer
+
+    failed = [finding.sentence for finding in report.findings if finding.status == "fail"]
+    lines = [answer(report), *(f"FAIL  {text}" for text in failed[:_TOLD])]
+    if len(failed) > _TOLD:
+        lines.append(f"and {len(failed) - _TOLD} more")
+    print("\n".join(visible(line) for line in lines if line), file=sys.stderr)
 
 
 def _signature(declared: Declared, shared: list[str]) -> inspect.Signature:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,15 @@ def _named(text: str, option: str) -> tuple[str, str]:
 
 def plain_values(texts: list[str] | None) -> list[str]:
     """`name=value` texts as the input grammar writes plain values, `name:=value`."""
-    return [":=".join(_named(text, "--arg")) for text in texts or []]
+    named = [_named(text, "--arg") for text in texts or []]
+    for name, value in named:
+        if _TENSOR.fullmatch(value.strip()):
+            raise InspectError(f"--arg {name} is a plain value, and {value!r} a tensor", "use --input for it")
+    return [":=".join(pair) for pair in named]
+
+
+_TENSOR = re.compile(r"(?:b?float|u?int|bool|complex)\w*\[[\d, ]*\]|\d+(?:x\d+)+")
+"""How --input writes a tensor."""
 
 
 def device_names(incomplete: str) -> list[str]:

@@ -81,10 +81,14 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """fail if a change fails; pass if something was compared and none does; else none."""
+        """fail if a change fails, or if no model could be counted on either side; pass if something was
+        compared and nothing fails; else none."""
         if any(change.fails for change in self.changes):
             return "fail"
-        return "pass" if any(c.state in ("ok", "improved", "regressed") for c in self.changes) else "none"
+        if any(c.state in ("ok", "improved", "regressed") for c in self.changes):
+            return "pass"
+        uncounted = any(c.metric == WHOLE and c.state == "incomparable" for c in self.changes)
+        return "fail" if uncounted else "none"
 
 
 def compare(base: Side, head: Side, rules: Rules | None = None) -> Comparison:

@@ -221,8 +221,9 @@ def _findings(found: Comparison) -> list[Finding]:
     findings += [
         Finding("unchanged", "pass", model, f"{count} ok", shown=False) for model, count in good.items()
     ]
-    if found.verdict == "none":
-        findings.append(Finding("compared", "warn", "", "nothing could be compared"))
+    if not any(change.state in ("ok", "improved", "regressed") for change in found.changes):
+        status = "fail" if found.verdict == "fail" else "warn"
+        findings.append(Finding("compared", status, "", "nothing could be compared"))
     return findings
 
 

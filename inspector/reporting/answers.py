@@ -54,7 +54,7 @@ def _memory(report: Content) -> str:
     )
     if "max_batch" in report.metrics:
         batch = report.metrics["max_batch"].value
-        if batch is None:
+        if not batch:
             return f"{name}: no batch fits"
         most = report.metrics.get("convolution_workspace")
         bound = (
@@ -126,7 +126,7 @@ _STATES = ("regressed", "missing", "invalid", "incomparable", "noisy", "improved
 def _diff(report: Content) -> str:
     states = {name: int(report.metrics[name].value or 0) for name in _STATES}
     told = [f"{count} {name}" for name, count in states.items() if count]
-    head = "something got worse" if report.verdict == "fail" else "nothing got worse"
+    head = {"fail": "FAILED", "pass": "passed"}.get(report.verdict, "nothing compared")
     return f"{head}: {', '.join(told)}" if told else head
 
 
@@ -138,7 +138,8 @@ def _llm(report: Content) -> str:
     if batch is None or batch.value is None or rate is None or rate.value is None:
         return f"{name}: no batch of these fits on one {gpu}; {first}"
     return (
-        f"{name}: one {gpu} holds {counted(int(batch.value), 'sequence')} of {context:,} tokens,"
+        f"{name}: the largest of these batches that fits on one {gpu} is"
+        f" {counted(int(batch.value), 'sequence')} of {context:,} tokens,"
         f" at most {digits(float(rate.value))} tokens a second; {first}"
     )
 

@@ -10,8 +10,9 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 FIRST = (
-    "params", "macs", "share", "status", "verdict", "state", "value", "allocated", "latency", "speedup",
-    "fits", "tokens/s", "before", "after", "change",
+    "params", "macs", "share", "status", "verdict", "state", "law", "head", "why", "value", "allocated",
+    "needed", "latency", "speedup", "fits", "tokens/s", "longest", "samples_bound", "before",
+    "after", "change",
 )  # fmt: skip
 """Columns that stay longest, the most important first."""
 LEAST = 24
@@ -28,16 +29,32 @@ def fitted(
     while True:
         text = _drawn(kept, headings, rows, right, aligned)
         excess = max(map(len, text.splitlines())) - width
-        longest = max(len(row[0]) for row in rows)
         if excess <= 0:
             return text, gone
-        if len(kept) <= 2 or longest - excess >= LEAST:
-            room = max(longest - excess, min(longest, 12))
-            short = [[shortened(row[0], room), *row[1:]] for row in rows]
-            return _drawn(kept, headings, short, right, aligned), gone
-        least = min(kept[1:], key=lambda place: _worth(headings[place], place))
+        long = [place for place in kept[1:] if not right[place] and _length(rows, place) > LEAST]
+        if long:  # a text of several words gives way before a column does
+            widest = max(long, key=lambda place: _length(rows, place))
+            rows = _shorter(rows, widest, max(_length(rows, widest) - excess, LEAST))
+            continue
+        droppable = [place for place in kept[1:] if headings[place].lower() not in FIRST]
+        if not droppable and (len(kept) <= 2 or _length(rows, 0) > LEAST):
+            room = max(_length(rows, 0) - excess, LEAST if len(kept) > 2 else 12)
+            if room < _length(rows, 0):
+                rows = _shorter(rows, 0, room)
+                continue
+        if len(kept) <= 2:
+            return text, gone
+        least = min(droppable or kept[1:], key=lambda place: _worth(headings[place], place))
         kept.remove(least)
         gone = [heading for place, heading in enumerate(headings) if place not in kept]
+
+
+def _length(rows: list[list[str]], place: int) -> int:
+    return max(len(row[place]) for row in rows)
+
+
+def _shorter(rows: list[list[str]], place: int, room: int) -> list[list[str]]:
+    return [[*row[:place], shortened(row[place], room), *row[place + 1 :]] for row in rows]
 
 
 def _drawn(

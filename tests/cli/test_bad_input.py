@@ -131,3 +131,11 @@ def test_the_module_and_the_script_are_the_same_program() -> None:
         [sys.executable, "-m", "inspector", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("inspector ")
+
+
+@pytest.mark.parametrize("value", ["int64[2,16]", "float32[1,3,8,8]", "1x3x8x8", "bool[4]"])
+def test_a_tensor_is_no_plain_value(inspect, value: str) -> None:
+    code, out, err = inspect("profile", "resnet18", "--arg", f"mask={value}")
+    assert (code, out) == (2, "")
+    assert f"{value!r} a tensor" in err
+    assert "use --input" in err

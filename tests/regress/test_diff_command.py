@@ -35,7 +35,9 @@ def test_the_report_is_written_before_the_exit_with_1(inspect, files, tmp_path: 
     made = [tmp_path / name for name in ("d.json", "d.xml", "d.md", "d.csv", "d.html", "d.txt")]
     words = [word for file in made for word in ("--output", str(file))]
     code, out, err = inspect("diff", *files, *words)
-    assert (code, out, err) == (1, "", "")
+    assert (code, out) == (1, "")
+    assert err.startswith("FAILED: ")  # a log shows why, where the report is in files
+    assert "\nFAIL  " in err
     assert all(file.stat().st_size for file in made)
     assert json.loads(made[0].read_text())["verdict"] == "fail"
     assert summary.read_text().rstrip("\n") == made[2].read_text().rstrip("\n")
@@ -287,3 +289,22 @@ def test_python_compares_reports_and_files(files) -> None:
     small = inspector.profile("resnet18")
     assert inspector.diff(small, small).verdict == "pass"
     assert inspector.diff(small, "resnet18").verdict == "pass"
+
+
+def test_a_baseline_of_what_cannot_be_counted_guards_nothing_and_fails(
+    inspect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither side knows the inputs: a gate that compares nothing must not be green."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\ndef build():\n    return nn.Conv2d(3, 4, 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    code, out, err = inspect("table", "net.py:build", "-o", "base.json")
+    assert (code, out) == (1, "")
+    assert "has no default input" in err
+    code, out, _ = inspect("diff", "base.json")
+    assert code == 1
+    assert "nothing could be compared" in out
+    inspect("table", "net.py:build", "resnet18", "-o", "both.json")
+    code, out, _ = inspect("diff", "both.json")  # what is known to fail fails no comparison of others
+    assert code == 0

@@ -121,3 +121,20 @@ def test_nothing_but_the_result_is_printed() -> None:
     words = [sys.executable, "-m", "inspector", "profile", "resnet18", "--no-cache"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_a_long_text_gives_way_before_a_column_does() -> None:
+    frame = Table({"role": ["weight"], "status": ["ok"], "law": ["word " * 20], "tensors": [3], "numel": [9]})
+    first, _, row = table(Section("laws", frame), 80).splitlines()
+    assert first.split() == frame.columns
+    assert "..." in row
+    assert len(row) <= 80
+
+
+def test_names_stay_whole_before_other_columns_do() -> None:
+    frame = Table(
+        {"spec": ["timm:" + "a" * 45], "task": ["classification"], "source": ["timm"], "params": [1]}
+    )
+    text = table(Section("models", frame), 70)
+    assert "timm:" + "a" * 45 in text
+    assert "(not shown: " in text
