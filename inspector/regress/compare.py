@@ -16,6 +16,7 @@ from inspector.regress.noise import judge as judge_rounds
 from inspector.regress.rules import STATES, Rules
 from inspector.reporting.registry import MODEL, TORCH, quantity
 
+_DIFFERS = {"state_digest": "names or shapes changed: older checkpoints may not load"}
 WHOLE = "model"
 """The name of the change of a whole row: it is new, missing, or could not be counted."""
 _VERSIONS = ("torch", "torchvision")
@@ -215,7 +216,7 @@ class _Context:
             return replace(change, state="incomparable", why=environment, only_reported=True)
         tolerance = self.rules.tolerance(change.metric, head.kind)
         if isinstance(base.value, str) or isinstance(head.value, str):
-            return replace(change, state="regressed", why="differs")
+            return replace(change, state="regressed", why=_DIFFERS.get(change.metric, "differs"))
         assert base.value is not None
         assert head.value is not None
         if tolerance is not None and tolerance.allows(base.value, head.value):

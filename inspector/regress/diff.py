@@ -37,9 +37,11 @@ class DiffReport(Report):
         return write(self.comparison, form, color, width)
 
     def notes(self) -> Iterator[str]:
-        """What was done besides the comparison. In a GitHub job it is also added to the step's summary."""
+        """What was done besides the comparison, or can be. A GitHub job's step summary gets it, too."""
         if self.done:
             yield self.done
+        elif self.verdict == "fail" and not str(self.subject["base"]).startswith("git:"):
+            yield "a wanted change is accepted by the same command with --update-baseline"
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             try:
                 if not add_to_summary(self.comparison, summary):
