@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,18 @@ class Parallel:
     ranks: list[dict[str, Any]] = field(default_factory=list)
     obstacle: str = ""
     deadlock: float = 0.0
+
+
+def _folders(modules: Iterable[str]) -> Iterator[str]:
+    """Where the modules of these names were imported from: a user's file may have found its neighbours in a
+    folder that is on the path only while that file is imported."""
+    for name in modules:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is not None:
+            place = Path(file).resolve()
+            yield str(
+                place.parents[min(name.count(".") + (place.stem == "__init__"), len(place.parents) - 1)]
+            )
 
 
 class TwoProcesses:
@@ -86,6 +100,7 @@ class TwoProcesses:
             self.folder,
             f"rank{rank}",
             environment={"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **loopback()},
+            search=list(dict.fromkeys([*(entry or os.getcwd() for entry in sys.path), *_folders(modules)])),
         )
 
     def wait(self) -> Parallel:

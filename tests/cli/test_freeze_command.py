@@ -92,3 +92,19 @@ def test_settings_of_a_file_are_used_and_options_win(inspect, tmp_path: Path) ->
     code, out, _ = inspect("freeze", "--config", file, "--no-verify", "--at", "2", "--norm", "freeze")
     assert "2 of 2 stages" in out
     assert "also after model.train()" in out
+
+
+def test_a_file_that_imports_its_neighbour_takes_the_ddp_step_too(inspect, tmp_path: Path) -> None:
+    """Its folder is on the path only while it is imported; the two processes find the class there, too."""
+    (tmp_path / "neighbour_of_it.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Sequential):\n    pass\n\n\n"
+        "def make():\n    return Net(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))\n"
+    )
+    (tmp_path / "frozen_net.py").write_text(
+        "from neighbour_of_it import make\n\n\ndef build():\n    net = make()\n"
+        "    net[0].requires_grad_(False)\n    return net\n"
+    )
+    code, out, _ = inspect("freeze", f"{tmp_path}/frozen_net.py:build", "--input", "2x4", "--steps", "1")
+    assert "no DDP step" not in out
+    assert "two processes train under DDP" in out
+    assert code == 0
