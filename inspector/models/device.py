@@ -18,7 +18,8 @@ def check_device(device: str, kinds: Sequence[str] = ("meta", "cpu", "cuda")) ->
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        hint = f"use one of: {', '.join(kinds)}; see: inspect env"
+        others = [kind for kind in kinds if kind != device.partition(":")[0]]
+        hint = f"use one of: {', '.join(others)}; see: inspect env"
         raise InspectError(f"no device {device!r} here", hint) from error
 
 

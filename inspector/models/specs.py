@@ -93,6 +93,8 @@ def resolve(spec: str, model_args: Mapping[str, Any] | None = None) -> Recipe:
             f"{spec} is a checkpoint: it holds weights, and no model that could run",
             f"list it with: inspect params {spec}",
         )
+    if Path(spec).suffix.lower() == ".json":
+        raise InspectError(f"{spec} is a configuration", f"write hf:{spec} for the model that it describes")
     from inspector.models import exported
 
     if exported.names_a_file(spec):

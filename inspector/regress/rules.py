@@ -86,7 +86,7 @@ class Rules:
                     listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
                     raise InspectError(
                         f"`{option}=` {glob!r} names no metric of these reports",
-                        f"did you mean {', '.join(near)}?" if near else f"there are: {listed}",
+                        f"did you mean {', '.join(near)}?" if near else f"there are: {listed or 'none'}",
                     )
 
 

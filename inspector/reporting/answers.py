@@ -41,7 +41,7 @@ def _with_unit(text: str, unit: str) -> str:
 
 
 def _params(report: Content) -> str:
-    buffers = f", {_si(report, 'buffers')} in buffers" if "buffers" in report.metrics else ""
+    buffers = f", {_si(report, 'buffers')} elements in buffers" if "buffers" in report.metrics else ""
     params = f"{_si(report, 'params')} parameters ({_size(report, 'param_bytes')})"
     return f"{report.subject['name']}: {params}{buffers}"
 

@@ -130,7 +130,10 @@ def read_mesh(mesh: str | Mapping[str, int]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for name, size in pairs:
         if name not in DIMENSIONS:
-            raise InspectError(f"a mesh has no dimension {name!r}", f"{_HINT}; of {', '.join(DIMENSIONS)}")
+            hint = (
+                f"write dp={name}" if name.isdecimal() else f"{_HINT}; dimensions are {', '.join(DIMENSIONS)}"
+            )
+            raise InspectError(f"a mesh has no dimension {name!r}", hint)
         if name in sizes:
             raise InspectError(f"the mesh names {name} twice", _HINT)
         if not str(size).isdecimal() or not 0 < int(size) <= 2**20:
