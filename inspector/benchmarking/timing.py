@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy import special
 
-from inspector.tracing.capture.isolate import no_collection
+from inspector.core.collection import paused
 
 AIMED_ROUNDS = 24
 """Number of rounds the time is divided into."""
@@ -88,7 +88,7 @@ class HostClock:
         return self.now() - start
 
     def visit(self, step: Callable[[], Any], count: int) -> Visit:
-        with no_collection():
+        with paused():
             step()
             self.wait()
             begin = self.now()
@@ -127,7 +127,7 @@ class EventClock:
             (self.cuda.Event(enable_timing=True), self.cuda.Event(enable_timing=True)) for _ in range(count)
         ]
         stream = self.cuda.current_stream(self.device)
-        with no_collection():
+        with paused():
             step()
             self.cuda.synchronize(self.device)
             begin = self.now()

@@ -12,7 +12,8 @@ from importlib.machinery import ExtensionFileLoader
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """No collection inside; afterwards collections are as they were."""
+    """No collection inside; afterwards collections are as they were. When one runs would decide when storages
+    die, and it walks over every module and every recorded call again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:

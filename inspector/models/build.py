@@ -14,10 +14,11 @@ from torch.nn import init
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from inspector.core.collection import paused
 from inspector.core.errors import InspectError
 from inspector.tracing import _torch
 from inspector.tracing._torch import tree_leaves, tree_map
-from inspector.tracing.capture.isolate import copied, no_collection, random_state, seed_all
+from inspector.tracing.capture.isolate import copied, random_state, seed_all
 
 _ALLOCATING = {
     torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.empty_strided,
@@ -79,7 +80,7 @@ def _placed(model: Any, device: str) -> Any:
 
 
 def _seeded(construct: Callable[[], nn.Module], seed: int) -> nn.Module:
-    with random_state(), no_collection():
+    with random_state(), paused():
         seed_all(seed)
         return construct()
 

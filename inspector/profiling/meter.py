@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from inspector.core.collection import paused
 from inspector.core.errors import InspectError
 from inspector.tracing import _torch
-from inspector.tracing.capture.isolate import no_collection
 
 
 @dataclass
@@ -51,7 +51,7 @@ def metered(device: str, operators: Collection[str] = ()) -> Iterator[Peak]:
         peak.tensors = peak.whole = memory.max_memory_allocated(device) - allocated
         peak.reserved = memory.max_memory_reserved(device) - reserved
         return
-    with no_collection(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with paused(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield peak
     tree = profiler.profiler.kineto_results.experimental_event_tree()  # type: ignore[union-attr]
     names = {name.replace(".", "::") for name in operators}

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from inspector.core.collection import paused
 from inspector.core.errors import InspectError, first_line
 from inspector.core.naming import select
 from inspector.models import Recipe
@@ -29,7 +30,7 @@ from inspector.scaling.parallelize import replicated, shard
 from inspector.tracing import _torch
 from inspector.tracing._torch import tree_map
 from inspector.tracing.capture import differentiable
-from inspector.tracing.capture.isolate import countable_kernels, no_collection, random_state, seed_all
+from inspector.tracing.capture.isolate import countable_kernels, random_state, seed_all
 from inspector.tracing.capture.kernels import Kernels, On, choosing
 from inspector.tracing.capture.modules import all_paths, places_of
 from inspector.tracing.capture.parallel import COMMUNICATION, ParallelRecorder
@@ -73,7 +74,7 @@ class Rank:
 def simulate_rank(question: Question, layout: Layout, rank: int) -> Rank:
     """The step of one rank. Raises InspectError for what cannot run on tensors without values."""
     with ExitStack() as stack:
-        for guard in (no_collection(), random_state(), countable_kernels()):
+        for guard in (paused(), random_state(), countable_kernels()):
             stack.enter_context(guard)
         mesh = stack.enter_context(world.fake_world(layout, rank))
         seed_all(question.seed)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inspector.core.collection import paused
 from inspector.core.errors import InspectError
 from inspector.tracing import _torch
 from inspector.tracing._torch import tree_leaves, tree_map
@@ -19,7 +20,6 @@ from inspector.tracing.beside import beside
 from inspector.tracing.capture import sharded
 from inspector.tracing.capture.isolate import (
     countable_kernels,
-    no_collection,
     preserved,
     random_state,
     seed_all,
@@ -115,7 +115,7 @@ def capture(
         paths = all_paths(model)
     recorder = Recorder(places_of(paths), device, rules)
     with ExitStack() as stack:
-        for guard in (no_collection(), preserved(model), random_state(), countable_kernels(), context(model)):
+        for guard in (paused(), preserved(model), random_state(), countable_kernels(), context(model)):
             stack.enter_context(guard)
         if scripted:
             stack.enter_context(stepwise())  # no function mode sees the calls of TorchScript

@@ -6,7 +6,6 @@ that nothing the forward does can reach the model's own tensors.
 
 from __future__ import annotations
 
-import gc
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -147,19 +146,6 @@ def _parameter(tensor: nn.Parameter, data: torch.Tensor) -> torch.Tensor:
     for name, value in tensor.__dict__.items():  # a wrapper's content is its own already
         twin.__dict__.setdefault(name, value)
     return twin
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Pause the cyclic garbage collector: when it runs would decide when storages die, and it walks
-    over every module and every recorded call again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextmanager
