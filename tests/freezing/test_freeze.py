@@ -368,3 +368,21 @@ def test_one_copy_of_the_model_lives_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     finally:
         gc.enable()
     assert len(copies) == 3  # to observe, and one for each of two optimizers
+
+
+def test_a_stage_shows_what_was_frozen_before_too() -> None:
+    """`at=1` freezes the stem; of the third stage one weight, and all of the head, were frozen before."""
+    torch.manual_seed(0)
+    model = resnet18()
+    model.layer2[0].conv1.weight.requires_grad_(False)
+    model.fc.requires_grad_(False)
+    stages = inspector.freeze(model, at=1).report().tables["stages"]
+    states = [
+        "frozen",
+        "trains",
+        "partly frozen",
+        "trains",
+        "trains",
+        "frozen",
+    ]  # the last: fc
+    assert stages["state"] == states

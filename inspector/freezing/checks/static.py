@@ -8,6 +8,7 @@ from inspector.freezing.checks.case import Case
 from inspector.freezing.hidden import frozen_owner
 from inspector.models.replica import named_state
 from inspector.reporting.checks import check, failed, listed, passed, skipped, warned
+from inspector.reporting.numbers import counted
 from inspector.reporting.report import Finding
 
 
@@ -28,7 +29,8 @@ def requires_grad(case: Case) -> Iterator[Finding]:
         planned = {id(case.tensors[name]) for name in (*frozen, *trainable)}
         before = {id(tensor) for tensor in case.tensors.values()} - planned
         more = f"; {len(before)} more were frozen before, and are not watched" if before else ""
-        yield passed(f"{len(frozen)} parameters are frozen, {len(trainable)} train, as planned{more}")
+        held = f"{counted(len(frozen), 'parameter')} {'is' if len(frozen) == 1 else 'are'} frozen"
+        yield passed(f"{held}, {len(trainable)} train, as planned{more}")
 
 
 @check
