@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ class Child:
 
 def serve(function: str, answer: str, words: list[str]) -> None:
     """What the process of a `Child` does."""
-    end_with(int(os.environ[PARENT]))
+    end_with(int(os.environ[PARENT]), _watch)
     os.environ[PARENT] = str(os.getpid())
     module, _, name = function.partition(":")
     result = getattr(importlib.import_module(module), name)(words)
@@ -123,19 +123,45 @@ def serve(function: str, answer: str, words: list[str]) -> None:
         write_whole(answer, json.dumps(result))
 
 
-def end_with(parent: int) -> None:
+@dataclass
+class Watch:
+    """The thread that ends a process with its parent."""
+
+    parent: int = 0
+    thread: threading.Thread | None = None
+    over: threading.Event = field(default_factory=threading.Event)
+
+
+_watch = Watch()
+"""That of a `Child`."""
+
+
+def unwatched() -> int:
+    """Stop the thread that ends this child with its parent, before a fork; gives the parent, which the caller
+    must look for from then on."""
+    _watch.over.set()
+    if _watch.thread is not None:
+        _watch.thread.join()
+    return _watch.parent
+
+
+def end_with(parent: int, watched: Watch | None = None) -> None:
     """End this process, and the group that it leads, when `parent`, which started it, is gone."""
+    watched = watched or Watch()
+    watched.parent = parent
     if not hasattr(os, "killpg"):  # Windows does not report that a parent is gone
         return
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(POLL)
+            if watched.over.wait(POLL):
+                return
         if os.getpgrp() == os.getpid():
             os.killpg(os.getpid(), signal.SIGKILL)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    watched.thread = threading.Thread(target=watch, daemon=True)
+    watched.thread.start()
 
 
 def loopback() -> dict[str, str]:
