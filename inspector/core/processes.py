@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from inspector.core.files import write_whole
 
 PARENT = "INSPECTOR_PARENT"
 """The environment variable that holds the number of the process that a child must not outlive."""
+_LOOK = 0.02
 POLL = 0.5
 """Seconds between two looks at whether the parent is there."""
 
@@ -111,6 +112,38 @@ class Child:
 
     def __exit__(self, *error: object) -> None:
         self.end()
+
+
+def side_by_side(
+    starts: Sequence[Callable[[], Child]], at_once: int, seconds: float = float("inf")
+) -> Generator[tuple[int, Child, float, bool], None, None]:
+    """Start children, `at_once` at a time, and give each as it ends: its index, the child, the seconds it
+    took, and whether it ended by itself within `seconds`. Those that run end with the iteration."""
+    waiting = list(enumerate(starts))
+    running: dict[int, tuple[Child, float]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                index, start = waiting.pop(0)
+                running[index] = start(), time.perf_counter()
+            time.sleep(_LOOK)
+            for index, (child, started) in list(running.items()):
+                took = time.perf_counter() - started
+                if child.code is not None or took > seconds:
+                    in_time = child.code is not None
+                    child.end()
+                    del running[index]
+                    yield index, child, took, in_time
+    finally:
+        for child, _ in running.values():
+            child.end()
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def serve(function: str, answer: str, words: list[str]) -> None:
