@@ -11,7 +11,7 @@ from inspector.cli.choices import Counted, listed, several
 from inspector.cli.command import command
 
 
-@command("counters.report:reconcile", "model inputs call model_args phase seed")
+@command("counters.run:reconcile", "model inputs call model_args phase seed")
 def reconcile(
     counters: Annotated[
         Optional[list[str]],

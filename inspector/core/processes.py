@@ -34,8 +34,9 @@ class Child:
     """`function` ("module:name"), called with `words` in a process and a process group of its own.
 
     What it prints goes to NAME.log in `folder`; what it returns, as JSON, comes back by `answer()`. It
-    searches modules in the folders of `search`, which are those of this process by default. As a context
-    manager it ends with all that it started.
+    searches modules in the folders of `search`, which are those of this process by default. One that is not
+    `watched` sees for itself that it ends with this process. As a context manager it ends with all that it
+    started.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Child:
         *,
         search: Iterable[str] | None = None,
         environment: Mapping[str, str] | None = None,
+        watched: bool = True,
     ) -> None:
         self.log, self._answer = folder / f"{name}.log", folder / f"{name}.json"
         path = [entry or os.getcwd() for entry in sys.path] if search is None else search
@@ -60,7 +62,7 @@ class Child:
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(path),
-                    PARENT: str(os.getpid()),
+                    PARENT: str(os.getpid() if watched else 0),
                     **(environment or {}),
                 },
             )
@@ -101,7 +103,7 @@ class Child:
 
     def death(self) -> str:
         """How it ended, as a sentence."""
-        code = self._process.returncode
+        code = self.code
         if code is not None and code < 0:
             return f"its process was killed by signal {-code} (9: out of memory, perhaps)"
         lines = self.printed().splitlines()
@@ -139,6 +141,12 @@ def side_by_side(
             child.end()
 
 
+def installed_search() -> list[str]:
+    """Where a child looks for modules that must not find a user's files: not in the working folder."""
+    search = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return [*search, str(Path(__file__).parents[2])]
+
+
 def cores() -> int:
     """How many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -148,7 +156,9 @@ def cores() -> int:
 
 def serve(function: str, answer: str, words: list[str]) -> None:
     """What the process of a `Child` does."""
-    end_with(int(os.environ[PARENT]))
+    parent = int(os.environ[PARENT])
+    if parent:
+        end_with(parent)
     os.environ[PARENT] = str(os.getpid())
     module, _, name = function.partition(":")
     result = getattr(importlib.import_module(module), name)(words)

@@ -24,8 +24,9 @@ import torch
 from torch import nn
 
 from inspector.core.errors import InspectError, first_line
+from inspector.core.forking import Nursery
 from inspector.core.log import logger
-from inspector.core.processes import Child, cores, side_by_side
+from inspector.core.processes import Child, cores, installed_search, side_by_side
 from inspector.core.version import installed
 from inspector.counters.record import Count, Counter
 from inspector.models import Model, Recipe, Subject, as_recipe
@@ -38,8 +39,7 @@ from inspector.tracing.record import Trace
 DOUBLED, WORST_CASE = "a batch of 2", "worst case"
 """How the notes of a trace begin that ran on two samples, or that assumes the most boxes."""
 _COPIES, _IMPORTS = 4, 2**30
-TIMEOUT = 600.0
-"""Seconds that a counter may take by default."""
+"""How often a counter may hold the weights, and the bytes of what it imports."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,11 @@ def missing(counter: Counter) -> Outcome | None:
 def ask(
     counters: Sequence[Counter],
     question: Question,
+    forks: Nursery | None = None,
     tell: Callable[[str, float], None] = lambda what, share: None,
 ) -> list[Outcome]:
-    """Run these counters, of a spec several side by side. Never raises for what a counter does. `tell` hears
-    which are left, and the share that is done."""
+    """Run these counters, of a spec several side by side, forked from `forks` where it is given. Never raises
+    for what a counter does. `tell` hears which are left, and the share that is done."""
     outcomes = {index: _refused(counter, question) for index, counter in enumerate(counters)}
     left = [index for index, outcome in outcomes.items() if outcome is None]
     chosen = [counters[index] for index in left]
@@ -126,7 +127,8 @@ def ask(
         tell(f"counting with {', '.join(running)}", 1 - len(running) / max(1, len(chosen)))
 
     progress()
-    with closing((_in_processes if question.spec is not None else _here)(chosen, question)) as ended:
+    here = question.spec is None
+    with closing(_here(chosen, question) if here else _in_processes(chosen, question, forks)) as ended:
         for place, outcome in ended:
             outcomes[left[place]] = outcome
             del running[chosen[place].name]
@@ -211,11 +213,10 @@ def _restore(place: Any, saved: dict[str, Any]) -> None:
 # In a process of its own.
 
 
-def _in_processes(counters: Sequence[Counter], question: Question) -> Ended:
+def _in_processes(counters: Sequence[Counter], question: Question, forks: Nursery | None) -> Ended:
     """Each in one of its own, as many at once as processors and memory allow. The working folder is not
     searched: a user's file called thop.py must not pass for thop."""
-    search = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    search.append(str(Path(__file__).parents[2]))
+    search, make = installed_search(), Child if forks is None else forks.child
     at_once = _at_once(len(counters), question)
     threads = {"OMP_NUM_THREADS": str(max(1, cores() // at_once)), **os.environ}["OMP_NUM_THREADS"]
     with tempfile.TemporaryDirectory(prefix="inspector-") as name:
@@ -224,7 +225,7 @@ def _in_processes(counters: Sequence[Counter], question: Question) -> Ended:
         def start(counter: Counter) -> Child:
             asked = folder / f"{counter.name}.pt"
             torch.save({**vars(question), "counter": counter.name}, asked)
-            return Child(
+            return make(
                 f"{__name__}:work", [str(asked)], folder, counter.name,
                 search=search, environment={"OMP_NUM_THREADS": threads},
             )  # fmt: skip

@@ -16,7 +16,7 @@ import inspector.counters.report as api
 from inspector.counters import find
 from inspector.counters.isolate import Outcome, Question, ask, harmless
 from inspector.counters.record import Count, Counter
-from inspector.counters.report import reconcile
+from inspector.counters.run import reconcile
 from inspector.models import Subject
 from inspector.profiling.run import trace
 
@@ -174,7 +174,9 @@ def test_a_counter_whose_process_dies_is_a_row(odd: Path) -> None:
 def test_counters_side_by_side_keep_their_order_and_tell_how_far_they_are(odd: Path) -> None:
     spec, told = f"{odd}:Dies", []
     question = Question.of(spec, "3x3", trace(spec, "3x3"), 0, None, 120)
-    outcomes = ask([find("thop"), find("ours")], question, lambda what, share: told.append((what, share)))
+    outcomes = ask(
+        [find("thop"), find("ours")], question, tell=lambda what, share: told.append((what, share))
+    )
     assert [outcome.status for outcome in outcomes] == ["failed", "ok"]
     assert told[0] == ("counting with thop, ours", 0)
     assert [share for _, share in told] == [0, 0.5, 1]
