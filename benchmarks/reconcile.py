@@ -17,8 +17,7 @@ import torch
 from common import save
 from torch import nn
 
-from inspector.counters.report import NEGLIGIBLE
-from inspector.counters.run import reconcile
+from inspector.counters.report import NEGLIGIBLE, reconcile
 from inspector.models import as_recipe
 
 COUNTERS = ("thop", "fvcore", "torch")

@@ -3,7 +3,7 @@ from .benchmarking.machine import env as env
 from .benchmarking.report import bench as bench
 from .core.errors import InspectError as InspectError
 from .core.version import __version__ as __version__
-from .counters.run import reconcile as reconcile
+from .counters.report import reconcile as reconcile
 from .distributed.report import ddp as ddp
 from .footprint.report import memory as memory
 from .freezing.handle import Frozen as Frozen

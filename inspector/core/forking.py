@@ -15,12 +15,14 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from inspector.core.files import write_whole
-from inspector.core.processes import PARENT, Child, serve
+from inspector.core.processes import PARENT, Child, installed_search, serve
 
+_nursery: ContextVar[Nursery | None] = ContextVar("nursery", default=None)
 _LOOK = 0.01
 _CLAIMED = 10.0
 """Seconds within which an order that was taken must have become a process."""
@@ -32,12 +34,13 @@ class Nursery:
     Where none can be started, `child` gives ordinary children. `folder` holds orders and what became of them.
     """
 
-    def __init__(self, folder: Path, modules: Sequence[str], search: Sequence[str] | None = None) -> None:
+    def __init__(self, folder: Path, modules: Sequence[str]) -> None:
         self.folder = folder
         self.process: Child | None = None
         self._orders = 0
         if sys.platform == "linux":
             words = [str(folder), str(os.getpid()), *modules]
+            search = installed_search()
             self.process = Child(f"{__name__}:main", words, folder, "nursery", search=search, watched=False)
 
     def child(
@@ -70,14 +73,19 @@ class Nursery:
 
 
 @contextmanager
-def nursery(*modules: str, search: Sequence[str] | None = None) -> Iterator[Nursery]:
-    """A nursery that ends with the context, and all its children with it. `search`: where it looks for
-    modules (None: where this process does)."""
+def nursery(*modules: str) -> Iterator[Nursery]:
+    """A nursery that ends with the context, and all its children with it; inside another, that one: a command
+    starts it before this process has imported torch. What it has not imported, a child imports."""
+    if (outer := _nursery.get()) is not None:
+        yield outer
+        return
     with tempfile.TemporaryDirectory(prefix="inspector-nursery-") as name:
-        made = Nursery(Path(name), modules, search)
+        made = Nursery(Path(name), modules)
+        token = _nursery.set(made)
         try:
             yield made
         finally:
+            _nursery.reset(token)
             made.end()
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from inspector.core.errors import InspectError, first_line
-from inspector.core.forking import Nursery
+from inspector.core.forking import nursery
 from inspector.core.log import logger
 from inspector.core.processes import Child, cores, installed_search, side_by_side
 from inspector.core.version import installed
@@ -40,6 +40,8 @@ DOUBLED, WORST_CASE = "a batch of 2", "worst case"
 """How the notes of a trace begin that ran on two samples, or that assumes the most boxes."""
 _COPIES, _IMPORTS = 4, 2**30
 """How often a counter may hold the weights, and the bytes of what it imports."""
+TIMEOUT = 600.0
+"""Seconds that a counter may take by default."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,10 @@ def missing(counter: Counter) -> Outcome | None:
 def ask(
     counters: Sequence[Counter],
     question: Question,
-    forks: Nursery | None = None,
     tell: Callable[[str, float], None] = lambda what, share: None,
 ) -> list[Outcome]:
-    """Run these counters, of a spec several side by side, forked from `forks` where it is given. Never raises
-    for what a counter does. `tell` hears which are left, and the share that is done."""
+    """Run these counters, of a spec several side by side. Never raises for what a counter does. `tell` hears
+    which are left, and the share that is done."""
     outcomes = {index: _refused(counter, question) for index, counter in enumerate(counters)}
     left = [index for index, outcome in outcomes.items() if outcome is None]
     chosen = [counters[index] for index in left]
@@ -128,7 +129,7 @@ def ask(
 
     progress()
     here = question.spec is None
-    with closing(_here(chosen, question) if here else _in_processes(chosen, question, forks)) as ended:
+    with closing(_here(chosen, question) if here else _in_processes(chosen, question)) as ended:
         for place, outcome in ended:
             outcomes[left[place]] = outcome
             del running[chosen[place].name]
@@ -213,21 +214,20 @@ def _restore(place: Any, saved: dict[str, Any]) -> None:
 # In a process of its own.
 
 
-def _in_processes(counters: Sequence[Counter], question: Question, forks: Nursery | None) -> Ended:
+def _in_processes(counters: Sequence[Counter], question: Question) -> Ended:
     """Each in one of its own, as many at once as processors and memory allow. The working folder is not
     searched: a user's file called thop.py must not pass for thop."""
-    search, make = installed_search(), Child if forks is None else forks.child
     at_once = _at_once(len(counters), question)
     threads = {"OMP_NUM_THREADS": str(max(1, cores() // at_once)), **os.environ}["OMP_NUM_THREADS"]
-    with tempfile.TemporaryDirectory(prefix="inspector-") as name:
+    with tempfile.TemporaryDirectory(prefix="inspector-") as name, nursery(__name__) as forks:
         folder = Path(name)
 
         def start(counter: Counter) -> Child:
             asked = folder / f"{counter.name}.pt"
             torch.save({**vars(question), "counter": counter.name}, asked)
-            return make(
+            return forks.child(
                 f"{__name__}:work", [str(asked)], folder, counter.name,
-                search=search, environment={"OMP_NUM_THREADS": threads},
+                search=installed_search(), environment={"OMP_NUM_THREADS": threads},
             )  # fmt: skip
 
         starts = [partial(start, counter) for counter in counters]

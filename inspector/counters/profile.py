@@ -9,9 +9,8 @@ from typing import Any
 
 from inspector.core.errors import InspectError
 from inspector.counters import find
-from inspector.counters.isolate import DOUBLED, WORST_CASE, Question, ask
+from inspector.counters.isolate import DOUBLED, TIMEOUT, WORST_CASE, Question, ask
 from inspector.counters.record import BACKWARD, Count, Counter
-from inspector.counters.run import TIMEOUT
 from inspector.models import Model
 from inspector.profiling.report import report
 from inspector.profiling.run import trace

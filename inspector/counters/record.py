@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from inspector.models import Subject
 from inspector.tracing.record import Trace
-
-if TYPE_CHECKING:
-    from inspector.models import Subject
 
 CAUSES = {
     "convention factor 2": "the counter prints FLOPs, a multiply-add being two",
@@ -88,7 +86,7 @@ class Part(NamedTuple):
     phase: str = "forward"
 
 
-Run = Callable[["Subject", str], Count]
+Run = Callable[[Subject, str], Count]
 Explain = Callable[[Trace, Count], list[Part]]
 
 

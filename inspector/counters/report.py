@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inspector.core.forking import Nursery
+from inspector.core.errors import InspectError
 from inspector.counters import NAMES, find, published
-from inspector.counters.isolate import DOUBLED, WORST_CASE, Outcome, Question, ask
+from inspector.counters.isolate import DOUBLED, TIMEOUT, WORST_CASE, Outcome, Question, ask
 from inspector.counters.reconcile import Explanation, causes, explain, total_only
 from inspector.counters.record import CAUSES, UNEXPLAINED, Count, Counter
 from inspector.models import Model, Recipe, as_recipe
@@ -24,33 +24,53 @@ NEGLIGIBLE = 1e-3
 """A remainder below this share of the larger total needs no note."""
 
 
-def compared(
+def reconcile(
     model: Model,
-    inputs: Any,
-    names: Sequence[str],
+    inputs: Any = None,
     *,
-    table: str | Path | None,
-    phase: str,
-    seed: int,
-    model_args: Mapping[str, Any] | None,
-    timeout: float,
-    call: str | None,
-    tell: Callable[[str, float], None],
-    forks: Nursery | None,
+    counters: Sequence[str] | None = None,
+    table: str | Path | None = None,
+    phase: str = "forward",
+    seed: int = 0,
+    model_args: Mapping[str, Any] | None = None,
+    timeout: float = TIMEOUT,
+    call: str | None = None,
+    tell: Callable[[str, float], None] = lambda what, share: None,
 ) -> Report:
-    """The report of `reconcile` on the counters called `names`."""
+    """Count `model` with every counter, and say where each differs from ours and why.
+
+    A spec is counted by each counter in a process of its own, with `timeout` seconds, several side by side as
+    processors and memory allow: their seconds are not those of a counter alone. An nn.Module is
+    copied for each counter and stays untouched. `counters` chooses among inspector.counters.NAMES
+    (`published` too); `table` is a CSV file with the columns model, input, macs, params; `call`
+    is a method to run in place of the forward. `tell` hears which counters run, and the share that is done.
+    """
+    names = _chosen(counters)
+    if not 0 < timeout < 1e9:
+        raise InspectError(
+            f"a time-out of {timeout:g} s makes no sense", "pass `timeout=` a number of seconds"
+        )
     recipe = as_recipe(model, model_args, call)
     base = trace(recipe, inputs, phase=phase, seed=seed)
     figures = published.table(Path(table), base) if table is not None else []
     traces = _Circumstances(recipe, inputs, base, seed)
     question = Question.of(model, inputs, base, seed, model_args, timeout)
     chosen = [find(name) for name in names if name != "published"]
-    outcomes = ask(chosen, question, forks, tell)
+    outcomes = ask(chosen, question, tell)
     results = [_result(counter, outcome, traces) for counter, outcome in zip(chosen, outcomes)]
     if "published" in names:
         results.append(_published(base, model_args))
     results += [_figure(figure, base) for figure in figures]
     return _report(results, base, table if not figures else None)
+
+
+def _chosen(counters: Sequence[str] | None) -> list[str]:
+    names = [*NAMES, "published"]
+    for name in counters or ():
+        if name not in names:
+            raise InspectError(f"no counter is called {name!r}", f"use some of: {', '.join(names)}")
+    wanted = names if not counters else ["ours", *counters]
+    return [name for name in names if name in wanted]
 
 
 @dataclass

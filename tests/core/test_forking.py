@@ -61,7 +61,8 @@ def stubborn(words):
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "slow.py").write_text(SLOW.format(mark=str(tmp_path / "imports")))
     (tmp_path / "work.py").write_text(WORK)
     return tmp_path
@@ -69,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def forks(folder: Path) -> Iterator[Nursery]:
-    with nursery("slow", "a_module_that_nobody_has", search=[str(folder), ROOT]) as made:
+    with nursery("slow", "a_module_that_nobody_has") as made:
         yield made
 
 
@@ -154,7 +155,7 @@ def test_a_forked_child_is_asked_before_it_is_killed(forks: Nursery, folder: Pat
 
 def test_an_order_that_is_withdrawn_before_it_is_read_starts_nothing(folder: Path) -> None:
     (folder / "slow.py").write_text("import time; time.sleep(2)")
-    with nursery("slow", search=[str(folder), ROOT]) as forks:
+    with nursery("slow") as forks:
         never = child(forks, folder, "sleep", str(folder / "sleeps"), name="never")
         never.end()
         later = child(forks, folder, "add", "1", name="later")
@@ -164,7 +165,7 @@ def test_an_order_that_is_withdrawn_before_it_is_read_starts_nothing(folder: Pat
 
 
 def test_children_end_with_their_nursery(folder: Path) -> None:
-    with nursery("slow", search=[str(folder), ROOT]) as forks:
+    with nursery("slow") as forks:
         sleeping = child(forks, folder, "sleep", str(folder / "sleeps"))
         appears(folder / "sleeps")
         everyone = living()
@@ -178,11 +179,11 @@ def test_a_nursery_ends_with_the_process_that_started_it(folder: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from inspector.core.forking import nursery\n"
         f"folder = Path({str(folder)!r})\n"
-        f"with nursery('slow', search=[str(folder), {ROOT!r}]) as forks:\n"
+        "with nursery('slow') as forks:\n"
         f"    forks.child('work:sleep', [str(folder / 'sleeps')], folder, search=[str(folder), {ROOT!r}])\n"
         "    time.sleep(600)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": ROOT}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), ROOT])}
     parent = subprocess.Popen([sys.executable, "-c", program], env=environment)
     appears(folder / "sleeps")
     everyone = living(psutil.Process(parent.pid))
@@ -194,7 +195,7 @@ def test_a_nursery_ends_with_the_process_that_started_it(folder: Path) -> None:
 
 def test_where_no_fork_is_safe_children_are_started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forking.sys, "platform", "darwin")
-    with nursery("slow", search=[str(folder), ROOT]) as forks:
+    with nursery("slow") as forks:
         one = child(forks, folder, "add", "1", "2")
         assert type(one) is Child
         assert one.wait(60)
@@ -208,3 +209,10 @@ def test_a_nursery_that_has_died_is_done_without(forks: Nursery, folder: Path) -
     assert type(one) is Child
     assert one.wait(60)
     assert one.answer() == {"sum": 3}
+
+
+def test_a_nursery_inside_another_is_that_one(forks: Nursery) -> None:
+    with nursery("slow", "json") as inner:
+        assert inner is forks
+    assert forks.process is not None
+    assert forks.process.code is None

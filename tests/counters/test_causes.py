@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import flop_registry
 
 from inspector.counters.record import CAUSES
-from inspector.counters.run import reconcile
+from inspector.counters.report import reconcile
 
 FUSED_ATTENTION_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu in flop_registry
 

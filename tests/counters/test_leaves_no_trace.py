@@ -16,7 +16,7 @@ import inspector.counters.report as api
 from inspector.counters import find
 from inspector.counters.isolate import Outcome, Question, ask, harmless
 from inspector.counters.record import Count, Counter
-from inspector.counters.run import reconcile
+from inspector.counters.report import reconcile
 from inspector.models import Subject
 from inspector.profiling.run import trace
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inspector.counters.report import NEGLIGIBLE
-from inspector.counters.run import reconcile
+from inspector.counters.report import NEGLIGIBLE, reconcile
 from inspector.models import as_recipe
 from inspector.reporting.report import Report
 

@@ -10,7 +10,7 @@ from torchvision.models import get_model_weights
 
 from inspector.core.errors import InspectError
 from inspector.counters import published
-from inspector.counters.run import reconcile
+from inspector.counters.report import reconcile
 from inspector.profiling.run import trace
 
 
