@@ -50,6 +50,7 @@ class Outcome:
 
     `status` is ok, failed, timed out or not installed. `seconds` are those of building the model and
     counting, `peak_bytes` the largest resident size of the counter's own process (None in this one).
+    `at_once` is how many may have run side by side, which makes each slower.
     """
 
     status: str
@@ -58,6 +59,7 @@ class Outcome:
     version: str | None = None
     seconds: float | None = None
     peak_bytes: int | None = None
+    at_once: int = 1
 
 
 Ended = Generator[tuple[int, Outcome], None, None]
@@ -233,7 +235,8 @@ def _in_processes(counters: Sequence[Counter], question: Question) -> Ended:
         starts = [partial(start, counter) for counter in counters]
         for index, child, seconds, in_time in side_by_side(starts, at_once, question.timeout):
             logger.info("%s printed: %s", counters[index].name, child.printed())
-            yield index, _outcome(child, seconds, question.timeout if not in_time else None)
+            outcome = _outcome(child, seconds, question.timeout if not in_time else None)
+            yield index, replace(outcome, at_once=at_once)
 
 
 def _at_once(counters: int, question: Question) -> int:

@@ -249,6 +249,9 @@ def _folded(text: str) -> str:
 
 def _findings(results: list[_Result], found: Trace, ours: int, unmatched: str | Path | None) -> list[Finding]:
     findings = [Finding("provenance", "warn", "", note) for note in found.notes]
+    if (at_once := max(result.outcome.at_once for result in results)) > 1:
+        slower = f"{at_once} counters ran side by side: alone, each takes less time than it says"
+        findings.append(Finding("provenance", "warn", "", slower))
     if unknown := totals(found)["unknown_ops"]:
         message = f"{unknown} operators have no formula: our count is a lower bound"
         findings.append(Finding("coverage", "warn", "ours", message))

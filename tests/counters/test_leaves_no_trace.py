@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 import inspector.counters.report as api
+from inspector.core.processes import cores
 from inspector.counters import find
 from inspector.counters.isolate import Outcome, Question, ask, harmless
 from inspector.counters.record import Count, Counter
@@ -180,6 +181,17 @@ def test_counters_side_by_side_keep_their_order_and_tell_how_far_they_are(odd: P
     assert [outcome.status for outcome in outcomes] == ["failed", "ok"]
     assert told[0] == ("counting with thop, ours", 0)
     assert [share for _, share in told] == [0, 0.5, 1]
+    assert [outcome.at_once for outcome in outcomes] == [min(2, cores())] * 2
+
+
+def test_seconds_of_counters_that_ran_side_by_side_are_said_to_be_long(
+    odd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inspector.counters.isolate.cores", lambda: 2)
+    report = reconcile(f"{odd}:Dies", "3x3", counters=["ours"])
+    assert "side by side" not in str(report)
+    report = reconcile(f"{odd}:Dies", "3x3", counters=["thop"])
+    assert "2 counters ran side by side: alone, each takes less time than it says" in str(report)
 
 
 def test_a_counter_that_hangs_is_a_row_after_its_time(odd: Path) -> None:
