@@ -37,7 +37,7 @@ class Nursery:
     def __init__(self, folder: Path, modules: Sequence[str]) -> None:
         self.folder = folder
         self.process: Child | None = None
-        self._orders = 0
+        self._orders, self._environment = 0, dict(os.environ)
         if sys.platform == "linux":
             words = [str(folder), str(os.getpid()), *modules]
             search = installed_search()
@@ -59,12 +59,21 @@ class Nursery:
         self._orders += 1
         order = {
             "function": function, "words": list(words), "folder": str(folder.absolute()), "name": name,
-            "search": list(search if search is not None else sys.path),
-            "environment": dict(environment or {}),
+            "search": list(search if search is not None else sys.path), "cwd": os.getcwd(),
+            "environment": {**self._changed(), **(environment or {})},
         }  # fmt: skip
         file = self.folder / f"{self._orders:06}.order"
         write_whole(file, json.dumps(order))
         return Forked(file, self.process, folder, name)
+
+    def _changed(self) -> dict[str, str | None]:
+        """What has changed in the environment since it was started; None for what is gone."""
+        then = self._environment
+        return {
+            name: os.environ.get(name)
+            for name in {**then, **os.environ}
+            if then.get(name) != os.environ.get(name)
+        }
 
     def end(self) -> None:
         """End it; its children end with it."""
@@ -188,6 +197,17 @@ def _fork(order: Path) -> int:
     return number
 
 
+def _adopt(environment: dict[str, str | None]) -> None:
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    threads = environment.get("OMP_NUM_THREADS") or ""
+    if "torch" in sys.modules and threads.isdigit():  # the variable is read when torch is loaded
+        sys.modules["torch"].set_num_threads(int(threads))
+
+
 def _become(order: dict[str, Any]) -> None:
     """Turn this fork into the child that was ordered; it never returns."""
     code, folder, name = 1, Path(order["folder"]), order["name"]
@@ -196,12 +216,11 @@ def _become(order: dict[str, Any]) -> None:
         log = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_TRUNC | os.O_CREAT)
         for stream in (1, 2):
             os.dup2(log, stream)
+        os.chdir(order["cwd"])
         search = [entry or os.getcwd() for entry in order["search"]]
         own = {"PYTHONPATH": os.pathsep.join(search), PARENT: str(os.getppid())}
-        os.environ.update({**own, **order["environment"]})
+        _adopt({**order["environment"], **own})
         sys.path[:] = dict.fromkeys([*search, *sys.path])
-        if "torch" in sys.modules and (threads := order["environment"].get("OMP_NUM_THREADS", "")).isdigit():
-            sys.modules["torch"].set_num_threads(int(threads))  # the variable is read when torch is loaded
         serve(order["function"], str(folder / f"{name}.json"), order["words"])
         code = 0
     except SystemExit as stop:

@@ -36,7 +36,7 @@ def add(words):
     return {"sum": sum(map(int, words))}
 
 def surroundings(words):
-    place = {"variable": os.environ.get("PLANTED"), "folder": os.getcwd()}
+    place = {"variable": os.environ.get("PLANTED"), "later": os.environ.get("LATER"), "folder": os.getcwd()}
     return {**place, "path": sys.path[:1], "leads": os.getpgrp() == os.getpid()}
 
 def fail(words):
@@ -69,7 +69,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def forks(folder: Path) -> Iterator[Nursery]:
+def forks(folder: Path, no_other: None) -> Iterator[Nursery]:
     with nursery("slow", "a_module_that_nobody_has") as made:
         yield made
 
@@ -85,8 +85,20 @@ def appears(file: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.fixture(autouse=True)
+def no_other() -> Iterator[None]:
+    """Without the nursery of the other tests."""
+    token = forking._nursery.set(None)
+    OTHERS.update(psutil.Process().children(recursive=True))
+    yield
+    forking._nursery.reset(token)
+
+
+OTHERS: set[psutil.Process] = set()
+
+
 def living(root: psutil.Process | None = None) -> list[psutil.Process]:
-    everyone = (root or psutil.Process()).children(recursive=True)
+    everyone = set((root or psutil.Process()).children(recursive=True)) - OTHERS
     return [process for process in everyone if process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -111,9 +123,11 @@ def test_a_forked_child_has_its_own_surroundings(
 ) -> None:
     search = [str(folder / "first"), str(folder), ROOT]
     asked = {"PLANTED": "here"}
+    monkeypatch.setenv("LATER", "too")  # both after the nursery was started
+    monkeypatch.chdir(folder)
     one = forks.child("work:surroundings", [], folder, search=search, environment=asked)
     assert one.wait(60)
-    expected = {"variable": "here", "folder": os.getcwd(), "path": search[:1], "leads": True}
+    expected = {"variable": "here", "later": "too", "folder": os.getcwd(), "path": search[:1], "leads": True}
     assert one.answer() == expected
 
 

@@ -140,6 +140,7 @@ def test_children_side_by_side_come_as_they_end_and_never_more_than_asked(folder
 
 
 def test_a_child_that_takes_too_long_is_ended_and_so_are_all_when_nobody_listens(folder: Path) -> None:
+    before = set(psutil.Process().children(recursive=True))
     marks = [folder / f"sleeps{index}" for index in range(3)]
     starts = [
         partial(Child, "work:sleep", [str(mark)], folder, mark.name, search=[str(folder), ROOT])
@@ -158,6 +159,6 @@ def test_a_child_that_takes_too_long_is_ended_and_so_are_all_when_nobody_listens
         assert next(children)[0] == 2
     assert not [
         process
-        for process in psutil.Process().children(recursive=True)
+        for process in set(psutil.Process().children(recursive=True)) - before
         if process.status() != psutil.STATUS_ZOMBIE
     ]
