@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from inspector.cli.main import main
+from inspector.core.forking import Nursery, nursery
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -30,6 +31,14 @@ def inspect(capsys: pytest.CaptureFixture[str]) -> Run:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has an empty cache of traces."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nursery_of_all() -> Iterator[Nursery]:
+    """All that tests start in processes of their own is forked from one, which has imported torch."""
+    used = ("inspector.counters.isolate", "inspector.freezing.ddp_worker", "inspector.scaling.child")
+    with nursery("torchvision", "torch._dynamo", *used) as made:
+        yield made
 
 
 @pytest.fixture

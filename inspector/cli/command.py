@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import reduce
 from importlib import import_module
 from operator import getitem
@@ -41,12 +41,14 @@ def command(
     progress: Any = bars.steps,
     before: Callable[[Mapping[str, Any]], None] = lambda values: None,
     after: Callable[[Any], None] = lambda report: None,
+    early: Callable[[Mapping[str, Any]], Sequence[str]] = lambda keywords: (),
 ) -> Callable[[Declared], Run]:
     """Make a command of the function at `function` ("package.module:name"), which returns a Report.
 
     What is decorated has as parameters the options that only this command has, and as docstring its help.
     shared: names of FIRST and LAST that it has too. `form`: the format on standard output. `progress`: what
     the keyword `tell` of the function gets. `before` may refuse values, `after` sees the Report last.
+    `early`: what processes that the function forks will import, beside this one (nothing: it forks none).
     """
 
     def decorate(declared: Declared) -> Run:
@@ -60,7 +62,8 @@ def command(
                 before(values)
                 keywords = _keywords(values, signature)
                 try:
-                    report = _call(_load(function), keywords, values, progress)
+                    with _forks(early(keywords)):
+                        report = _call(_load(function), keywords, values, progress)
                 except (InspectError, KeyboardInterrupt) as error:  # what was measured by then is shown
                     if (partial := getattr(error, "report", None)) is not None:
                         emit(partial, values["format"], form, files, values["wide"])
@@ -82,6 +85,24 @@ def command(
         return run
 
     return decorate
+
+
+@contextmanager
+def _forks(modules: Sequence[str]) -> Iterator[None]:
+    if not modules:
+        yield
+        return
+    from inspector.core.forking import nursery
+
+    with nursery(*modules):
+        yield
+
+
+def library(model: str) -> tuple[str, ...]:
+    """The library that builds the model of a spec, as far as the spec alone tells."""
+    source, colon, _ = model.partition(":")
+    source = source if colon else "" if "." in model else "torchvision"
+    return (source,) if source in ("torchvision", "timm") else ()
 
 
 _TOLD = 10

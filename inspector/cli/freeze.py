@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from inspector.cli.choices import Counting, Norm
-from inspector.cli.command import command
+from inspector.cli.command import command, library
 from inspector.cli.options import Setting, Stages, globs
 
 
-@command("freezing.handle:freeze_and_verify", "model inputs model_args weights seed")
+def training(keywords: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the two processes of a verification import."""
+    if not (keywords.get("verify") and keywords.get("ddp")):
+        return ()
+    return ("inspector.freezing.ddp_worker", "torch._dynamo", *library(keywords["model"]))
+
+
+@command("freezing.handle:freeze_and_verify", "model inputs model_args weights seed", early=training)
 def freeze(
     at: Annotated[
         Optional[int],

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from inspector.cli.choices import Counted, listed, several
-from inspector.cli.command import command
+from inspector.cli.command import command, library
 
 
-@command("counters.report:reconcile", "model inputs call model_args phase seed")
+def counting(keywords: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the processes of the counters import."""
+    return ("inspector.counters.isolate", *library(keywords["model"]))
+
+
+@command("counters.report:reconcile", "model inputs call model_args phase seed", early=counting)
 def reconcile(
     counters: Annotated[
         Optional[list[str]],

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from inspector.cli.choices import Attention, Dtype, Half, Phase, Scattering, Stepping
-from inspector.cli.command import command
+from inspector.cli.command import command, library
 from inspector.cli.options import device_names
 
 
-@command("scaling.report:scale", "model inputs call model_args seed")
+def simulating(keywords: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the processes of the ranks import."""
+    return ("inspector.scaling.child", *library(keywords["model"]))
+
+
+@command("scaling.report:scale", "model inputs call model_args seed", early=simulating)
 def scale(
     mesh: Annotated[
         Optional[str], typer.Option(metavar="dp=64,tp=8", help="Sizes of dp, tp, and replicate (of hsdp).")

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from inspector.core.files import write_whole
 
 PARENT = "INSPECTOR_PARENT"
 """The environment variable that holds the number of the process that a child must not outlive."""
+_LOOK = 0.02
 POLL = 0.5
 """Seconds between two looks at whether the parent is there."""
 
@@ -33,8 +34,9 @@ class Child:
     """`function` ("module:name"), called with `words` in a process and a process group of its own.
 
     What it prints goes to NAME.log in `folder`; what it returns, as JSON, comes back by `answer()`. It
-    searches modules in the folders of `search`, which are those of this process by default. As a context
-    manager it ends with all that it started.
+    searches modules in the folders of `search`, which are those of this process by default. One that is not
+    `watched` sees for itself that it ends with this process. As a context manager it ends with all that it
+    started.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Child:
         *,
         search: Iterable[str] | None = None,
         environment: Mapping[str, str] | None = None,
+        watched: bool = True,
     ) -> None:
         self.log, self._answer = folder / f"{name}.log", folder / f"{name}.json"
         path = [entry or os.getcwd() for entry in sys.path] if search is None else search
@@ -59,7 +62,7 @@ class Child:
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(path),
-                    PARENT: str(os.getpid()),
+                    PARENT: str(os.getpid() if watched else 0),
                     **(environment or {}),
                 },
             )
@@ -100,7 +103,7 @@ class Child:
 
     def death(self) -> str:
         """How it ended, as a sentence."""
-        code = self._process.returncode
+        code = self.code
         if code is not None and code < 0:
             return f"its process was killed by signal {-code} (9: out of memory, perhaps)"
         lines = self.printed().splitlines()
@@ -113,9 +116,49 @@ class Child:
         self.end()
 
 
+def side_by_side(
+    starts: Sequence[Callable[[], Child]], at_once: int, seconds: float = float("inf")
+) -> Generator[tuple[int, Child, float, bool], None, None]:
+    """Start children, `at_once` at a time, and give each as it ends: its index, the child, the seconds it
+    took, and whether it ended by itself within `seconds`. Those that run end with the iteration."""
+    waiting = list(enumerate(starts))
+    running: dict[int, tuple[Child, float]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                index, start = waiting.pop(0)
+                running[index] = start(), time.perf_counter()
+            time.sleep(_LOOK)
+            for index, (child, started) in list(running.items()):
+                took = time.perf_counter() - started
+                if child.code is not None or took > seconds:
+                    in_time = child.code is not None
+                    child.end()
+                    del running[index]
+                    yield index, child, took, in_time
+    finally:
+        for child, _ in running.values():
+            child.end()
+
+
+def installed_search() -> list[str]:
+    """Where a child looks for modules that must not find a user's files: not in the working folder."""
+    search = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return [*search, str(Path(__file__).parents[2])]
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def serve(function: str, answer: str, words: list[str]) -> None:
     """What the process of a `Child` does."""
-    end_with(int(os.environ[PARENT]), _watch)
+    parent = int(os.environ[PARENT])
+    if parent:
+        end_with(parent)
     os.environ[PARENT] = str(os.getpid())
     module, _, name = function.partition(":")
     result = getattr(importlib.import_module(module), name)(words)
@@ -123,45 +166,19 @@ def serve(function: str, answer: str, words: list[str]) -> None:
         write_whole(answer, json.dumps(result))
 
 
-@dataclass
-class Watch:
-    """The thread that ends a process with its parent."""
-
-    parent: int = 0
-    thread: threading.Thread | None = None
-    over: threading.Event = field(default_factory=threading.Event)
-
-
-_watch = Watch()
-"""That of a `Child`."""
-
-
-def unwatched() -> int:
-    """Stop the thread that ends this child with its parent, before a fork; gives the parent, which the caller
-    must look for from then on."""
-    _watch.over.set()
-    if _watch.thread is not None:
-        _watch.thread.join()
-    return _watch.parent
-
-
-def end_with(parent: int, watched: Watch | None = None) -> None:
+def end_with(parent: int) -> None:
     """End this process, and the group that it leads, when `parent`, which started it, is gone."""
-    watched = watched or Watch()
-    watched.parent = parent
     if not hasattr(os, "killpg"):  # Windows does not report that a parent is gone
         return
 
     def watch() -> None:
         while os.getppid() == parent:
-            if watched.over.wait(POLL):
-                return
+            time.sleep(POLL)
         if os.getpgrp() == os.getpid():
             os.killpg(os.getpid(), signal.SIGKILL)
         os._exit(1)
 
-    watched.thread = threading.Thread(target=watch, daemon=True)
-    watched.thread.start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def loopback() -> dict[str, str]:

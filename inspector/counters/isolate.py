@@ -13,9 +13,10 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ import torch
 from torch import nn
 
 from inspector.core.errors import InspectError, first_line
+from inspector.core.forking import nursery
 from inspector.core.log import logger
-from inspector.core.processes import Child
+from inspector.core.processes import Child, cores, installed_search, side_by_side
 from inspector.core.version import installed
 from inspector.counters.record import Count, Counter
 from inspector.models import Model, Recipe, Subject, as_recipe
@@ -36,6 +38,8 @@ from inspector.tracing.record import Trace
 
 DOUBLED, WORST_CASE = "a batch of 2", "worst case"
 """How the notes of a trace begin that ran on two samples, or that assumes the most boxes."""
+_COPIES, _IMPORTS = 4, 2**30
+"""How often a counter may hold the weights, and the bytes of what it imports."""
 TIMEOUT = 600.0
 """Seconds that a counter may take by default."""
 
@@ -46,6 +50,7 @@ class Outcome:
 
     `status` is ok, failed, timed out or not installed. `seconds` are those of building the model and
     counting, `peak_bytes` the largest resident size of the counter's own process (None in this one).
+    `at_once` is how many may have run side by side, which makes each slower.
     """
 
     status: str
@@ -54,6 +59,11 @@ class Outcome:
     version: str | None = None
     seconds: float | None = None
     peak_bytes: int | None = None
+    at_once: int = 1
+
+
+Ended = Generator[tuple[int, Outcome], None, None]
+"""The index of each counter, and how it ended, as they end."""
 
 
 @dataclass(frozen=True)
@@ -104,19 +114,47 @@ def missing(counter: Counter) -> Outcome | None:
     return Outcome("not installed", message=f"{counter.package} is not installed: {counter.install}")
 
 
-def ask(counter: Counter, question: Question) -> Outcome:
-    """Run one counter. Never raises for what the counter does."""
-    absent = missing(counter)
-    if absent is not None:
-        return absent
+def ask(
+    counters: Sequence[Counter],
+    question: Question,
+    tell: Callable[[str, float], None] = lambda what, share: None,
+) -> list[Outcome]:
+    """Run these counters, of a spec several side by side. Never raises for what a counter does. `tell` hears
+    which are left, and the share that is done."""
+    outcomes = {index: _refused(counter, question) for index, counter in enumerate(counters)}
+    left = [index for index, outcome in outcomes.items() if outcome is None]
+    chosen = [counters[index] for index in left]
+    running = {counter.name: None for counter in chosen}
+
+    def progress() -> None:
+        tell(f"counting with {', '.join(running)}", 1 - len(running) / max(1, len(chosen)))
+
+    progress()
+    here = question.spec is None
+    with closing(_here(chosen, question) if here else _in_processes(chosen, question)) as ended:
+        for place, outcome in ended:
+            outcomes[left[place]] = outcome
+            del running[chosen[place].name]
+            progress()
+    return [outcome for outcome in outcomes.values() if outcome is not None]
+
+
+def _refused(counter: Counter, question: Question) -> Outcome | None:
+    """Why a counter cannot run here, without trying; None where it can."""
     if counter.name != "ours" and question.state_bytes > (available_bytes() or question.state_bytes):
         size = f"{question.state_bytes / 2**30:.1f} GiB"
-        return Outcome("failed", message=f"it needs real weights, and {size} do not fit in memory")
-    logger.info("counting with %s", counter.name)
-    if question.spec is not None:
-        return _in_a_process(counter, question)
+        return missing(counter) or Outcome(
+            "failed", message=f"it needs real weights, and {size} do not fit in memory"
+        )
+    return missing(counter)
+
+
+def _here(counters: Sequence[Counter], question: Question) -> Ended:
+    """In this process, one after the other: counters replace functions of torch while they run."""
     assert question.recipe is not None
-    return answer(counter, question.recipe, question)
+    for index, counter in enumerate(counters):
+        logger.info("counting with %s", counter.name)
+        yield index, answer(counter, question.recipe, question)
 
 
 # In this process.
@@ -178,23 +216,41 @@ def _restore(place: Any, saved: dict[str, Any]) -> None:
 # In a process of its own.
 
 
-def _in_a_process(counter: Counter, question: Question) -> Outcome:
-    """The working folder is not searched: a user's file called thop.py must not pass for thop."""
-    search = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="inspector-") as name:
-        asked = Path(name) / "question.pt"
-        torch.save({**vars(question), "counter": counter.name}, asked)
-        function, home = f"{__name__}:work", str(Path(__file__).parents[2])
-        with Child(function, [str(asked)], Path(name), "counter", search=[*search, home]) as child:
-            in_time = child.wait(question.timeout)
-        seconds = time.perf_counter() - start
-        logger.info("%s printed: %s", counter.name, child.printed())
-        if not in_time:
-            return Outcome("timed out", message=f"no answer in {question.timeout:g} s", seconds=seconds)
-        plain = child.answer()
-        if plain is None:
-            return Outcome("failed", message=child.death(), seconds=seconds)
+def _in_processes(counters: Sequence[Counter], question: Question) -> Ended:
+    """Each in one of its own, as many at once as processors and memory allow. The working folder is not
+    searched: a user's file called thop.py must not pass for thop."""
+    at_once = _at_once(len(counters), question)
+    threads = {"OMP_NUM_THREADS": str(max(1, cores() // at_once)), **os.environ}["OMP_NUM_THREADS"]
+    with tempfile.TemporaryDirectory(prefix="inspector-") as name, nursery(__name__) as forks:
+        folder = Path(name)
+
+        def start(counter: Counter) -> Child:
+            asked = folder / f"{counter.name}.pt"
+            torch.save({**vars(question), "counter": counter.name}, asked)
+            return forks.child(
+                f"{__name__}:work", [str(asked)], folder, counter.name,
+                search=installed_search(), environment={"OMP_NUM_THREADS": threads},
+            )  # fmt: skip
+
+        starts = [partial(start, counter) for counter in counters]
+        for index, child, seconds, in_time in side_by_side(starts, at_once, question.timeout):
+            logger.info("%s printed: %s", counters[index].name, child.printed())
+            outcome = _outcome(child, seconds, question.timeout if not in_time else None)
+            yield index, replace(outcome, at_once=at_once)
+
+
+def _at_once(counters: int, question: Question) -> int:
+    """How many processes may run side by side. Each may hold the weights several times, and torch."""
+    room = (available_bytes() or 0) // (_COPIES * question.state_bytes + _IMPORTS)
+    return max(1, min(counters, cores(), room))
+
+
+def _outcome(child: Child, seconds: float, timeout: float | None) -> Outcome:
+    if timeout is not None:
+        return Outcome("timed out", message=f"no answer in {timeout:g} s", seconds=seconds)
+    plain = child.answer()
+    if plain is None:
+        return Outcome("failed", message=child.death(), seconds=seconds)
     count = plain.pop("count")
     return Outcome(**plain, count=Count.from_plain(count) if count else None)
 

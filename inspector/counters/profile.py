@@ -43,7 +43,7 @@ def counted(
     if phase == "train" and not adapter.trains:
         raise InspectError(f"{counter} counts a forward only", 'leave out `phase="train"`, or use torch')
     base = trace(model, inputs, phase=phase, seed=seed, model_args=model_args, call=call)
-    outcome = ask(adapter, Question.of(model, inputs, base, seed, model_args, TIMEOUT))
+    outcome = ask([adapter], Question.of(model, inputs, base, seed, model_args, TIMEOUT))[0]
     if outcome.count is None:
         raise InspectError(
             f"{counter} could not count {base.model}: {outcome.message}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,15 @@ def reconcile(
     model_args: Mapping[str, Any] | None = None,
     timeout: float = TIMEOUT,
     call: str | None = None,
+    tell: Callable[[str, float], None] = lambda what, share: None,
 ) -> Report:
     """Count `model` with every counter, and say where each differs from ours and why.
 
-    A spec is counted by each counter in a process of its own, with `timeout` seconds; an nn.Module is
+    A spec is counted by each counter in a process of its own, with `timeout` seconds, several side by side as
+    processors and memory allow: their seconds are not those of a counter alone. An nn.Module is
     copied for each counter and stays untouched. `counters` chooses among inspector.counters.NAMES
     (`published` too); `table` is a CSV file with the columns model, input, macs, params; `call`
-    is a method to run in place of the forward.
+    is a method to run in place of the forward. `tell` hears which counters run, and the share that is done.
     """
     names = _chosen(counters)
     if not 0 < timeout < 1e9:
@@ -53,7 +55,9 @@ def reconcile(
     figures = published.table(Path(table), base) if table is not None else []
     traces = _Circumstances(recipe, inputs, base, seed)
     question = Question.of(model, inputs, base, seed, model_args, timeout)
-    results = [_run(find(name), question, traces) for name in names if name != "published"]
+    chosen = [find(name) for name in names if name != "published"]
+    outcomes = ask(chosen, question, tell)
+    results = [_result(counter, outcome, traces) for counter, outcome in zip(chosen, outcomes)]
     if "published" in names:
         results.append(_published(base, model_args))
     results += [_figure(figure, base) for figure in figures]
@@ -116,8 +120,7 @@ class _Result:
         return self.explanation.unexplained / larger if larger else 0.0
 
 
-def _run(counter: Counter, question: Question, traces: _Circumstances) -> _Result:
-    outcome = ask(counter, question)
+def _result(counter: Counter, outcome: Outcome, traces: _Circumstances) -> _Result:
     explanation = None
     if outcome.count is not None:
         if counter.explain is None:
@@ -246,6 +249,9 @@ def _folded(text: str) -> str:
 
 def _findings(results: list[_Result], found: Trace, ours: int, unmatched: str | Path | None) -> list[Finding]:
     findings = [Finding("provenance", "warn", "", note) for note in found.notes]
+    if (at_once := max(result.outcome.at_once for result in results)) > 1:
+        slower = f"{at_once} counters ran side by side: alone, each takes less time than it says"
+        findings.append(Finding("provenance", "warn", "", slower))
     if unknown := totals(found)["unknown_ops"]:
         message = f"{unknown} operators have no formula: our count is a lower bound"
         findings.append(Finding("coverage", "warn", "ours", message))

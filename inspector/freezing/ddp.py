@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import torch
 from torch import nn
 
 from inspector.core.errors import first_line
+from inspector.core.forking import Nursery, nursery
 from inspector.core.processes import Child, loopback
 from inspector.freezing.plan import Plan
 
 RANKS = 2
+_WORKER = "inspector.freezing.ddp_worker"  # in its first step an optimizer imports torch's compiler too
 DEADLINE = 180.0
 """Seconds after which the processes count as deadlocked."""
 
@@ -56,6 +59,7 @@ class TwoProcesses:
     def __init__(
         self, model: nn.Module, plan: Plan, args: Any, kwargs: Any, seed: int, prepare: str = ""
     ) -> None:
+        self.stack = ExitStack()
         self.folder = Path(tempfile.mkdtemp(prefix="inspector-ddp-"))
         self.processes: list[Child] = []
         self.plan = plan
@@ -69,8 +73,9 @@ class TwoProcesses:
         }
         try:
             self.why_not = self._obstacle(model) or self._not_saved(payload)
-            for rank in range(0 if self.why_not else RANKS):
-                self.processes.append(self._start(rank, model))
+            if not self.why_not:
+                forks = self.stack.enter_context(nursery(_WORKER, "torch._dynamo"))
+                self.processes += [self._start(forks, rank, model) for rank in range(RANKS)]
         except BaseException:  # interrupted: no __exit__ will come
             self.__exit__()
             raise
@@ -90,12 +95,12 @@ class TwoProcesses:
         classes = {type(module).__module__ for module in model.modules()}
         return "its classes are defined in __main__" if "__main__" in classes else ""
 
-    def _start(self, rank: int, model: nn.Module) -> Child:
+    def _start(self, forks: Nursery, rank: int, model: nn.Module) -> Child:
         """Files of a user's model were imported under a name of our own: the process does so too."""
         modules = {type(module).__module__ for module in model.modules()}
         files = [sys.modules[m].__file__ or "" for m in sorted(modules) if m.startswith("inspected_")]
-        return Child(
-            "inspector.freezing.ddp_worker:main",
+        return forks.child(
+            f"{_WORKER}:main",
             [str(self.folder), str(rank), *files],
             self.folder,
             f"rank{rank}",
@@ -118,4 +123,5 @@ class TwoProcesses:
     def __exit__(self, *error: object) -> None:
         for process in self.processes:
             process.end()
+        self.stack.close()
         shutil.rmtree(self.folder, ignore_errors=True)

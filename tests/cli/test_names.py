@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect as signatures
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, get_args
 
 import pytest
 import typer
 
-from inspector.cli import choices
+from inspector.cli import choices, command, freeze, reconcile, scale
 from inspector.cli.command import OWN
 from inspector.cli.main import COMMANDS, app
 
@@ -113,3 +114,20 @@ def test_the_choices_are_those_of_the_rooms() -> None:
         (choices.Source, SOURCES), (choices.State, [*STATES, "none"]),
     ):  # fmt: skip
         assert set(get_args(declared)) == set(known)
+
+
+@pytest.mark.parametrize(
+    ("spec", "library"),
+    [("resnet50", ("torchvision",)), ("resnet50@DEFAULT", ("torchvision",)), ("timm:resnet18", ("timm",)),
+     ("torchvision:vit_b_16", ("torchvision",)), ("net.py:build", ()), ("package.net:Net", ()),
+     ("model.pt2", ()), ("hf:folder", ())],
+)  # fmt: skip
+def test_the_library_that_builds_a_model_is_read_from_its_spec(spec: str, library: tuple[str, ...]) -> None:
+    assert command.library(spec) == library
+
+
+def test_what_is_imported_beside_a_command_exists() -> None:
+    keywords = {"model": "resnet50", "verify": True, "ddp": True}
+    for early in (freeze.training, reconcile.counting, scale.simulating):
+        assert all(find_spec(name) for name in early(keywords))
+    assert freeze.training({**keywords, "ddp": False}) == ()

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from inspector.core.processes import Child
+from inspector.core.processes import Child, side_by_side
 
 pytestmark = pytest.mark.once
 
@@ -114,3 +116,49 @@ def test_a_killed_parent_leaves_nothing_behind(folder: Path, function: str) -> N
     parent.kill()
     parent.wait()
     assert psutil.wait_procs(started[1:], timeout=20)[1] == []
+
+
+def test_children_side_by_side_come_as_they_end_and_never_more_than_asked(folder: Path) -> None:
+    running: set[int] = set()
+    most = 0
+
+    def start(index: int, function: str, *words: str) -> Child:
+        nonlocal most
+        running.add(index)
+        most = max(most, len(running))
+        search = [str(folder), ROOT]
+        return Child(f"work:{function}", words, folder, f"child{index}", search=search)
+
+    starts = [partial(start, 0, "add", "1", "2"), partial(start, 1, "fail"), partial(start, 2, "die")]
+    ended = {}
+    for index, child, seconds, in_time in side_by_side(starts, 2):
+        running.discard(index)
+        ended[index] = (child.answer(), child.code, in_time)
+        assert seconds > 0
+    assert ended == {0: ({"sum": 3}, 0, True), 1: (None, 1, True), 2: (None, -signal.SIGKILL, True)}
+    assert most == 2
+
+
+def test_a_child_that_takes_too_long_is_ended_and_so_are_all_when_nobody_listens(folder: Path) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    marks = [folder / f"sleeps{index}" for index in range(3)]
+    starts = [
+        partial(Child, "work:sleep", [str(mark)], folder, mark.name, search=[str(folder), ROOT])
+        for mark in marks
+    ]
+    ((_, child, seconds, in_time),) = side_by_side(starts[:1], 1, 1.0)
+    assert (child.code, child.answer(), in_time) == (-signal.SIGKILL, None, False)
+    assert seconds >= 1.0
+
+    def short() -> Child:
+        for mark in marks[1:]:
+            appears(mark)  # both sleep by then
+        return Child("work:add", ["1"], folder, "short", search=[str(folder), ROOT])
+
+    with closing(side_by_side([*starts[1:], short], 3)) as children:
+        assert next(children)[0] == 2
+    assert not [
+        process
+        for process in set(psutil.Process().children(recursive=True)) - before
+        if process.status() != psutil.STATUS_ZOMBIE
+    ]

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 import inspector.counters.report as api
+from inspector.core.processes import cores
 from inspector.counters import find
 from inspector.counters.isolate import Outcome, Question, ask, harmless
 from inspector.counters.record import Count, Counter
@@ -111,7 +112,7 @@ def test_what_a_counter_prints_is_no_result(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_counter_that_is_not_installed_says_how_to_get_it() -> None:
     absent = replace(find("torchinfo"), package="a_package_that_nobody_has")
-    outcome = ask(absent, Question.of(net(), "2x3x4x4", trace(net(), "2x3x4x4"), 0, None, 60))
+    (outcome,) = ask([absent], Question.of(net(), "2x3x4x4", trace(net(), "2x3x4x4"), 0, None, 60))
     assert outcome.status == "not installed"
     assert (
         outcome.message == "a_package_that_nobody_has is not installed: pip install a_package_that_nobody_has"
@@ -162,13 +163,35 @@ def odd(tmp_path: Path) -> Path:
 
 
 def asked(spec: str, inputs: str, timeout: float) -> Outcome:
-    return ask(find("thop"), Question.of(spec, inputs, trace(spec, inputs), 0, None, timeout))
+    return ask([find("thop")], Question.of(spec, inputs, trace(spec, inputs), 0, None, timeout))[0]
 
 
 def test_a_counter_whose_process_dies_is_a_row(odd: Path) -> None:
     outcome = asked(f"{odd}:Dies", "3x3", 120)
     assert (outcome.status, outcome.count) == ("failed", None)
     assert outcome.message == "its process ended with 7: last words"
+
+
+def test_counters_side_by_side_keep_their_order_and_tell_how_far_they_are(odd: Path) -> None:
+    spec, told = f"{odd}:Dies", []
+    question = Question.of(spec, "3x3", trace(spec, "3x3"), 0, None, 120)
+    outcomes = ask(
+        [find("thop"), find("ours")], question, tell=lambda what, share: told.append((what, share))
+    )
+    assert [outcome.status for outcome in outcomes] == ["failed", "ok"]
+    assert told[0] == ("counting with thop, ours", 0)
+    assert [share for _, share in told] == [0, 0.5, 1]
+    assert [outcome.at_once for outcome in outcomes] == [min(2, cores())] * 2
+
+
+def test_seconds_of_counters_that_ran_side_by_side_are_said_to_be_long(
+    odd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inspector.counters.isolate.cores", lambda: 2)
+    report = reconcile(f"{odd}:Dies", "3x3", counters=["ours"])
+    assert "side by side" not in str(report)
+    report = reconcile(f"{odd}:Dies", "3x3", counters=["thop"])
+    assert "2 counters ran side by side: alone, each takes less time than it says" in str(report)
 
 
 def test_a_counter_that_hangs_is_a_row_after_its_time(odd: Path) -> None:
