@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Optional
 
 import typer
 
 from inspector.cli import progress
 from inspector.cli.choices import Sharding, Training
-from inspector.cli.command import command
+from inspector.cli.command import command, library
 
 
-@command("distributed.report:ddp", "model inputs model_args weights seed", progress=progress.training)
+def working(keywords: Mapping[str, Any]) -> tuple[str, ...]:
+    """What forked workers import. Beside GPUs, on several machines and under torchrun none is forked."""
+    if keywords.get("nnodes", 1) > 1 or "RANK" in os.environ or Path("/dev/nvidiactl").exists():
+        return ()
+    return ("inspector.distributed.rank", "torch._dynamo", *library(keywords["model"]))
+
+
+@command(
+    "distributed.report:ddp",
+    "model inputs model_args weights seed",
+    progress=progress.training,
+    early=working,
+)
 def ddp(
     nproc: Annotated[
         Optional[int], typer.Option(help="Processes on this machine. Default: one for each GPU, 2 on a CPU.")

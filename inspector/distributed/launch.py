@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inspector.core.forking import Nursery
 from inspector.core.processes import Child, loopback
-from inspector.distributed.nursery import Nursery
 
+AGENT = "inspector.distributed.agent"
 POLL = 0.1
 GRACE = 10.0
 """Seconds that the agent gets to stop its workers."""
@@ -88,17 +89,19 @@ def launch(
     folder: Path,
     module: str,
     tell: Tell = lambda beat: None,
-    nursery: Nursery | None = None,
+    forks: Nursery | None = None,
 ) -> Outcome:
-    """Run `python -m module FOLDER` in every process, or the same in processes that `nursery` forks; return
-    when all have ended, or at the deadline."""
+    """Run `python -m module FOLDER` in every process, or the same in forks of `forks`; return when all have
+    ended, or at the deadline."""
     start = time.monotonic()
     outcome = Outcome(-1)
-    if nursery is not None:
-        agent = nursery.begin(folder, group.nproc, group.restarts)
+    around = _environment(group)
+    if forks is not None:
+        words = [str(folder), str(group.nproc), str(group.restarts)]
+        agent = forks.child(f"{AGENT}:main", words, folder, "agent", environment=around, watched=False)
     else:
         words = command(group, folder, module)
-        agent = Child("torch.distributed.run:main", words, folder, "agent", environment=_environment(group))
+        agent = Child("torch.distributed.run:main", words, folder, "agent", environment=around)
     try:
         _watch(agent, folder, group, tell, outcome)
     finally:

@@ -23,10 +23,11 @@ import torch
 from inspector.core.config import completed, dump, load, summary
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
+from inspector.core.forking import Nursery, nursery
 from inspector.distributed import checkpoint
+from inspector.distributed.agent import possible
 from inspector.distributed.job import Job, Place, adopt_slurm
 from inspector.distributed.launch import Group, Outcome, Tell, launch
-from inspector.distributed.nursery import Nursery, nursery, possible
 from inspector.distributed.sections import report
 from inspector.models import Recipe, resolve
 from inspector.models.device import real_device
@@ -110,8 +111,7 @@ def ddp(
     group = replace(group, restarts=group.restarts + kill)  # for the one that is killed on purpose
     with ExitStack() as stack:
         forked = not inside and isinstance(model, str) and possible(kind, nnodes)
-        images, sharded = _images(model, inputs, node.DATA.SOURCE), node.DDP.SHARD == "fsdp"
-        ready = stack.enter_context(nursery(forked, group.nproc, images=images, sharded=sharded))
+        ready = stack.enter_context(nursery(*_preloaded(model, inputs, node))) if forked else None
         recipe = _recipe(model, model_args)
         folder, output = stack.enter_context(_folder(node.OUTPUT_DIR, inside, node_rank == 0))
         job = _job(
@@ -133,6 +133,15 @@ def _node(config: str | Path | None, settings: Mapping[str, Any] | None, *short:
     """The settings with the keywords of `ddp` over them; None and False say nothing."""
     named = {key: value for key, value in zip(_SHORT, short) if value is not None and value is not False}
     return load(config, {**(settings or {}), **named})
+
+
+def _preloaded(model: str, inputs: Any, node: Any) -> Iterator[str]:
+    """What workers import. torch imports its compiler in the first step of any optimizer."""
+    yield from ("inspector.distributed.rank", "torch._dynamo")
+    if _images(model, inputs, node.DATA.SOURCE):
+        yield from ("torchvision", "PIL.Image")
+    if node.DDP.SHARD == "fsdp":
+        yield "inspector.distributed.fsdp"
 
 
 def _images(model: str, inputs: Any, source: str) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,35 +11,31 @@ from pathlib import Path
 import psutil
 import pytest
 
-from inspector.distributed import nursery
+from inspector.distributed import agent
 
 pytestmark = pytest.mark.once
 
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
-from inspector.core import processes
-from inspector.distributed import nursery
+from inspector.distributed import agent
 
 def work(folder, rank, nproc, port, attempt):
     Path(folder, f"pid{rank}.{attempt}").write_text(str(os.getpid()))
     BODY
     return 0
 
-nursery._worker, nursery.GRACE = work, 0.5
-processes.serve(f"{nursery.__name__}:main", sys.argv[1], sys.argv[2:])
+agent._worker, agent.GRACE = work, 0.5
+agent.main(sys.argv[1:])
 """
 
 
 def start(folder: Path, body: str, nproc: int = 2, restarts: int = 0) -> subprocess.Popen[str]:
-    """A nursery whose workers run `body`, with its orders there from the start."""
-    orders = folder / "start.json"
-    orders.write_text(json.dumps({"folder": str(folder), "nproc": nproc, "restarts": restarts}))
+    """An agent whose workers run `body`."""
     program = PROGRAM.replace("BODY", body)
     return subprocess.Popen(
-        [sys.executable, "-c", program, str(folder / "answer"), str(orders), "no_such_module"],
-        env={**os.environ, "INSPECTOR_PARENT": str(os.getpid())}, stdout=subprocess.PIPE, text=True,
-        start_new_session=True,
+        [sys.executable, "-c", program, str(folder), str(nproc), str(restarts)],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
 
@@ -63,7 +57,7 @@ def test_all_workers_are_forked_from_one_process_and_end_well(tmp_path: Path) ->
     out, _ = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, "")
     texts = [(tmp_path / f"parent{rank}").read_text() for rank in range(3)]
-    assert texts == [f"{process.pid} 1"] * 3  # each one a fork of the nursery, with one thread
+    assert texts == [f"{process.pid} 1"] * 3  # each one a fork of the agent, with one thread
     assert len(set(pids(tmp_path))) == 3
 
 
@@ -100,9 +94,9 @@ def test_one_that_wrote_down_why_is_not_started_again(tmp_path: Path) -> None:
 
 
 def test_workers_do_not_outlive_the_command(tmp_path: Path) -> None:
-    """GIVEN a nursery with two workers at work, WHEN the process that started it is killed, THEN all end."""
+    """GIVEN an agent with two workers at work, WHEN the process that started it is killed, THEN all end."""
     program = (
-        "import sys, time; from pathlib import Path; from tests.distributed.test_nursery import start\n"
+        "import sys, time; from pathlib import Path; from tests.distributed.test_agent import start\n"
         "start(Path(sys.argv[1]), 'time.sleep(60)'); time.sleep(60)"
     )
     command = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
@@ -119,5 +113,5 @@ def test_workers_do_not_outlive_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "nodes"), [("cuda", 1), ("cpu", 2)])
 def test_no_fork_with_gpus_or_on_several_machines(kind: str, nodes: int) -> None:
-    assert not nursery.possible(kind, nodes)
-    assert nursery.possible("cpu", 1) == sys.platform.startswith("linux")
+    assert not agent.possible(kind, nodes)
+    assert agent.possible("cpu", 1) == sys.platform.startswith("linux")
