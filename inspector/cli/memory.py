@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from inspector.cli.choices import Attention, Dtype, Optimizer, Sharding
 from inspector.cli.command import command
 from inspector.cli.options import device_names
+from inspector.cli.scale import simulating as simulating_ranks
 
 
-@command("footprint.report:memory", "model inputs call model_args phase seed")
+def simulating(keywords: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the processes of the ranks import, where there are several."""
+    return simulating_ranks(keywords) if keywords.get("world_size") else ()
+
+
+@command("footprint.report:memory", "model inputs call model_args phase seed", early=simulating)
 def memory(
     batch: Annotated[
         Optional[int], typer.Option(help="Samples; the input's first dimension of 1 becomes this.")

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import typer
 
-from inspector.cli import choices, command, freeze, reconcile, scale
+from inspector.cli import choices, command, ddp, freeze, memory, reconcile, scale
 from inspector.cli.command import OWN
 from inspector.cli.main import COMMANDS, app
 
@@ -127,7 +127,9 @@ def test_the_library_that_builds_a_model_is_read_from_its_spec(spec: str, librar
 
 
 def test_what_is_imported_beside_a_command_exists() -> None:
-    keywords = {"model": "resnet50", "verify": True, "ddp": True}
-    for early in (freeze.training, reconcile.counting, scale.simulating):
+    keywords = {"model": "resnet50", "verify": True, "ddp": True, "world_size": 8}
+    for early in (freeze.training, reconcile.counting, scale.simulating, memory.simulating, ddp.working):
         assert all(find_spec(name) for name in early(keywords))
     assert freeze.training({**keywords, "ddp": False}) == ()
+    assert memory.simulating({**keywords, "world_size": None}) == ()
+    assert ddp.working({**keywords, "nnodes": 2}) == ()
