@@ -1,4 +1,4 @@
-"""Train a model for some steps under DistributedDataParallel, and check what people get wrong."""
+"""Train a model for some steps under DDP or FSDP2, and check what people get wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from inspector.cli import progress
-from inspector.cli.choices import Training
+from inspector.cli.choices import Sharding, Training
 from inspector.cli.command import command
 
 
@@ -23,6 +23,10 @@ def ddp(
         typer.Option(help="digits (default), synthetic, or a folder with a subfolder for each class."),
     ] = None,
     amp: Annotated[bool, typer.Option("--amp", help="Autocast (with GradScaler where FP16).")] = False,
+    shard: Annotated[
+        Optional[Sharding],
+        typer.Option(help="DistributedDataParallel, or FSDP2's fully_shard (DDP.SHARD, ddp)."),
+    ] = None,
     sync_bn: Annotated[bool, typer.Option("--sync-bn", help="SyncBatchNorm (GPUs only).")] = False,
     accumulate: Annotated[
         Optional[int], typer.Option(help="Batches accumulated in one step (SOLVER.ACCUMULATE, 1).")
@@ -44,7 +48,7 @@ def ddp(
     node_rank: Annotated[int, typer.Option(help="The number of this machine.")] = 0,
     rdzv_endpoint: Annotated[str, typer.Option(help="HOST:PORT where the machines meet.")] = "",
 ) -> None:
-    """Train a model for some steps under DistributedDataParallel, and check what people get wrong.
+    """Train a model for some steps under DDP or FSDP2, and check what people get wrong.
 
     Under torchrun or SLURM (RANK, WORLD_SIZE) it joins the processes already running.
     """

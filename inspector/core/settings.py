@@ -28,6 +28,7 @@ _DEFAULTS: dict[str, Any] = {
     "DDP": {
         "NPROC": None,
         "BACKEND": "auto",
+        "SHARD": "ddp",
         "SYNC_BN": False,
         "FIND_UNUSED": False,
         "MAX_RESTARTS": 1,

@@ -48,8 +48,15 @@ def load(file: Path) -> dict[str, Any]:
     return state
 
 
-def check(state: dict[str, Any], world: int, steps: int) -> None:
-    """Raise InspectError where `world` processes cannot go on from a checkpoint, up to `steps`."""
+def check(state: dict[str, Any], world: int, steps: int, shard: str = "ddp") -> None:
+    """Raise InspectError where `world` processes under `shard` cannot go on from a checkpoint, up to
+    `steps`."""
+    before = state.get("shard", "ddp")
+    if before != shard:
+        raise InspectError(
+            f"the checkpoint was written under {before}, and this run is under {shard}",
+            f'use `shard="{before}"`',
+        )
     if state.get("world") != world:
         raise InspectError(
             f"the checkpoint was written by {state.get('world')} processes, but {world} run here",

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inspector.distributed.group import gathered
+
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -32,5 +34,26 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def digests(model: nn.Module) -> np.ndarray[Any, Any]:
-    """The sum of every parameter, in the order of named_parameters()."""
-    return sums(model.parameters())
+    """The sum of every parameter, in the order of named_parameters(). Collective where some are sharded:
+    theirs are of all shards together, and differ from those of the whole tensor."""
+    parameters = list(model.parameters())
+    totals = sums(map(local, parameters))
+    split = np.array([is_sharded(parameter) for parameter in parameters], dtype=bool)
+    return np.where(split, np.sum(gathered(totals), axis=0), totals) if split.any() else totals
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether the ranks hold parts of it (DTensor, known by its methods: its import costs seconds)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor."""
+    shard: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return shard
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All rows of a tensor that the ranks may hold in shards. Collective."""
+    full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return full

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from inspector.core.errors import first_line
 from inspector.distributed.checkpoint import random_states, restore_random_states
-from inspector.distributed.digest import sums
+from inspector.distributed.digest import sums, whole
 from inspector.distributed.gradients import Gradients, backward, distance
 from inspector.distributed.group import gathered
 from inspector.distributed.loop import Trainer
@@ -43,13 +43,14 @@ class Drawn:
         if step not in self.steps or any(isinstance(m, nn.SyncBatchNorm) for m in trainer.model.modules()):
             yield
             return
+        trainer.refresh()
         expected, told = _expected(trainer, batches)
         taken: list[Gradients] = []
         names = {id(p): name for name, p in trainer.model.named_parameters()}
 
         def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            taken.append({names.get(id(p), "?"): p.grad.detach().clone() for p in held})
+            taken.append({names.get(id(p), "?"): whole(p.grad).detach().clone() for p in held})
 
         hook = trainer.optimizer.register_step_pre_hook(look)
         scale = trainer.scaler.get_scale()
@@ -74,12 +75,13 @@ def _expected(trainer: Trainer, batches: list[Batch]) -> tuple[Gradients, dict[s
     """On rank 0: the gradients of the step to come, and `noise`, how far two computations of one shard are
     apart, or `reason`, why there are none. The other ranks give ({}, {})."""
     everyone, states = gathered(batches), gathered(random_states())
+    buffers = gathered(dict(trainer.model.named_buffers()) if trainer.sharded else {})
     if trainer.place.rank:
         return {}, {}
     kept, total, noise = random_states(), Gradients(), None
     try:
-        again = _shard(trainer, everyone[0], states[0])
-        for number, one in enumerate(zip(everyone, states)):
+        again = _shard(trainer, everyone[0], states[0], buffers[0])
+        for number, one in enumerate(zip(everyone, states, buffers)):
             shard = _shard(trainer, *one)
             if number == 0:
                 noise = distance(again, shard)
@@ -92,10 +94,16 @@ def _expected(trainer: Trainer, batches: list[Batch]) -> tuple[Gradients, dict[s
     return total, {"noise": noise}
 
 
-def _shard(trainer: Trainer, batches: list[Batch], state: dict[str, Any]) -> Gradients:
-    """The gradients of one rank's batches, with that rank's random numbers."""
-    model, scale = replica(trainer.model), trainer.scaler.get_scale()
+def _shard(
+    trainer: Trainer, batches: list[Batch], state: dict[str, Any], buffers: dict[str, Tensor]
+) -> Gradients:
+    """The gradients of one rank's batches, with that rank's random numbers, and with its buffers where it has
+    its own."""
+    model, scale = replica(trainer.plain), trainer.scaler.get_scale()
     model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers() if buffers else ():
+            buffer.copy_(buffers[name])
     restore_random_states(state)
     for batch in batches:
         backward(trainer, model, batch, len(batches), None)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from inspector.distributed import checkpoint, solver
-from inspector.distributed.digest import sums
+from inspector.distributed.digest import digests, is_sharded, local, sums, whole
 from inspector.distributed.gradients import alone, backward, first_batches, twin
 from inspector.distributed.loop import STATEFUL, Trainer
 
@@ -41,7 +41,10 @@ def before(trainer: Trainer) -> dict[str, Any]:
         "names": [name for name, _ in model.named_parameters()],
         "data": f"{trainer.data.name}: {len(trainer.data.dataset)} samples to train on",
         "initial": trainer.initial.tolist(),
-        "wrapped": sums(model.parameters()).tolist(),
+        "wrapped": digests(model).tolist(),
+        "whole": sums(map(whole, model.parameters())).tolist() if trainer.sharded else None,
+        "sharded": [name for name, p in model.named_parameters() if is_sharded(p)],
+        **_fsdp(trainer),
         "buffer_names": [name for name, _ in model.named_buffers()],
         "buffers": sums(model.buffers()).tolist(),
         "at_wrap": list(trainer.at_wrap),
@@ -52,6 +55,16 @@ def before(trainer: Trainer) -> dict[str, Any]:
         "draws": sums([torch.get_rng_state()]).tolist(),
         "groups": _groups(trainer.optimizer, model),
     }
+
+
+def _fsdp(trainer: Trainer) -> dict[str, Any]:
+    """Of FSDP2: the modules whose parameters it gathers together, and what its backend does."""
+    if not trainer.sharded:
+        return {}
+    from inspector.distributed import fsdp
+
+    adds = fsdp.adds_for_average(trainer.place.device)
+    return {"units": fsdp.sharded_units(trainer.model), "adds_for_average": adds}
 
 
 def _groups(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[dict[str, Any]]:
@@ -131,6 +144,7 @@ def after(trainer: Trainer) -> dict[str, Any]:
         "validations": record.validations,
         "in_eval": record.in_eval,
         "resting": trainer.resting,
+        "drifted": record.drifted,
     }
 
 
@@ -226,10 +240,10 @@ def _differing(one: Any, other: Any, path: str = "") -> Iterator[str]:
 
 def fingerprint(trainer: Trainer) -> list[int]:
     """Of everything that a resume restores: parameters, buffers, optimizer, scheduler, scaler, draws."""
-    tensors: list[Tensor] = [*trainer.model.parameters(), *trainer.model.buffers()]
+    tensors: list[Tensor] = [*map(local, trainer.model.parameters()), *trainer.model.buffers()]
     for parameter in trainer.model.parameters():
         state = trainer.optimizer.state.get(parameter, {})
-        tensors += [value for value in state.values() if isinstance(value, Tensor)]
+        tensors += [local(value) for value in state.values() if isinstance(value, Tensor)]
     tensors.append(torch.get_rng_state())
     scheduled = trainer.scheduler.state_dict().values()
     plain = [

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.nn.parallel import DistributedDataParallel
 
+from inspector.distributed.digest import whole
 from inspector.distributed.group import gathered
 from inspector.distributed.loop import Trainer
 from inspector.distributed.parts import Batch
@@ -97,7 +99,7 @@ def unused(trainer: Trainer) -> list[str]:
 
 def twin(trainer: Trainer, dtype: torch.dtype | None) -> nn.Module:
     """A copy of the model, converted to `dtype` unless None, with dropout off."""
-    model = replica(trainer.model)
+    model = replica(trainer.plain)
     model = model.to(dtype) if dtype is not None else model
     quiet(model)
     return model
@@ -130,9 +132,12 @@ class _Called(nn.Module):
 
 
 def _parallel(trainer: Trainer, batches: list[Batch]) -> tuple[Gradients, int, int]:
-    """Gradients of one step under DDP, how many elements were reduced, and how many should be."""
+    """Gradients of one step under DDP or FSDP2, how many elements were reduced, and how many should be. FSDP2
+    with one rank reduces nothing, and 0 of 0 says so."""
     model = twin(trainer, None)
     wrapped = trainer.wrap(model)
+    if not isinstance(wrapped, DistributedDataParallel):
+        return _sharded(trainer, model, wrapped, batches)
     counted = [0]
 
     def hook(state, bucket):  # type: ignore[no-untyped-def]  # torch compares annotations as objects
@@ -143,6 +148,17 @@ def _parallel(trainer: Trainer, batches: list[Batch]) -> tuple[Gradients, int, i
     trainer.forward_backward(wrapped, batches)
     expected = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return _unscaled(model, trainer.scaler.get_scale()), counted[0], expected
+
+
+def _sharded(
+    trainer: Trainer, model: nn.Module, wrapped: Any, batches: list[Batch]
+) -> tuple[Gradients, int, int]:
+    from inspector.distributed import fsdp
+
+    with fsdp.Reduced() as seen:
+        trainer.forward_backward(wrapped, batches)
+    expected = fsdp.due(model) if trainer.place.world > 1 else seen.elements
+    return _unscaled(model, trainer.scaler.get_scale()), seen.elements, expected
 
 
 def _reference(trainer: Trainer, everyone: list[list[Batch]], dtype: torch.dtype | None) -> Gradients:
@@ -164,7 +180,7 @@ def _reference(trainer: Trainer, everyone: list[list[Batch]], dtype: torch.dtype
 
 
 def _unscaled(model: nn.Module, scale: float) -> Gradients:
-    return {n: p.grad.double() / scale for n, p in model.named_parameters() if p.grad is not None}
+    return {n: whole(p.grad).double() / scale for n, p in model.named_parameters() if p.grad is not None}
 
 
 def backward(

@@ -21,6 +21,7 @@ from inspector.distributed import checkpoint, solver
 from inspector.distributed.digest import digests, sums
 from inspector.distributed.group import gathered
 from inspector.distributed.parts import Batch, Parts
+from inspector.models.replica import replica
 from inspector.tracing.capture.isolate import seed_all
 from inspector.tracing.values import floats
 
@@ -39,7 +40,8 @@ class Record:
     """What happened at each step: mean loss of this rank, seconds, learning rates of the groups, sums of
     the bits of every parameter (first row: after the wrap), the epochs of the sampler and of the
     augmentation; `start` is the scheduler's state before them. `validations` hold step, loss, accuracy and
-    the scheduler's state after it."""
+    the scheduler's state after it; `drifted` are buffers that differed between the ranks when they were
+    synchronised."""
 
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -50,14 +52,16 @@ class Record:
     validations: list[dict[str, Any]] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     in_eval: dict[str, int] = field(default_factory=dict)
+    drifted: list[str] = field(default_factory=list)
 
 
 class Trainer(Parts):
     """Data-parallel training of one model on one rank: `setup()`, then `run(steps)`.
 
     Attributes after `setup()`: `model`, `wrapped`, `optimizer`, `scheduler`, `scaler`, `data`, `record`;
-    `step`, `epoch` and `batch` say how far it is. Collective: every rank calls the same methods in the same
-    order.
+    `step`, `epoch` and `batch` say how far it is. `plain` is what one process can run by itself: the model,
+    or where that is sharded a copy, as it was at the last `refresh()`. Collective: every rank calls the same
+    methods in the same order.
     """
 
     step = epoch = batch = 0
@@ -69,6 +73,7 @@ class Trainer(Parts):
         self.model = self.build_model()
         self.initial = digests(self.model)
         self.data = self.build_data()
+        self.plain = replica(self.model) if self.sharded else self.model
         self.wrapped = self.wrap(self.model)
         self.at_wrap = dict(self.model.named_buffers())
         self.frozen_at_wrap = {n for n, p in self.model.named_parameters() if not p.requires_grad}
@@ -92,6 +97,13 @@ class Trainer(Parts):
             for name, buffer in self.model.named_buffers():
                 if name in kept:
                     buffer.copy_(kept[name])
+
+    def refresh(self) -> None:
+        """Bring `plain` up to date."""
+        if self.plain is not self.model:
+            from inspector.distributed import fsdp
+
+            fsdp.refresh(self.plain, self.model)
 
     def groups(self) -> Iterator[list[Batch]]:
         """The batches of each step, from epoch to epoch; `epoch` and `batch` follow."""
@@ -162,6 +174,8 @@ class Trainer(Parts):
 
     def validate(self) -> None:
         """Loss and accuracy over all ranks; ReduceLROnPlateau steps on that loss, alike on every rank."""
+        if self.sharded:
+            self.synchronise_buffers()
         self.wrapped.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.place.device)
         with torch.no_grad():
@@ -172,6 +186,10 @@ class Trainer(Parts):
                 count = sums.new_tensor(len(labels))
                 sums += torch.stack([loss.double() * count, hits(outputs, labels), count])
         self.wrapped.train()
+        if self.sharded:
+            from inspector.distributed import fsdp
+
+            fsdp.reshard(self.model)
         self.reduce(sums)
         mean, accuracy = float(sums[0] / sums[2]), float(sums[1] / sums[2])
         self.scheduler.step(mean)
@@ -180,7 +198,14 @@ class Trainer(Parts):
         logger.info("step %d: validation loss %.4f, accuracy %.3f", self.step, mean, accuracy)
 
     def synchronise_buffers(self) -> None:
-        """Run one validation batch: DDP gives rank 0's buffers to all before a forward."""
+        """Run one validation batch: DDP gives rank 0's buffers to all before a forward. FSDP2 never does:
+        there they are sent before each validation, and the checkpoint that follows it."""
+        if self.sharded:
+            from inspector.distributed import fsdp
+
+            drifted = fsdp.broadcast_buffers(self.model)
+            self.record.drifted += [name for name in drifted if name not in self.record.drifted]
+            return
         self.wrapped.eval()
         with torch.no_grad(), self.autocast():
             for samples, _ in islice(self.data.validation, 1):
@@ -194,22 +219,36 @@ class Trainer(Parts):
             "epoch": self.epoch,
             "batch": self.batch,
             "world": self.place.world,
-            **{name: getattr(self, name).state_dict() for name in STATEFUL},
+            "shard": self.node.DDP.SHARD,
+            **{name: getattr(self, name).state_dict() for name in STATEFUL if not self._held_in_shards(name)},
+            **self._whole(),
             "config": self.job.config,
         }
+
+    def _held_in_shards(self, name: str) -> bool:
+        return self.sharded and name in ("model", "optimizer")
+
+    def _whole(self) -> dict[str, Any]:
+        """The whole state of what the ranks hold in shards, on every rank."""
+        if not self.sharded:
+            return {}
+        from inspector.distributed import fsdp
+
+        return fsdp.state(self.model, self.optimizer)
 
     def save(self, file: Path) -> None:
         """Rank 0 writes; the others wait, so that every rank finds the file."""
         states = gathered(checkpoint.random_states())
+        state = self.state()
         if self.place.rank == 0:
-            self.write({**self.state(), "random": states}, file)
+            self.write({**state, "random": states}, file)
             logger.info("step %d: saved %s", self.step, file)
         dist.barrier()
 
     def load(self, file: Path) -> None:
         """Resume where `file` was saved."""
         state = self.saved(file)
-        checkpoint.check(state, self.place.world, self.node.SOLVER.STEPS)
+        checkpoint.check(state, self.place.world, self.node.SOLVER.STEPS, self.node.DDP.SHARD)
         try:
             self.restore(state)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -230,7 +269,12 @@ class Trainer(Parts):
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a loaded state."""
         for name in STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
+            if not self._held_in_shards(name):
+                getattr(self, name).load_state_dict(state[name])
+        if self.sharded:
+            from inspector.distributed import fsdp
+
+            fsdp.load(self.model, self.optimizer, state)
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         checkpoint.restore_random_states(state["random"][self.place.rank])
 

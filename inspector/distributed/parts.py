@@ -22,6 +22,8 @@ from inspector.models.loss import loss_of
 from inspector.models.subject import Recipe
 
 Batch = tuple[Any, Any]
+Wrapped = Any
+"""A DistributedDataParallel, or with `DDP.SHARD` fsdp the model itself, whose parameters are sharded."""
 
 
 class Parts:
@@ -43,6 +45,7 @@ class Parts:
         self.job, self.place, self.recipe, self.prepare = job, place, recipe, prepare
         self.build = build or (lambda: recipe.build("cpu", job.seed))
         self.node = job.settings
+        self.sharded = self.node.DDP.SHARD == "fsdp"
         self.inputs = parse_inputs(job.inputs)
         self.amp = solver.amp_dtype(self.node.AMP, place.device)
 
@@ -62,8 +65,13 @@ class Parts:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model.to(self.place.device).train()
 
-    def wrap(self, model: nn.Module) -> DistributedDataParallel:
-        """DistributedDataParallel: gradients are averaged, buffers come from rank 0."""
+    def wrap(self, model: nn.Module) -> Wrapped:
+        """DistributedDataParallel: gradients are averaged, buffers come from rank 0. With `DDP.SHARD` fsdp
+        FSDP2's `fully_shard`: gradients are averaged, each rank keeps its own buffers."""
+        if self.sharded:
+            from inspector.distributed import fsdp
+
+            return fsdp.shard(model, self.place.device)
         on_gpu = self.place.device.startswith("cuda")
         return DistributedDataParallel(
             model,
@@ -114,21 +122,27 @@ class Parts:
             return nullcontext()
         return torch.autocast(torch.device(self.place.device).type, self.amp)
 
-    def forward_backward(self, wrapped: DistributedDataParallel, batches: list[Batch]) -> Tensor:
+    def unreduced(self, wrapped: Wrapped) -> AbstractContextManager[Any]:
+        """Where gradients are added up on their rank, and not averaged."""
+        if not self.sharded:
+            return wrapped.no_sync()  # type: ignore[no-any-return]
+        from inspector.distributed import fsdp
+
+        return fsdp.unreduced(wrapped)
+
+    def forward_backward(self, wrapped: Wrapped, batches: list[Batch]) -> Tensor:
         """The mean loss of the batches; gradients are added up, and averaged over ranks at the last."""
         total = torch.zeros((), device=self.place.device)
         for number, (samples, labels) in enumerate(batches):
             last = number == len(batches) - 1
-            with nullcontext() if last else wrapped.no_sync():  # the forward, too
+            with nullcontext() if last else self.unreduced(wrapped):  # the forward, too
                 with self.autocast():
                     loss = self.loss(self.call(wrapped, samples), labels) / len(batches)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
 
-    def train_step(
-        self, wrapped: DistributedDataParallel, optimizer: torch.optim.Optimizer, batches: list[Batch]
-    ) -> Tensor:
+    def train_step(self, wrapped: Wrapped, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> Tensor:
         """One optimizer step."""
         optimizer.zero_grad(set_to_none=True)
         loss = self.forward_backward(wrapped, batches)

@@ -35,8 +35,9 @@ from inspector.reporting.report import Report
 from inspector.tracing.describe import describe
 
 WORKER = "inspector.distributed.start"
+SHARDS = ("ddp", "fsdp")
 BACKENDS = ("auto", "gloo", "nccl")
-""""auto" is nccl on GPUs and gloo on a CPU."""
+"""`auto` is nccl on GPUs and gloo on a CPU."""
 LEAST = {
     "DATA.BATCH": 1, "DATA.SAMPLES": 1, "DATA.WORKERS": 0, "SOLVER.STEPS": 1, "SOLVER.ACCUMULATE": 1,
     "SOLVER.VALIDATE_EVERY": 1, "SOLVER.SCHEDULER.PATIENCE": 0, "DDP.MAX_RESTARTS": 0,
@@ -57,6 +58,7 @@ def ddp(
     batch: int | None = None,
     data: str | None = None,
     amp: bool = False,
+    shard: str | None = None,
     sync_bn: bool = False,
     accumulate: int | None = None,
     output_dir: str | Path | None = None,
@@ -76,13 +78,16 @@ def ddp(
     verbose: bool = False,
     tell: Tell = lambda beat: None,
 ) -> Report | None:
-    """Train `model` for some steps in `nproc` processes under DDP, and check what people get wrong.
+    """Train `model` for some steps in `nproc` processes under DDP or FSDP2, and check what people get wrong.
 
     model: a spec ("resnet50", "timm:...", "file.py:build"): every process builds it from `seed`.
     inputs: strings of the input grammar; the first is the tensor of samples, its batch DATA.BATCH. Without
         it, the smallest images that the model accepts.
-    steps, batch, data, amp, sync_bn, accumulate, output_dir, deadline: short for SOLVER.STEPS, DATA.BATCH,
-        DATA.SOURCE, AMP.ENABLED, DDP.SYNC_BN, SOLVER.ACCUMULATE, OUTPUT_DIR and DDP.DEADLINE.
+    steps, batch, data, amp, shard, sync_bn, accumulate, output_dir, deadline: short for SOLVER.STEPS,
+        DATA.BATCH, DATA.SOURCE, AMP.ENABLED, DDP.SHARD, DDP.SYNC_BN, SOLVER.ACCUMULATE, OUTPUT_DIR and
+        DDP.DEADLINE.
+    shard: "ddp" (DistributedDataParallel) or "fsdp" (FSDP2: `fully_shard` of each block, see
+        `inspector.models.units`, and of the rest).
     settings: of `inspector.core.config`, by dotted name ({"SOLVER.STEPS": 20}), over the YAML file `config`.
     device: "cuda" (nccl) or "cpu" (gloo); None takes the GPUs if there are any. `nproc`: one for each GPU,
         or two on a CPU.
@@ -95,7 +100,7 @@ def ddp(
     gets a report. Raises InspectError for input that cannot be trained on; what goes wrong while training
     is a finding that fails.
     """
-    node = _node(config, settings, steps, batch, data, amp, sync_bn, accumulate, output_dir, deadline)
+    node = _node(config, settings, steps, batch, data, amp, shard, sync_bn, accumulate, output_dir, deadline)
     _check(node, resume)
     recipe, kind = _recipe(model, model_args), _kind(device, node)
     inside = _started()
@@ -112,8 +117,8 @@ def ddp(
 
 
 _SHORT = (
-    "SOLVER.STEPS", "DATA.BATCH", "DATA.SOURCE", "AMP.ENABLED", "DDP.SYNC_BN", "SOLVER.ACCUMULATE",
-    "OUTPUT_DIR", "DDP.DEADLINE",
+    "SOLVER.STEPS", "DATA.BATCH", "DATA.SOURCE", "AMP.ENABLED", "DDP.SHARD", "DDP.SYNC_BN",
+    "SOLVER.ACCUMULATE", "OUTPUT_DIR", "DDP.DEADLINE",
 )  # fmt: skip
 """The settings that `ddp` has keywords for, in their order."""
 
@@ -213,6 +218,13 @@ def _check(node: Any, resume: bool) -> None:
         demand(key, "seconds", 60, lambda value: 0 < value < inf)
     if node.DDP.BACKEND not in BACKENDS:
         raise InspectError(f"DDP.BACKEND is {node.DDP.BACKEND!r}", f"use one of: {', '.join(BACKENDS)}")
+    if node.DDP.SHARD not in SHARDS:
+        raise InspectError(f"`shard=` is {node.DDP.SHARD!r}", f"use one of: {', '.join(SHARDS)}")
+    if node.DDP.SHARD == "fsdp" and node.DDP.FIND_UNUSED:
+        raise InspectError(
+            "FSDP2 has no DDP.FIND_UNUSED: a parameter without a gradient has no state to resume from",
+            'freeze what is not used, or use `shard="ddp"`',
+        )
 
 
 def _is_whole(value: Any, least: int) -> bool:
@@ -262,7 +274,9 @@ def _checkpoint(job: Job, output: Path, group: Group, inside: bool) -> None:
             f"no checkpoint in {output}", 'name the folder of an earlier run: `output_dir="runs/one"`'
         )
     if not inside and file.exists():
-        checkpoint.check(checkpoint.load(file), group.nproc * group.nnodes, job.settings.SOLVER.STEPS)
+        node = job.settings
+        world = group.nproc * group.nnodes
+        checkpoint.check(checkpoint.load(file), world, node.SOLVER.STEPS, node.DDP.SHARD)
 
 
 @contextmanager

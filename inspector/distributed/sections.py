@@ -110,6 +110,9 @@ def _header(job: Job, node: Any, ranks: list[dict[str, Any]], world: int) -> lis
     ]
     if ranks and "before" in ranks[0]:
         lines.append(("data", ranks[0]["before"]["data"]))
+        units = [unit for unit in ranks[0]["before"].get("units", []) if unit]
+        if node.DDP.SHARD == "fsdp":
+            lines.append(("sharding", f"FSDP2, {len(units)} units and the rest: {_few(units)}"))
     rule = f"{solver.OPTIMIZER}, rate {solver.BASE_LR:g} (biases {solver.BASE_LR * solver.BIAS_LR_FACTOR:g})"
     rule += f", decay {solver.WEIGHT_DECAY:g} (biases {solver.WEIGHT_DECAY_BIAS:g}), ReduceLROnPlateau"
     lines.append(("optimizer", rule))
@@ -119,6 +122,10 @@ def _header(job: Job, node: Any, ranks: list[dict[str, Any]], world: int) -> lis
     if node.OUTPUT_DIR:
         lines.append(("output", str(node.OUTPUT_DIR)))
     return lines
+
+
+def _few(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _sections(steps: Table, validations: Table) -> list[Section]:

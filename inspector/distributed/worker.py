@@ -133,6 +133,7 @@ class _Run:
         if len(set(lengths)) > 1 or not lengths[0]:
             return False
         self.beat("checks: unused parameters")
+        trainer.refresh()
         seen["unused"] = {"names": gradients.unused(trainer)}
         left = any(gathered(seen["unused"]["names"]))
         if left and not trainer.node.DDP.FIND_UNUSED:

@@ -13,7 +13,7 @@ from torch.distributed.tensor.parallel import parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from inspector.core.errors import InspectError, first_line
-from inspector.core.naming import select
+from inspector.models.units import units
 from inspector.scaling.layout import Layout
 from inspector.scaling.tensor_parallel import own_plan, styles
 from inspector.tracing import _torch
@@ -39,20 +39,6 @@ def _fully_shard(model: nn.Module, layout: Layout, mesh: DeviceMesh) -> None:
         fully_shard(model.get_submodule(path), reshard_after_forward=reshard, **more)
     # torch's own choice for the root: kept from the forward to the backward, which needs it at once
     fully_shard(model, reshard_after_forward=False, **more)
-
-
-def units(model: nn.Module, globs: tuple[str, ...] = ()) -> list[str]:
-    """The modules whose parameters are gathered together, the inner ones first; the rest of the model is one
-    more. Without `globs`: the outermost entries of lists and sequences that hold parameters, as users wrap
-    the blocks of a transformer; where there are none, the children of the model."""
-    holding = [
-        path for path, module in model.named_modules() if path and next(module.parameters(), None) is not None
-    ]
-    if globs:
-        return sorted(select(holding, globs, "module", "wrap"), key=lambda path: -path.count("."))
-    listed = [path for path in holding if path.rpartition(".")[2].isdigit()]
-    outermost = [p for p in listed if not any(p.startswith(f"{other}.") for other in listed)]
-    return outermost or [path for path in holding if "." not in path]
 
 
 def replicated(model: nn.Module, mesh: DeviceMesh) -> Any:

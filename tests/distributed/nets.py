@@ -77,3 +77,30 @@ class Deep(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.body(x)
+
+
+class Tied(nn.Module):
+    """A transformer's block between an embedding and a projection that share their weight, (N, 6) tokens to
+    (N, 7); the three stand in one list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        embedding, projection = nn.Embedding(7, 8), nn.Linear(8, 7, bias=False)
+        projection.weight = embedding.weight
+        block = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.1, batch_first=True)
+        self.parts = nn.ModuleList([embedding, block, projection])
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        embedding, block, projection = self.parts
+        return projection(block(embedding(tokens)).mean(1))
+
+
+class Scalar(Small):
+    """Has a parameter without dimensions, which has no rows to shard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * self.scale

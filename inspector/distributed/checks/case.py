@@ -25,6 +25,11 @@ class Case:
         """The configuration as a tree of attributes."""
         return self.job.settings
 
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP2 ran, in place of DDP."""
+        return bool(self.settings.DDP.SHARD == "fsdp")
+
     def part(self, name: str) -> list[dict[str, Any]]:
         """One part of every rank's evidence; empty unless all ranks have it."""
         parts = [rank.get(name) for rank in self.ranks]

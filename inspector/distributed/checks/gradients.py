@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from inspector.distributed.checks.case import Case
-from inspector.reporting.checks import check, failed, passed, skipped, warned
+from inspector.reporting.checks import check, failed, note, passed, skipped, warned
 from inspector.reporting.report import Finding
 
 FACTOR, FLOOR = 10.0, 1e-4
@@ -21,7 +21,11 @@ EXACT = 1e-3
 their last bits."""
 NOISE = 10
 """One process must repeat itself so many times better than that."""
-DIVISORS = "compute the loss as the mean over the rank's samples, and let DDP average over the ranks"
+DIVISORS = "compute the loss as the mean over the rank's samples, and let {} average over the ranks"
+
+
+RETAINED = {"ddp": "no_sync()", "fsdp": "set_requires_gradient_sync(False)"}
+"""How each keeps the gradients of accumulated batches back."""
 
 
 @check
@@ -39,17 +43,17 @@ def gradients(case: Case) -> Iterator[Finding]:
         yield skipped(f"not compared: {part['skipped']}")
         return
     if not _measured(part):
-        yield failed("a gradient is missing or not finite under DDP", **part)
+        yield failed(f"a gradient is missing or not finite under {_name(case)}", **part)
         return
     limit = _limit(part)
     reference = "the big batch" if part["synchronised_norms"] else "each shard by itself, averaged"
     message = f"the first step's gradients are {part['distance']:.2g} from those in float64 ({reference});"
     message += f" one process in the same precision: {part['alone']:.2g}"
     if limit > USELESS:
-        yield _same_precision(part, message)
+        yield _same_precision(part, message, _advice(case))
     elif part["distance"] > limit:
         name = part["worst"][0][0] if part["worst"] else ""
-        yield failed(f"{message}; {DIVISORS}", name, **part)
+        yield failed(f"{message}; {_advice(case)}", name, **part)
     else:
         yield passed(message, **part)
 
@@ -68,7 +72,7 @@ def later_gradients(case: Case) -> Iterator[Finding]:
     if not looked:
         return
     for one in looked:
-        wrong = _wrong(one, limit)
+        wrong = _wrong(one, limit, _advice(case))
         if wrong:
             yield failed(f"at step {one['step']} {wrong}", **one)
             return
@@ -88,7 +92,7 @@ def later_gradients(case: Case) -> Iterator[Finding]:
         yield passed(message)
 
 
-def _wrong(one: dict[str, Any], limit: float) -> str:
+def _wrong(one: dict[str, Any], limit: float, advice: str) -> str:
     """What is wrong with the gradients of one step; "" for nothing."""
     if not one["taken"]:
         return "the optimizer takes no step"
@@ -101,14 +105,14 @@ def _wrong(one: dict[str, Any], limit: float) -> str:
         return "the optimizer gets a gradient that is not finite, or none"
     if far > limit or not 0 < scale <= 1 + limit:
         size = f"{scale:.3g} times those of one process, and {far:.2g} from that"
-        return f"the optimizer's gradients are {size}; {DIVISORS}"
+        return f"the optimizer's gradients are {size}; {advice}"
     return ""
 
 
 @check
 def accumulation(case: Case) -> Iterator[Finding]:
     """Accumulated batches give the gradients of one big step, and are sent once: `no_sync` is around the
-    forward, too."""
+    forward, too; FSDP2 has `set_requires_gradient_sync(False)`."""
     part = case.ranks[0].get("gradients")
     if not part or not _measured(part):
         return
@@ -116,13 +120,33 @@ def accumulation(case: Case) -> Iterator[Finding]:
     accumulated = part["accumulated"]
     if part["reduced"] != part["expected"]:
         message = f"{count} accumulated batches send their gradients {times:.3g} times, not once:"
-        yield failed(f"{message} the forward, too, must be inside no_sync()", **part)
+        yield failed(
+            f"{message} the forward, too, must be inside {RETAINED[case.settings.DDP.SHARD]}", **part
+        )
     elif accumulated is None or accumulated > _rough(part):
         message = f"{count} accumulated batches do not give the gradients of one step over all of them"
         yield failed(f"{message} ({accumulated})", **part)
     else:
         message = f"{count} accumulated batches equal one step over all of them, and are sent once"
         yield passed(f"{message} ({accumulated:.2g})")
+
+
+@note
+def averaging(case: Case) -> Iterator[Finding]:
+    """Says that this torch's gloo adds up where FSDP2 asks for the mean."""
+    parts = case.part("before")
+    if parts and parts[0].get("adds_for_average"):
+        message = "this torch's gloo gives the sum where FSDP2 asks for the mean of the gradients"
+        message += f" (pytorch/pytorch#162338): {len(parts)} times too large. This training divides them:"
+        yield warned(f"{message} yours on gloo must call set_force_sum_reduction_for_comms(True)")
+
+
+def _advice(case: Case) -> str:
+    return DIVISORS.format(_name(case))
+
+
+def _name(case: Case) -> str:
+    return "FSDP2" if case.sharded else "DDP"
 
 
 def _measured(part: dict[str, Any]) -> bool:
@@ -139,7 +163,7 @@ def _rough(part: dict[str, Any]) -> float:
     return limit if limit <= USELESS or part["synchronised_norms"] else ROUGH
 
 
-def _same_precision(part: dict[str, Any], message: str) -> Finding:
+def _same_precision(part: dict[str, Any], message: str, advice: str) -> Finding:
     """Gradients that rounding moves too far from float64, against one process that rounds alike."""
     why = f"rounding alone moves them too far for a comparison with float64 ({part['alone']:.2g})"
     if part["synchronised_norms"]:  # the big batch rounds otherwise
@@ -148,5 +172,5 @@ def _same_precision(part: dict[str, Any], message: str) -> Finding:
         f"the first step's gradients are {part['same']:.2g} from those of one process, each shard by itself"
     )
     if part["same"] > ROUGH:
-        return failed(f"{here}, in the same precision; {DIVISORS}", **part)
+        return failed(f"{here}, in the same precision; {advice}", **part)
     return passed(f"{here}, averaged, in the same precision; {why}", **part)

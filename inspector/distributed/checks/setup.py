@@ -28,7 +28,8 @@ def uneven(case: Case) -> Iterator[Finding]:
 def initial_weights(case: Case) -> Iterator[Finding]:
     """All ranks build the same weights, and hold the same parameters and buffers after the wrap.
 
-    DDP's broadcast at the wrap would hide weights that were built differently.
+    DDP's broadcast at the wrap would hide weights that were built differently; FSDP2 takes from each rank the
+    rows that it keeps, and its shards together must be what was built.
     """
     parts = case.part("before")
     same = True
@@ -40,6 +41,11 @@ def initial_weights(case: Case) -> Iterator[Finding]:
         wrong = differing([part[key] for part in parts], names)
         same = same and not wrong
         yield from listed(failed, wrong, f"{what} ({len(wrong)} in all)")
+    if case.sharded and same:
+        wrong = differing([parts[0]["initial"], parts[0]["whole"]], case.names)
+        same = not wrong
+        message = f"is not what was built, put together from the shards ({len(wrong)} in all)"
+        yield from listed(failed, wrong, f"{message}: initialise or load it after the wrap")
     if same:
         counts = f"{len(case.names)} parameters and {len(parts[0]['buffers'])} buffers"
         yield passed(f"{counts} are the same on {len(parts)} ranks, before and after the wrap")
@@ -49,14 +55,16 @@ def initial_weights(case: Case) -> Iterator[Finding]:
 def unused_parameters(case: Case) -> Iterator[Finding]:
     """A gradient reaches every trainable parameter: else DDP's reduction waits, or raises at the next step.
 
-    With `DDP.FIND_UNUSED` only a warning.
+    With `DDP.FIND_UNUSED` only a warning. FSDP2 trains on, but torch's distributed state dict resumes no
+    optimizer that lacks the state of a parameter.
     """
     parts = case.part("unused")
     allowed = bool(case.settings.DDP.FIND_UNUSED)
     for rank, part in enumerate(parts):
         names = part["names"]
         if names:
-            hint = "" if allowed else ": freeze them, or --set DDP.FIND_UNUSED True"
+            hint = "" if allowed else ": freeze them"
+            hint += "" if allowed or case.sharded else ", or --set DDP.FIND_UNUSED True"
             message = f"no gradient reaches it on rank {rank} ({len(names)} in all){hint}"
             yield from listed(warned if allowed else failed, names, message)
             return

@@ -29,7 +29,9 @@ def mode(case: Case) -> Iterator[Finding]:
 
 @check
 def parameters(case: Case) -> Iterator[Finding]:
-    """After every step all ranks have the same parameters, bit for bit."""
+    """After every step all ranks have the same parameters, bit for bit.
+
+    Under FSDP2 those that are not sharded; of the others each row is on one rank alone."""
     parts = case.part("after")
     if not parts or not parts[0]["digests"]:
         return
@@ -41,7 +43,12 @@ def parameters(case: Case) -> Iterator[Finding]:
             message = f"differs between the ranks after step {step} ({len(wrong)} in all){why}"
             yield failed(message, wrong[0], step=step, names=wrong)
             return
-    steps = len(parts[0]["digests"])
+    steps, sharded = len(parts[0]["digests"]), case.part("before")[0].get("sharded") or []
+    if sharded:
+        left = len(case.names) - len(sharded)
+        rest = f"the other {left} are the same after each of {steps} steps" if left else "none is whole"
+        yield passed(f"of {len(sharded)} parameters each row is on one of {len(parts)} ranks; {rest}")
+        return
     yield passed(f"all parameters are the same on {len(parts)} ranks after each of {steps} steps")
 
 
@@ -60,7 +67,10 @@ def frozen(case: Case) -> Iterator[Finding]:
 
 @check
 def buffers(case: Case) -> Iterator[Finding]:
-    """Buffers stay registered, and are the same on all ranks after a forward: DDP broadcasts rank 0's."""
+    """Buffers stay registered, and are the same on all ranks after a forward: DDP broadcasts rank 0's.
+
+    FSDP2 synchronises none: those that drift apart between two validations are told, and this training
+    broadcasts rank 0's before it validates and saves. They must be the same then."""
     parts = case.part("after")
     if not parts:
         return
@@ -73,13 +83,24 @@ def buffers(case: Case) -> Iterator[Finding]:
         yield from listed(failed, gone, message)
     elif wrong:
         message = f"differs between the ranks after a forward ({len(wrong)} in all): DDP must broadcast it"
+        if case.sharded:
+            message = f"differs between the ranks at the end ({len(wrong)} in all): FSDP2 leaves it so;"
+            message += " broadcast rank 0's before each validation and checkpoint"
         yield from listed(failed, wrong, message, reassigned=reassigned)
+    elif parts[0].get("drifted"):
+        yield from listed(warned, parts[0]["drifted"], _drifted(case, parts[0]["drifted"]))
     elif reassigned and len(parts) > 1:
         message = f"is reassigned while it trains ({len(reassigned)} in all): DDP before torch 2 loses it"
         yield from listed(warned, reassigned, message)
     elif parts[0]["final_buffers"]:
         count = len(parts[0]["final_buffers"])
         yield passed(f"{count} buffers are the same on {len(parts)} ranks after a forward")
+
+
+def _drifted(case: Case, names: list[str]) -> str:
+    message = f"differs between the ranks while they train ({len(names)} in all): FSDP2 synchronises no"
+    message += " buffers. This training sends rank 0's to all before each validation and checkpoint"
+    return f"{message}; yours must, too{', or use SyncBatchNorm' if case.job.device == 'cuda' else ''}"
 
 
 @check
