@@ -185,4 +185,9 @@ def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def load(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Take over what `state` gave. Collective."""
     set_model_state_dict(model, state["model"], options=FULL)
-    set_optimizer_state_dict(model, optimizer, state["optimizer"], options=FULL)
+    saved = state["optimizer"]
+    if not any(isinstance(value, Tensor) for entry in saved["state"].values() for value in entry.values()):
+        for group, values in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+            group.update({key: value for key, value in values.items() if key != "params"})
+        return  # an optimizer without a state, such as SGD without momentum: torch's function raises there
+    set_optimizer_state_dict(model, optimizer, saved, options=FULL)

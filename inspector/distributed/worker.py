@@ -145,6 +145,7 @@ class _Run:
         seen["interrupted_save"] = evidence.interrupted_save(trainer, self.folder)
         self.beat("checks: speed of one process")
         seen["bare_seconds"] = evidence.bare_seconds(trainer)
+        self._leave()  # where the training raises, what was seen before it says why
         trainer.begin()
         return True
 

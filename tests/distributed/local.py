@@ -54,7 +54,7 @@ def train(
         job.write(place)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
-            ["inspector.distributed.rank", "sklearn.datasets", "PIL.Image", "pandas"]
+            ["inspector.distributed.rank", "inspector.distributed.fsdp", "sklearn.datasets", "PIL.Image"]
         )
         port = _free_port()
         workers = [
