@@ -1,4 +1,5 @@
-"""Start the workers with torch's elastic launcher, watch them, and never wait forever."""
+"""Start the workers, forked where that is safe and else by torch's elastic launcher; watch them, and never
+wait forever."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from inspector.core.processes import Child, loopback
+from inspector.distributed.nursery import Nursery
 
-POLL = 0.2
+POLL = 0.1
 GRACE = 10.0
 """Seconds that the agent gets to stop its workers."""
 DUMP = 1.0
@@ -40,7 +42,7 @@ class Group:
 @dataclass
 class Outcome:
     """How the workers ended. `stalled` names the rank that others wait for, `stacks` are what each rank
-    was doing then, `errors` what ranks raised, the first first."""
+    was doing then, `errors` what ranks raised, the first first; `printed` is what the launcher said."""
 
     code: int
     seconds: float = 0.0
@@ -50,6 +52,7 @@ class Outcome:
     late: bool = False
     stacks: dict[int, str] = field(default_factory=dict)
     exits: list[str] = field(default_factory=list)
+    printed: str = ""
 
 
 def command(group: Group, folder: Path, module: str) -> list[str]:
@@ -79,12 +82,22 @@ def own_address(endpoint: str) -> str:
         return ""
 
 
-def launch(group: Group, folder: Path, module: str, tell: Tell = lambda beat: None) -> Outcome:
-    """Run `python -m module FOLDER` in every process; return when all have ended, or at the deadline."""
+def launch(
+    group: Group,
+    folder: Path,
+    module: str,
+    tell: Tell = lambda beat: None,
+    nursery: Nursery | None = None,
+) -> Outcome:
+    """Run `python -m module FOLDER` in every process, or the same in processes that `nursery` forks; return
+    when all have ended, or at the deadline."""
     start = time.monotonic()
     outcome = Outcome(-1)
-    words = command(group, folder, module)
-    agent = Child("torch.distributed.run:main", words, folder, "agent", environment=_environment(group))
+    if nursery is not None:
+        agent = nursery.begin(folder, group.nproc, group.restarts)
+    else:
+        words = command(group, folder, module)
+        agent = Child("torch.distributed.run:main", words, folder, "agent", environment=_environment(group))
     try:
         _watch(agent, folder, group, tell, outcome)
     finally:
@@ -95,7 +108,8 @@ def launch(group: Group, folder: Path, module: str, tell: Tell = lambda beat: No
     outcome.seconds = time.monotonic() - start
     outcome.refused = next(iter(refusals(folder)), None)
     outcome.errors = errors(folder)
-    outcome.exits = re.findall(r"exitcode\s*:\s*(-?\d+)", agent.printed())
+    outcome.printed = agent.printed()
+    outcome.exits = re.findall(r"exitcode\s*:\s*(-?\d+)", outcome.printed)
     return outcome
 
 

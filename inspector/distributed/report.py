@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial, reduce
 from math import inf
@@ -25,6 +26,7 @@ from inspector.core.files import write_whole
 from inspector.distributed import checkpoint
 from inspector.distributed.job import Job, Place, adopt_slurm
 from inspector.distributed.launch import Group, Outcome, Tell, launch
+from inspector.distributed.nursery import Nursery, nursery, possible
 from inspector.distributed.sections import report
 from inspector.models import Recipe, resolve
 from inspector.models.device import real_device
@@ -102,18 +104,22 @@ def ddp(
     """
     node = _node(config, settings, steps, batch, data, amp, shard, sync_bn, accumulate, output_dir, deadline)
     _check(node, resume)
-    recipe, kind = _recipe(model, model_args), _kind(device, node)
-    inside = _started()
+    kind, inside = _kind(device, node), _started()
     group = _group(node, kind, nproc, nnodes, node_rank, rdzv_endpoint)
     kill = kill and not inside and nnodes == 1 and not resume and node.DDP.MAX_RESTARTS > 0
     group = replace(group, restarts=group.restarts + kill)  # for the one that is killed on purpose
-    with _folder(node.OUTPUT_DIR, inside, node_rank == 0) as (folder, output):
+    with ExitStack() as stack:
+        forked = not inside and isinstance(model, str) and possible(kind, nnodes)
+        workers = nursery(forked, group.nproc, images=_images(inputs), sharded=node.DDP.SHARD == "fsdp")
+        ready = stack.enter_context(workers)
+        recipe = _recipe(model, model_args)
+        folder, output = stack.enter_context(_folder(node.OUTPUT_DIR, inside, node_rank == 0))
         job = _job(
             model, recipe, inputs, node, output, group.nproc, model_args=dict(model_args or {}), seed=seed,
             weights=str(weights) if weights is not None else None, device=kind, trainer=trainer,
             resume=resume, kill=kill, verbose=verbose, launched=not inside,
         )  # fmt: skip
-        return _run(job, folder, output, group, inside, tell)
+        return _run(job, folder, output, group, inside, tell, ready)
 
 
 _SHORT = (
@@ -127,6 +133,13 @@ def _node(config: str | Path | None, settings: Mapping[str, Any] | None, *short:
     """The settings with the keywords of `ddp` over them; None and False say nothing."""
     named = {key: value for key, value in zip(_SHORT, short) if value is not None and value is not False}
     return load(config, {**(settings or {}), **named})
+
+
+def _images(inputs: Any) -> bool:
+    """Whether samples may be images, which workers read by torchvision; it decides only when that is
+    imported."""
+    texts = [inputs] if isinstance(inputs, str) else inputs if isinstance(inputs, (list, tuple)) else []
+    return not texts or not isinstance(texts[0], str) or re.split(r"[x,]", texts[0])[3:4] != []
 
 
 def _recipe(model: Any, model_args: Mapping[str, Any] | None) -> Recipe:
@@ -170,7 +183,15 @@ def _job(model: str, recipe: Recipe, inputs: Any, node: Any, output: Path, count
     return Job(model, config, texts, str(output), deadline=end, **chosen)
 
 
-def _run(job: Job, folder: Path, output: Path, group: Group, inside: bool, tell: Tell) -> Report | None:
+def _run(
+    job: Job,
+    folder: Path,
+    output: Path,
+    group: Group,
+    inside: bool,
+    tell: Tell,
+    ready: Nursery | None,
+) -> Report | None:
     """Be a worker, or launch them."""
     _checkpoint(job, output, group, inside)
     write_whole(output / "config.yaml", job.config)
@@ -179,7 +200,8 @@ def _run(job: Job, folder: Path, output: Path, group: Group, inside: bool, tell:
     if inside:
         return _inside(job, folder)
     job.write(folder)
-    outcome = launch(group, folder, WORKER, _following(output / "log.txt", tell) if job.verbose else tell)
+    tell = _following(output / "log.txt", tell) if job.verbose else tell
+    outcome = launch(group, folder, WORKER, tell, ready)
     return _concluded(job, folder, group, outcome)
 
 
@@ -351,7 +373,7 @@ def _concluded(job: Job, folder: Path, group: Group, outcome: Outcome) -> Report
     file = folder / "evidence.json"
     ranks = json.loads(file.read_text()) if file.exists() else []
     if not ranks and not outcome.errors and outcome.stalled is None:
-        tail = (folder / "agent.log").read_text(errors="replace").strip().splitlines()
+        tail = outcome.printed.splitlines()
         if group.nnodes > 1 and outcome.code == 0:
             return None  # the machine with rank 0 has the report
         where = f" at {group.endpoint}" if group.endpoint else ""
