@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,9 @@ class Digits(Dataset[tuple[Any, int]]):
     """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, as PIL images of mode L."""
 
     def __init__(self) -> None:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        self.images = (digits.images * (255 / 16)).round().astype(np.uint8)
-        self.labels = digits.target.astype(int)
+        images, labels = _digits()
+        self.images = (images * (255 / 16)).round().astype(np.uint8)
+        self.labels = labels.astype(int)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,6 +51,21 @@ class Digits(Dataset[tuple[Any, int]]):
         from PIL import Image
 
         return Image.fromarray(self.images[index]), int(self.labels[index])
+
+
+def _digits() -> tuple[Any, Any]:
+    """Images of values up to 16, and labels. From scikit-learn's own file where it is: its import costs every
+    process seconds, and loads nothing else that is needed."""
+    package = find_spec("sklearn")
+    for folder in (package.submodule_search_locations or ()) if package is not None else ():
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            rows = np.loadtxt(file, delimiter=",")
+            return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1]
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return digits.images, digits.target
 
 
 class Synthetic(Dataset[tuple[Any, int]]):

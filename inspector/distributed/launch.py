@@ -62,7 +62,8 @@ def command(group: Group, folder: Path, module: str) -> list[str]:
     words += [f"--rdzv-endpoint={group.endpoint or 'localhost:0'}"]
     if group.nnodes > 1:
         host, wait = int(group.node_rank == 0), int(group.stall)
-        words += [f"--rdzv-conf=is_host={host},join_timeout={wait},timeout={wait}"]
+        waits = ",".join(f"{name}={wait}" for name in ("join_timeout", "timeout", "read_timeout"))
+        words += [f"--rdzv-conf=is_host={host},{waits}"]
         address = own_address(group.endpoint)
         words += [f"--local-addr={address}"] if address else []
     words += [f"--max-restarts={group.restarts}", "--monitor-interval=0.2", "--start-method=spawn"]

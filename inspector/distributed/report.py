@@ -110,8 +110,8 @@ def ddp(
     group = replace(group, restarts=group.restarts + kill)  # for the one that is killed on purpose
     with ExitStack() as stack:
         forked = not inside and isinstance(model, str) and possible(kind, nnodes)
-        workers = nursery(forked, group.nproc, images=_images(inputs), sharded=node.DDP.SHARD == "fsdp")
-        ready = stack.enter_context(workers)
+        images, sharded = _images(model, inputs, node.DATA.SOURCE), node.DDP.SHARD == "fsdp"
+        ready = stack.enter_context(nursery(forked, group.nproc, images=images, sharded=sharded))
         recipe = _recipe(model, model_args)
         folder, output = stack.enter_context(_folder(node.OUTPUT_DIR, inside, node_rank == 0))
         job = _job(
@@ -135,11 +135,14 @@ def _node(config: str | Path | None, settings: Mapping[str, Any] | None, *short:
     return load(config, {**(settings or {}), **named})
 
 
-def _images(inputs: Any) -> bool:
-    """Whether samples may be images, which workers read by torchvision; it decides only when that is
+def _images(model: str, inputs: Any, source: str) -> bool:
+    """Whether workers may need torchvision, for its model or for images; it decides only when that is
     imported."""
+    if ":" not in model or model.startswith("torchvision"):
+        return True
     texts = [inputs] if isinstance(inputs, str) else inputs if isinstance(inputs, (list, tuple)) else []
-    return not texts or not isinstance(texts[0], str) or re.split(r"[x,]", texts[0])[3:4] != []
+    first = texts[0] if texts else None
+    return source != "synthetic" and (not isinstance(first, str) or len(re.split("[x,]", first)) > 3)
 
 
 def _recipe(model: Any, model_args: Mapping[str, Any] | None) -> Recipe:

@@ -85,6 +85,7 @@ def _metrics(ranks: list[dict[str, Any]], steps: Table, node: Any, world: int) -
         "final_loss": steps["loss"][-1],
         "step_seconds": middle,
         "samples_per_second": size * world / middle,
+        "training_seconds": ranks[0]["busy"],
     }
     alone = ranks[0].get("bare_seconds")
     if alone:

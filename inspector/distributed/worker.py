@@ -83,6 +83,7 @@ class _Run:
         self.file = Path(job.output) / "checkpoint.pt"
         self.seen: dict[str, Any] = {"rank": place.rank, "world": place.world}
         self.steps = trainer.node.SOLVER.STEPS
+        self.begun, self.busy = time.perf_counter(), 0.0
 
     def __call__(self) -> None:
         marker = self.folder / "killing.json"
@@ -179,7 +180,12 @@ class _Run:
         again = self._again(middle)
         again.run(again.step + 1)
         if self.place.rank == 0:
-            kill = {"rank": self.place.world - 1, "at": again.step, "expected": again.step - 1}
+            kill: dict[str, Any] = {
+                "rank": self.place.world - 1,
+                "at": again.step,
+                "expected": again.step - 1,
+                "busy": self._busy(),
+            }
             write_whole(self.folder / "killing.json", json.dumps(kill))
         dist.barrier()
         if self.place.rank == self.place.world - 1:
@@ -190,9 +196,14 @@ class _Run:
         self.beat("checks: resume after the kill")
         self.seen = json.loads((self.folder / f"evidence{self.place.rank}.json").read_text())
         self.seen["deaths"] = self.place.attempt - 1  # less the one that was meant
+        self.busy = kill.pop("busy")
         step = self._resumed("in new processes, after one was killed")
         self.seen["killed"] = {**kill, "step": step, "attempt": self.place.attempt}
         self._leave()
+
+    def _busy(self) -> float:
+        """Seconds of training and checks so far, in all starts."""
+        return self.busy + time.perf_counter() - self.begun
 
     def _again(self, file: Path) -> Trainer:
         trainer = type(self.trainer)(
@@ -217,6 +228,7 @@ class _Run:
 
     def _leave(self) -> None:
         """Write this rank's evidence; rank 0 also writes that of all."""
+        self.seen["busy"] = self._busy()
         write_whole(self.folder / f"evidence{self.place.rank}.json", json.dumps(self.seen))
         everyone = gathered(self.seen)
         if self.place.rank == 0:

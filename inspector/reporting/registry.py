@@ -180,6 +180,7 @@ QUANTITIES: dict[str, Quantity] = {
     "forward_seconds": _measured(Unit.SECOND, label="forward time"),
     "samples_per_second": _measured(Unit.PER_SECOND, "higher"),
     "scaling_efficiency": _measured(Unit.SHARE, "higher", "scaling efficiency (report only)"),
+    "training_seconds": _measured(Unit.SECOND, label="training and checks"),
     "drift": _drift(),
     "final_loss": Quantity(Unit.NUMBER, "toleranced", own_form=Form.DIGITS),
     "peak_allocated": Quantity(Unit.BYTE),

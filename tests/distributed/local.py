@@ -54,7 +54,7 @@ def train(
         job.write(place)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
-            ["inspector.distributed.rank", "inspector.distributed.fsdp", "sklearn.datasets", "PIL.Image"]
+            ["inspector.distributed.rank", "inspector.distributed.fsdp", "torchvision", "PIL.Image"]
         )
         port = _free_port()
         workers = [
@@ -80,7 +80,7 @@ def launch(trainer: str, kill: bool = False, **settings: Any) -> Report:
     """The same by the real launcher, which watches its processes and starts dead ones again."""
     import inspector
 
-    small = {"DATA.BATCH": 4, "SOLVER.STEPS": 6, "SOLVER.VALIDATE_EVERY": 3}
+    small = {"DATA.BATCH": 4, "SOLVER.STEPS": 6, "SOLVER.VALIDATE_EVERY": 3, "DATA.SOURCE": "synthetic"}
     report = inspector.ddp(
         "tests.distributed.nets:Small", ["4x3x8x8"], nproc=2, device="cpu", kill=kill,
         settings={**small, **settings}, trainer=trainer,

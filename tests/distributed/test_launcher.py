@@ -36,27 +36,41 @@ def test_a_worker_that_somebody_else_kills_goes_on_too() -> None:
     assert "went on at step 3" in told.message
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_stays_behind_when_the_command_is_ended(end: signal.Signals, tmp_path: Path) -> None:
+ELASTIC = (
+    "import sys; from inspector.distributed import report; report.possible = lambda *_: False;"
+    "from inspector.cli.main import main; sys.exit(main())"
+)
+"""The command where no fork is safe: torch's elastic launcher starts the workers."""
+
+
+@pytest.mark.parametrize(
+    ("end", "start"),
+    [
+        pytest.param(signal.SIGKILL, ["-m", "inspector"], id="killed"),
+        pytest.param(signal.SIGTERM, ["-m", "inspector"], id="terminated"),
+        pytest.param(signal.SIGKILL, ["-c", ELASTIC], id="killed, elastic"),
+    ],
+)
+def test_nothing_stays_behind_when_the_command_is_ended(
+    end: signal.Signals, start: list[str], tmp_path: Path
+) -> None:
     words = [
         "ddp", "tests.distributed.nets:Small", "--input", "4x3x8x8", "--device", "cpu", "--no-kill",
-        "--steps", "1000000", "--set", "SOLVER.VALIDATE_EVERY", "1000000",
+        "--data", "synthetic", "--steps", "1000000", "--set", "SOLVER.VALIDATE_EVERY", "1000000",
     ]  # fmt: skip
     command = psutil.Popen(
-        [sys.executable, "-m", "inspector", *words],
+        [sys.executable, *start, *words],
         stderr=subprocess.DEVNULL,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     family: list[psutil.Process] = []
     try:
         deadline = time.monotonic() + 120
-        # the launcher's agent and two workers
-        while sum("inspector.distributed.start" in " ".join(p.cmdline()) for p in family) < 3:
+        # the launcher's agent, or the process that workers are forked from, and two workers in their own code
+        while len(family) < 3 or len(list(tmp_path.glob("*/beat*.json"))) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.2)
             family = command.children(recursive=True)
-        if end == signal.SIGTERM:
-            time.sleep(3)  # into the workers' own code; a dead launcher they notice before it
         command.send_signal(end)
         _, alive = psutil.wait_procs(family, timeout=60 if end == signal.SIGTERM else 10)
         assert alive == []
@@ -97,7 +111,7 @@ def test_settings_from_a_file_and_a_resume(inspect: Run, tmp_path: Path) -> None
     )
     words = [
         "ddp", "tests.distributed.nets:Small", "--input", "4x3x8x8", "--config", file,
-        "--device", "cpu", "--no-kill",
+        "--device", "cpu", "--no-kill", "--data", "synthetic",
         "--output-dir", tmp_path / "run", "--set", "SOLVER.BASE_LR", "0.02", "--format", "json",
     ]  # fmt: skip
     code, out, err = inspect(*words)
@@ -155,3 +169,17 @@ def test_what_cannot_be_trained_on_is_refused(settings: dict, message: str) -> N
     with pytest.raises(InspectError, match=message) as caught:
         forked(settings=settings)
     assert caught.value.hint
+
+
+def test_a_parameter_that_cannot_be_sharded_is_refused() -> None:
+    with pytest.raises(InspectError, match=r"FSDP2 refuses the model: .*scalar") as caught:
+        forked(model="tests.distributed.nets:Scalar", settings={"DDP.SHARD": "fsdp"})
+    assert "shard=" in str(caught.value.hint)
+
+
+def test_a_sharded_training_goes_on_after_a_kill() -> None:
+    report = launch("tests.faults.ddp.runs:Plain", kill=True, **{"DDP.SHARD": "fsdp"})
+    assert report.verdict == "pass", [f for f in report.findings if f.status == "fail"]
+    statuses = {finding.check: finding.status for finding in report.findings}
+    assert (statuses["killed"], statuses["resume"], statuses["buffers"]) == ("pass", "pass", "warn")
+    assert ("sharding", "FSDP2, 3 units and the rest: stem, norm, head") in report.header

@@ -86,6 +86,8 @@ def test_a_corrupt_checkpoint_is_refused_before_processes_start(tmp_path: Path, 
         ({"world": 3}, {}, "written by 3 processes, but 2 run here"),
         ({}, {"steps": 3}, "the checkpoint is at step 3, and SOLVER.STEPS is 3"),
         ({"step": "x"}, {}, "the checkpoint is at step x"),
+        ({}, {"shard": "fsdp"}, "written under ddp, and this run is under fsdp"),
+        ({"shard": "fsdp"}, {}, "written under fsdp, and this run is under ddp"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_too(
@@ -94,6 +96,19 @@ def test_a_checkpoint_of_another_run_is_refused_too(
     saved(tmp_path, **content)
     with pytest.raises(InspectError, match=message):
         resumed(tmp_path, **more)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"shard": "zero3"}, "`shard=` is 'zero3'"),
+        ({"shard": "fsdp", "settings": {"DDP.FIND_UNUSED": True}}, "FSDP2 has no DDP.FIND_UNUSED"),
+    ],
+)
+def test_what_fsdp2_does_not_have_is_refused(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(InspectError, match=message) as caught:
+        inspector.ddp("tests.distributed.nets:Small", ["4x3x8x8"], device="cpu", **more)
+    assert caught.value.hint
 
 
 def test_a_second_run_in_the_same_folder_is_refused_and_the_first_leaves_it_free(tmp_path: Path) -> None:
