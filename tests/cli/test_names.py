@@ -96,6 +96,7 @@ def test_the_choices_are_those_of_the_rooms() -> None:
     from inspector.profiling.report import GROUPINGS
     from inspector.profiling.views.bounds import PRECISIONS
     from inspector.regress.rules import STATES
+    from inspector.regress.sweep.engines import ENGINES
     from inspector.regress.sweep.table import MEASURES
     from inspector.reporting.formats import FORMATS
     from inspector.scaling import layout
@@ -111,7 +112,7 @@ def test_the_choices_are_those_of_the_rooms() -> None:
         (choices.Precision, precisions.PRECISIONS), (choices.Mode, report.MODES),
         (choices.Scattering, layout.SHARDS), (choices.Stepping, layout.OPTIMIZERS),
         (choices.Half, layout.DTYPES), (choices.Measured, MEASURES),
-        (choices.Source, SOURCES), (choices.State, [*STATES, "none"]),
+        (choices.Source, SOURCES), (choices.Engine, ENGINES), (choices.State, [*STATES, "none"]),
     ):  # fmt: skip
         assert set(get_args(declared)) == set(known)
 

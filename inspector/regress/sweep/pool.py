@@ -23,6 +23,7 @@ from inspector.core.files import write_whole
 from inspector.core.log import logger
 from inspector.core.processes import end_with
 from inspector.core.version import __version__
+from inspector.regress.sweep import engines
 from inspector.regress.sweep.row import Counted, Entry, count, failed
 
 Tell = Callable[[str, float], None]
@@ -34,19 +35,26 @@ def sweep(
     device: str | None = None,
     seed: int = 0,
     jobs: int = 1,
+    engine: str | None = None,
+    address: str | None = None,
     journal: Path | None = None,
     resume: bool = False,
     tell: Tell = lambda what, share: None,
 ) -> list[Counted]:
     """A row for each entry, in their order; a model that fails, or kills its process, is a row with its
     error. Every row is added to `journal` when it is known; with `resume` those that are there already,
-    and did not fail, are taken from it. Once all are known the journal is removed."""
+    and did not fail, are taken from it. Once all are known the journal is removed. `engine` counts on the
+    cluster at `address`, in place of `jobs` processes here."""
     key = _key(entries, device, seed)
     rows = _resumed(journal, key) if journal is not None and resume else {}
     if journal is not None:
         _begin(journal, key, rows)
     left = [entry for entry in entries if entry.name not in rows]
-    for name, counted in _counted(left, device, seed, min(jobs, max(len(left), 1))):
+    if engine is None:
+        counting = _counted(left, device, seed, min(jobs, max(len(left), 1)))
+    else:
+        counting = engines.counted(engine, address or "", left, device, seed)
+    for name, counted in counting:
         rows[name] = counted
         tell(name, len(rows) / len(entries))
         if journal is not None:
