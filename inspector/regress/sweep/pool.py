@@ -7,10 +7,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -54,12 +54,13 @@ def sweep(
         counting = _counted(left, device, seed, min(jobs, max(len(left), 1)))
     else:
         counting = engines.counted(engine, address or "", left, device, seed)
-    for name, counted in counting:
-        rows[name] = counted
-        tell(name, len(rows) / len(entries))
-        if journal is not None:
-            with journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(vars(counted), allow_nan=False) + "\n")
+    with closing(counting):  # an interrupt ends processes and tasks now, not when its traceback is gone
+        for name, counted in counting:
+            rows[name] = counted
+            tell(name, len(rows) / len(entries))
+            if journal is not None:
+                with journal.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(vars(counted), allow_nan=False) + "\n")
     if journal is not None:
         journal.unlink()
     return [rows[entry.name] for entry in entries]
@@ -67,7 +68,7 @@ def sweep(
 
 def _counted(
     entries: Sequence[Entry], device: str | None, seed: int, jobs: int
-) -> Iterator[tuple[str, Counted]]:
+) -> Generator[tuple[str, Counted], None, None]:
     if jobs <= 1:
         for entry in entries:
             yield entry.name, count(entry, device, seed)
@@ -86,7 +87,7 @@ def _counted(
 
 def _pooled(
     entries: Sequence[Entry], device: str | None, seed: int, jobs: int
-) -> Iterator[tuple[str, Counted]]:
+) -> Generator[tuple[str, Counted], None, None]:
     threads = max(torch.get_num_threads() // jobs, 1)
     pool = ProcessPoolExecutor(
         jobs,

@@ -1,8 +1,8 @@
 """Rows of a table counted by the workers of a Ray or Dask cluster that is there already.
 
 Each file beside this one is a cluster: a context manager that connects, and in it `Cluster`. The rules are
-those of `--jobs`: a model that raises is a row with its error, and so is one whose process dies when it is
-tried again, too; every row is in the journal as soon as it is known. Files of models must be there on the
+those of `--jobs`: a model that raises is a row with its error, and so is one whose process dies also when it
+is tried again alone; every row is in the journal as soon as it is known. Files of models must be there on the
 workers, under the same paths. A worker whose versions are not those of this process is refused: its numbers
 need not be the same.
 """
@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from importlib import import_module
@@ -53,7 +53,7 @@ class Cluster(Protocol):
 
 def counted(
     engine: str, address: str, entries: Sequence[Entry], device: str | None, seed: int
-) -> Iterator[tuple[str, Counted]]:
+) -> Generator[tuple[str, Counted], None, None]:
     """A row for each entry, as they end. Raises InspectError where the cluster cannot be used, or is lost."""
     if not entries:
         return
@@ -64,8 +64,9 @@ def counted(
             raise InspectError(f"the {engine} cluster at {address} has no workers", "start one first")
         for versions in there:
             _same(versions, expected)
-        cluster.submit([(_absolute(entry), device, seed) for entry in entries])
-        for place, answer in _answers(cluster, len(entries), f"{engine} cluster at {address}"):
+        name = f"{engine} cluster at {address}"
+        tasks = [(_absolute(entry), device, seed) for entry in entries]
+        for place, answer in _twice(cluster, tasks, name):
             entry = entries[place]
             if answer is None:
                 yield entry.name, failed(entry, LOST)
@@ -73,6 +74,22 @@ def counted(
             _same(answer.pop("versions"), expected)
             answer["row"]["spec"] = entry.spec
             yield entry.name, Counted(**answer)
+
+
+def _twice(cluster: Cluster, tasks: Sequence[Task], name: str) -> Iterator[tuple[int, Any]]:
+    """What the rows gave, as they end. Those whose process died are tried again when the others have ended,
+    each by itself: another row may have taken the process along."""
+    cluster.submit(tasks)
+    died = []
+    for place, answer in _answers(cluster, len(tasks), name):
+        if answer is None:
+            died.append(place)
+        else:
+            yield place, answer
+    for place in died:
+        cluster.submit([tasks[place]])
+        for _, answer in _answers(cluster, 1, name):
+            yield place, answer
 
 
 def _answers(cluster: Cluster, count: int, name: str) -> Iterator[tuple[int, Any]]:

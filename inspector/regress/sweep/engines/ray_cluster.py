@@ -52,7 +52,7 @@ class RayCluster:
         return list(self.ray.get(answers))
 
     def submit(self, tasks: Sequence[Task]) -> None:
-        remote = self.ray.remote(num_cpus=1, max_retries=1)(row)
+        remote = self.ray.remote(num_cpus=1, max_retries=0)(row)
         self.left = {remote.remote(*task): place for place, task in enumerate(tasks)}
 
     def done(self, seconds: float) -> list[tuple[int, Any]]:
