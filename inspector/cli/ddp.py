@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -11,7 +13,20 @@ from inspector.cli.choices import Sharding, Training
 from inspector.cli.command import command
 
 
-@command("distributed.report:ddp", "model inputs model_args weights seed", progress=progress.training)
+def training(keywords: Mapping[str, Any]) -> tuple[str, ...]:
+    """What forked workers import, where the options tell that they will be forked."""
+    alone = keywords.get("nnodes", 1) == 1 and "RANK" not in os.environ
+    cards = keywords.get("device") is None and os.path.exists("/proc/driver/nvidia")
+    if not alone or cards or keywords.get("device") == "cuda":
+        return ()
+    sharded = ("inspector.distributed.fsdp",) if keywords.get("shard") == "fsdp" else ()
+    return ("inspector.distributed.rank", "torch._dynamo", "torchvision", "PIL.Image", *sharded)
+
+
+@command(
+    "distributed.report:ddp", "model inputs model_args weights seed", progress=progress.training,
+    early=training,
+)  # fmt: skip
 def ddp(
     nproc: Annotated[
         Optional[int], typer.Option(help="Processes on this machine. Default: one for each GPU, 2 on a CPU.")

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inspector.core.forking import Nursery
 from inspector.core.processes import Child, loopback
-from inspector.distributed.nursery import Nursery
+from inspector.distributed.forks import Workers
 
 POLL = 0.1
 GRACE = 10.0
@@ -94,8 +95,9 @@ def launch(
     when all have ended, or at the deadline."""
     start = time.monotonic()
     outcome = Outcome(-1)
+    agent: Child | Workers
     if nursery is not None:
-        agent = nursery.begin(folder, group.nproc, group.restarts)
+        agent = Workers(nursery, folder, group.nproc, group.restarts, f"{module}:forked")
     else:
         words = command(group, folder, module)
         agent = Child("torch.distributed.run:main", words, folder, "agent", environment=_environment(group))
@@ -120,7 +122,7 @@ def _environment(group: Group) -> dict[str, str]:
     return {**threads, **loopback()} if group.nnodes == 1 else threads
 
 
-def _watch(agent: Child, folder: Path, group: Group, tell: Tell, outcome: Outcome) -> None:
+def _watch(agent: Child | Workers, folder: Path, group: Group, tell: Tell, outcome: Outcome) -> None:
     """Wait for the agent's end, a refusal, a rank that holds up the others, or the deadline."""
     start = time.monotonic()
     while not agent.wait(POLL) and not refusals(folder):
