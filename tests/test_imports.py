@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {*TORCH, "torchvision", "thop", "fvcore", "torchinfo", "ptflops", "calflops", "deepspeed"},
     ),
     "regress": ({"reporting"}, {"numpy", "pytest"}),
-    "regress/sweep": ({"regress", "backbones", "benchmarking"}, {*TORCH, "yaml"}),
+    "regress/sweep": ({"regress", "backbones", "benchmarking"}, {*TORCH, "yaml", "ray", "distributed"}),
     "pages": ({"footprint"}, TORCH),
 }
 """A room, the highest rooms that its files may import (with all that those may; reporting is open to every

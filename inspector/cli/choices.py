@@ -38,6 +38,7 @@ Mode = Literal["infer", "train"]
 Training = Literal["cpu", "cuda"]
 Measured = Literal["latency", "memory"]
 Source = Literal["torchvision", "timm"]
+Engine = Literal["ray", "dask"]
 State = Literal[
     "regressed", "missing", "invalid", "incomparable", "noisy", "new", "improved", "ok", "none"
 ]  # fmt: skip

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
 from inspector.cli import progress
 from inspector.cli.choices import Sharding, Training
-from inspector.cli.command import command, library
+from inspector.cli.command import command
 
 
-def working(keywords: Mapping[str, Any]) -> tuple[str, ...]:
-    """What forked workers import. Beside GPUs, on several machines and under torchrun none is forked."""
-    if keywords.get("nnodes", 1) > 1 or "RANK" in os.environ or Path("/dev/nvidiactl").exists():
+def training(keywords: Mapping[str, Any]) -> tuple[str, ...]:
+    """What forked workers import, where the options tell that they will be forked."""
+    alone = keywords.get("nnodes", 1) == 1 and "RANK" not in os.environ
+    cards = keywords.get("device") is None and os.path.exists("/proc/driver/nvidia")
+    if not alone or cards or keywords.get("device") == "cuda":
         return ()
-    return ("inspector.distributed.rank", "torch._dynamo", *library(keywords["model"]))
+    sharded = ("inspector.distributed.fsdp",) if keywords.get("shard") == "fsdp" else ()
+    return ("inspector.distributed.rank", "torch._dynamo", "torchvision", "PIL.Image", *sharded)
 
 
 @command(
-    "distributed.report:ddp",
-    "model inputs model_args weights seed",
-    progress=progress.training,
-    early=working,
-)
+    "distributed.report:ddp", "model inputs model_args weights seed", progress=progress.training,
+    early=training,
+)  # fmt: skip
 def ddp(
     nproc: Annotated[
         Optional[int], typer.Option(help="Processes on this machine. Default: one for each GPU, 2 on a CPU.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from inspector.cli.choices import Measured, Source, several
+from inspector.cli.choices import Engine, Measured, Source, several
 from inspector.cli.command import command
 from inspector.cli.options import Setting
 from inspector.core.errors import InspectError
@@ -38,6 +38,12 @@ def table(
         typer.Option("--append", help="Add to the rounds in OUTPUT, e.g. of two checkouts that take turns."),
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")] = 1,
+    engine: Annotated[
+        Optional[Engine], typer.Option(help="Count on the workers of an existing cluster (see --address).")
+    ] = None,
+    address: Annotated[
+        Optional[str], typer.Option(help="Of the cluster: HOST:PORT (Ray; or auto), tcp://HOST:PORT (Dask).")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted sweep to the same OUTPUT.")
     ] = False,

@@ -52,18 +52,15 @@ class Nursery:
         *,
         search: Iterable[str] | None = None,
         environment: Mapping[str, str] | None = None,
-        watched: bool = True,
     ) -> Child:
         """As `Child(...)`."""
         if self.process is None or self.process.code is not None:
-            return Child(
-                function, words, folder, name, search=search, environment=environment, watched=watched
-            )
+            return Child(function, words, folder, name, search=search, environment=environment)
         self._orders += 1
         order = {
             "function": function, "words": list(words), "folder": str(folder.absolute()), "name": name,
             "search": list(search if search is not None else sys.path), "cwd": os.getcwd(),
-            "environment": {**self._changed(), **(environment or {})}, "watched": watched,
+            "environment": {**self._changed(), **(environment or {})},
         }  # fmt: skip
         file = self.folder / f"{self._orders:06}.order"
         write_whole(file, json.dumps(order))
@@ -221,7 +218,7 @@ def _become(order: dict[str, Any]) -> None:
             os.dup2(log, stream)
         os.chdir(order["cwd"])
         search = [entry or os.getcwd() for entry in order["search"]]
-        own = {"PYTHONPATH": os.pathsep.join(search), PARENT: str(os.getppid() if order["watched"] else 0)}
+        own = {"PYTHONPATH": os.pathsep.join(search), PARENT: str(os.getppid())}
         _adopt({**order["environment"], **own})
         sys.path[:] = dict.fromkeys([*search, *sys.path])
         serve(order["function"], str(folder / f"{name}.json"), order["words"])

@@ -17,8 +17,8 @@ from typing import Any
 
 from inspector.core.forking import Nursery
 from inspector.core.processes import Child, loopback
+from inspector.distributed.forks import Workers
 
-AGENT = "inspector.distributed.agent"
 POLL = 0.1
 GRACE = 10.0
 """Seconds that the agent gets to stop its workers."""
@@ -89,19 +89,18 @@ def launch(
     folder: Path,
     module: str,
     tell: Tell = lambda beat: None,
-    forks: Nursery | None = None,
+    nursery: Nursery | None = None,
 ) -> Outcome:
-    """Run `python -m module FOLDER` in every process, or the same in forks of `forks`; return when all have
-    ended, or at the deadline."""
+    """Run `python -m module FOLDER` in every process, or the same in processes that `nursery` forks; return
+    when all have ended, or at the deadline."""
     start = time.monotonic()
     outcome = Outcome(-1)
-    around = _environment(group)
-    if forks is not None:
-        words = [str(folder), str(group.nproc), str(group.restarts)]
-        agent = forks.child(f"{AGENT}:main", words, folder, "agent", environment=around, watched=False)
+    agent: Child | Workers
+    if nursery is not None:
+        agent = Workers(nursery, folder, group.nproc, group.restarts, f"{module}:forked")
     else:
         words = command(group, folder, module)
-        agent = Child("torch.distributed.run:main", words, folder, "agent", environment=around)
+        agent = Child("torch.distributed.run:main", words, folder, "agent", environment=_environment(group))
     try:
         _watch(agent, folder, group, tell, outcome)
     finally:
@@ -123,7 +122,7 @@ def _environment(group: Group) -> dict[str, str]:
     return {**threads, **loopback()} if group.nnodes == 1 else threads
 
 
-def _watch(agent: Child, folder: Path, group: Group, tell: Tell, outcome: Outcome) -> None:
+def _watch(agent: Child | Workers, folder: Path, group: Group, tell: Tell, outcome: Outcome) -> None:
     """Wait for the agent's end, a refusal, a rank that holds up the others, or the deadline."""
     start = time.monotonic()
     while not agent.wait(POLL) and not refusals(folder):

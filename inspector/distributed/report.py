@@ -25,7 +25,7 @@ from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.core.forking import Nursery, nursery
 from inspector.distributed import checkpoint
-from inspector.distributed.agent import possible
+from inspector.distributed.forks import IMAGES, PRELOADED, SHARDED, possible
 from inspector.distributed.job import Job, Place, adopt_slurm
 from inspector.distributed.launch import Group, Outcome, Tell, launch
 from inspector.distributed.sections import report
@@ -110,8 +110,9 @@ def ddp(
     kill = kill and not inside and nnodes == 1 and not resume and node.DDP.MAX_RESTARTS > 0
     group = replace(group, restarts=group.restarts + kill)  # for the one that is killed on purpose
     with ExitStack() as stack:
-        forked = not inside and isinstance(model, str) and possible(kind, nnodes)
-        ready = stack.enter_context(nursery(*_preloaded(model, inputs, node))) if forked else None
+        ready = None
+        if not inside and isinstance(model, str) and possible(kind, nnodes):
+            ready = stack.enter_context(nursery(*_imports(model, inputs, node)))
         recipe = _recipe(model, model_args)
         folder, output = stack.enter_context(_folder(node.OUTPUT_DIR, inside, node_rank == 0))
         job = _job(
@@ -135,23 +136,14 @@ def _node(config: str | Path | None, settings: Mapping[str, Any] | None, *short:
     return load(config, {**(settings or {}), **named})
 
 
-def _preloaded(model: str, inputs: Any, node: Any) -> Iterator[str]:
-    """What workers import. torch imports its compiler in the first step of any optimizer."""
-    yield from ("inspector.distributed.rank", "torch._dynamo")
-    if _images(model, inputs, node.DATA.SOURCE):
-        yield from ("torchvision", "PIL.Image")
-    if node.DDP.SHARD == "fsdp":
-        yield "inspector.distributed.fsdp"
-
-
-def _images(model: str, inputs: Any, source: str) -> bool:
-    """Whether workers may need torchvision, for its model or for images; it decides only when that is
-    imported."""
-    if ":" not in model or model.startswith("torchvision"):
-        return True
+def _imports(model: str, inputs: Any, node: Any) -> list[str]:
+    """What workers will import, as far as the options tell."""
     texts = [inputs] if isinstance(inputs, str) else inputs if isinstance(inputs, (list, tuple)) else []
-    first = texts[0] if texts else None
-    return source != "synthetic" and (not isinstance(first, str) or len(re.split("[x,]", first)) > 3)
+    first = texts[0] if texts and isinstance(texts[0], str) else "1,3,1,1"
+    images = node.DATA.SOURCE != "synthetic" and len(re.split("[x,]", first)) > 3
+    library = ":" not in model or model.startswith("torchvision:")
+    sharded = SHARDED if node.DDP.SHARD == "fsdp" else ()
+    return [*PRELOADED, *(IMAGES if images or library else ()), *sharded]
 
 
 def _recipe(model: Any, model_args: Mapping[str, Any] | None) -> Recipe:

@@ -96,6 +96,7 @@ def test_the_choices_are_those_of_the_rooms() -> None:
     from inspector.profiling.report import GROUPINGS
     from inspector.profiling.views.bounds import PRECISIONS
     from inspector.regress.rules import STATES
+    from inspector.regress.sweep.engines import ENGINES
     from inspector.regress.sweep.table import MEASURES
     from inspector.reporting.formats import FORMATS
     from inspector.scaling import layout
@@ -111,7 +112,7 @@ def test_the_choices_are_those_of_the_rooms() -> None:
         (choices.Precision, precisions.PRECISIONS), (choices.Mode, report.MODES),
         (choices.Scattering, layout.SHARDS), (choices.Stepping, layout.OPTIMIZERS),
         (choices.Half, layout.DTYPES), (choices.Measured, MEASURES),
-        (choices.Source, SOURCES), (choices.State, [*STATES, "none"]),
+        (choices.Source, SOURCES), (choices.Engine, ENGINES), (choices.State, [*STATES, "none"]),
     ):  # fmt: skip
         assert set(get_args(declared)) == set(known)
 
@@ -128,8 +129,8 @@ def test_the_library_that_builds_a_model_is_read_from_its_spec(spec: str, librar
 
 def test_what_is_imported_beside_a_command_exists() -> None:
     keywords = {"model": "resnet50", "verify": True, "ddp": True, "world_size": 8}
-    for early in (freeze.training, reconcile.counting, scale.simulating, memory.simulating, ddp.working):
+    for early in (freeze.training, reconcile.counting, scale.simulating, memory.simulating, ddp.training):
         assert all(find_spec(name) for name in early(keywords))
     assert freeze.training({**keywords, "ddp": False}) == ()
     assert memory.simulating({**keywords, "world_size": None}) == ()
-    assert ddp.working({**keywords, "nnodes": 2}) == ()
+    assert ddp.training({**keywords, "nnodes": 2}) == ()

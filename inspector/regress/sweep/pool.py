@@ -7,10 +7,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +23,7 @@ from inspector.core.files import write_whole
 from inspector.core.log import logger
 from inspector.core.processes import end_with
 from inspector.core.version import __version__
+from inspector.regress.sweep import engines
 from inspector.regress.sweep.row import Counted, Entry, count, failed
 
 Tell = Callable[[str, float], None]
@@ -34,24 +35,32 @@ def sweep(
     device: str | None = None,
     seed: int = 0,
     jobs: int = 1,
+    engine: str | None = None,
+    address: str | None = None,
     journal: Path | None = None,
     resume: bool = False,
     tell: Tell = lambda what, share: None,
 ) -> list[Counted]:
     """A row for each entry, in their order; a model that fails, or kills its process, is a row with its
     error. Every row is added to `journal` when it is known; with `resume` those that are there already,
-    and did not fail, are taken from it. Once all are known the journal is removed."""
+    and did not fail, are taken from it. Once all are known the journal is removed. `engine` counts on the
+    cluster at `address`, in place of `jobs` processes here."""
     key = _key(entries, device, seed)
     rows = _resumed(journal, key) if journal is not None and resume else {}
     if journal is not None:
         _begin(journal, key, rows)
     left = [entry for entry in entries if entry.name not in rows]
-    for name, counted in _counted(left, device, seed, min(jobs, max(len(left), 1))):
-        rows[name] = counted
-        tell(name, len(rows) / len(entries))
-        if journal is not None:
-            with journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(vars(counted), allow_nan=False) + "\n")
+    if engine is None:
+        counting = _counted(left, device, seed, min(jobs, max(len(left), 1)))
+    else:
+        counting = engines.counted(engine, address or "", left, device, seed)
+    with closing(counting):  # an interrupt ends processes and tasks now, not when its traceback is gone
+        for name, counted in counting:
+            rows[name] = counted
+            tell(name, len(rows) / len(entries))
+            if journal is not None:
+                with journal.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(vars(counted), allow_nan=False) + "\n")
     if journal is not None:
         journal.unlink()
     return [rows[entry.name] for entry in entries]
@@ -59,7 +68,7 @@ def sweep(
 
 def _counted(
     entries: Sequence[Entry], device: str | None, seed: int, jobs: int
-) -> Iterator[tuple[str, Counted]]:
+) -> Generator[tuple[str, Counted], None, None]:
     if jobs <= 1:
         for entry in entries:
             yield entry.name, count(entry, device, seed)
@@ -78,7 +87,7 @@ def _counted(
 
 def _pooled(
     entries: Sequence[Entry], device: str | None, seed: int, jobs: int
-) -> Iterator[tuple[str, Counted]]:
+) -> Generator[tuple[str, Counted], None, None]:
     threads = max(torch.get_num_threads() // jobs, 1)
     pool = ProcessPoolExecutor(
         jobs,

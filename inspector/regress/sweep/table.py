@@ -14,6 +14,7 @@ from inspector.models.device import OTHERS, gpu_name, real_device
 from inspector.profiling.meter import metered, uncounted
 from inspector.regress.content import compared
 from inspector.regress.sweep import measure as measuring
+from inspector.regress.sweep.engines import ENGINES
 from inspector.regress.sweep.entries import entries as read_entries
 from inspector.regress.sweep.entries import once
 from inspector.regress.sweep.pool import sweep
@@ -49,6 +50,8 @@ def table(
     device: str | None = None,
     seed: int = 0,
     jobs: int = 1,
+    engine: str | None = None,
+    address: str | None = None,
     measure: Sequence[str] = (),
     rounds: int = ROUNDS,
     output: str | Path | None = None,
@@ -62,6 +65,9 @@ def table(
     models, all, inputs, model_args, phase, call: see `entries` in inspector/regress/sweep/entries.py.
     device: None counts on meta, and on the CPU where meta cannot; measurements take the GPU if there is one.
     jobs: processes that count.
+    engine, address: the existing cluster that counts in their place: "ray" at HOST:PORT (or "auto"), "dask"
+        at tcp://HOST:PORT. Its workers need the same versions, and the files of models under the same paths.
+        Measurements are made here.
     output: the file that the report will be saved to (`.save(output)`, which is left to the caller). A sweep
         that is cut off leaves a journal beside it: `resume` goes on from there.
     measure: of "latency" (seconds of a forward, on a CPU also its CPU time; `rounds` visits, all models in
@@ -70,11 +76,15 @@ def table(
         each in turn can be compared.
     """
     _check(measure, rounds, jobs, device)
+    _check_engine(engine, address, jobs)
     file = Path(output) if output is not None else None
     journal, earlier = _journal(file, resume), _earlier(file) if append else None
     asked = _entries(models, all, inputs, model_args, phase, call)
     _check_same(asked, earlier)
-    counted = sweep(asked, device=device, seed=seed, jobs=jobs, journal=journal, resume=resume, tell=tell)
+    counted = sweep(
+        asked, device=device, seed=seed, jobs=jobs, engine=engine, address=address, journal=journal,
+        resume=resume, tell=tell,
+    )  # fmt: skip
     rows = {one.row["model"]: dict(one.row) for one in counted}
     place = real_device(device, others=OTHERS) if measure else None
     taken = _measured(asked, rows, measure, rounds, place, seed, earlier, tell) if place else []
@@ -121,6 +131,22 @@ def _check(measure: Sequence[str], rounds: int, jobs: int, device: str | None) -
         raise InspectError("rounds and jobs must be at least 1", "pass e.g. `rounds=30` `jobs=2`")
     if measure and device == "meta":
         raise InspectError("nothing can be measured on meta", 'use `device="cpu"` or cuda')
+
+
+def _check_engine(engine: str | None, address: str | None, jobs: int) -> None:
+    if engine is None and address is not None:
+        raise InspectError("`address=` is that of a cluster", 'say of which kind: `engine="ray"` or "dask"')
+    if engine is None:
+        return
+    if engine not in ENGINES:
+        raise InspectError(f"no engine is called {engine!r}", f"use one of: {', '.join(ENGINES)}")
+    if address is None:
+        raise InspectError(
+            f"`engine={engine!r}` needs the address of a cluster that runs",
+            "give `address=HOST:PORT`, or `jobs=2` for processes of this machine",
+        )
+    if jobs > 1:
+        raise InspectError("`jobs=` are processes of this machine, not of a cluster", "leave out `jobs=`")
 
 
 def _check_same(entries: Sequence[Entry], earlier: Report | None) -> None:
