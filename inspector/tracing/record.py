@@ -4,7 +4,7 @@ A `Trace` is a list of operators in the order in which they ran, the storages th
 and the modules, parameters and buffers of the model. Every view is a function of it.
 
 History of the file format (`SCHEMA`):
-    inspector.trace/1  first version
+    inspector.trace/1  first version; runs were added, a file without them is read
 """
 
 from __future__ import annotations
@@ -156,6 +156,16 @@ class Module:
     same_as: str | None = None
 
 
+class ModuleRun(NamedTuple):
+    """One call of the module at `path`: it ran the operators from `start` to before `end`, its own and those
+    of the modules that it called. `caller` is the index of the call that made it, -1 where none did."""
+
+    path: str
+    caller: int
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class StateEntry:
     """A parameter or buffer: its first name, and every other name of the same storage.
@@ -227,7 +237,8 @@ class Trace:
     `device` says where it was counted, `notes` what a reader must know of how ("counted on cpu
     because ..."), `uncounted` which pointwise work is missing although the model does it, `failure`
     that the pass stopped early: the totals then cover only what ran before. `call` is the method that ran,
-    `served` what step of a service it was.
+    `served` what step of a service it was. `runs` are the calls of modules, each before those that it made;
+    none in a record of an earlier version.
     """
 
     model: str
@@ -245,6 +256,7 @@ class Trace:
     failure: Failure | None = None
     call: str = "forward"
     served: Served | None = None
+    runs: tuple[ModuleRun, ...] = ()
 
     @property
     def subject(self) -> dict[str, Any]:
@@ -271,6 +283,7 @@ class Trace:
             self,
             ops=tuple(replace(op, module=first.get(op.module, op.module)) for op in self.ops),
             modules=tuple(replace(m, calls=calls[m.path]) for m in self.modules if m.path not in first),
+            runs=tuple(run._replace(path=first.get(run.path, run.path)) for run in self.runs),
         )
 
     def to_json(self) -> str:
@@ -281,6 +294,7 @@ class Trace:
         content["served"] = asdict(self.served) if self.served else None
         content["modules"] = [asdict(module) for module in self.modules]
         content["state"] = [asdict(entry) for entry in self.state]
+        content["runs"] = self.runs
         content["storages"] = {"fields": list(Storage._fields), "rows": self.storages}
         rows = [[getattr(op, name) for name in names] for op in self.ops]
         content["ops"] = {"fields": names, "rows": rows}
@@ -350,4 +364,5 @@ def _read(content: dict[str, Any]) -> Trace:
         failure=failure,
         call=content.get("call", "forward"),
         served=Served(**content["served"]) if content.get("served") else None,
+        runs=tuple(ModuleRun(*row) for row in content.get("runs", ())),
     )

@@ -36,7 +36,7 @@ from inspector.tracing.capture.recorder import Recorder
 from inspector.tracing.capture.setting import PORTABLE, Setting, checkpoint_modules
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.describe import describe_call
-from inspector.tracing.record import Failure, Module, Op, StateEntry, Storage, Trace
+from inspector.tracing.record import Failure, Module, ModuleRun, Op, StateEntry, Storage, Trace
 from inspector.tracing.subclass import PLAIN
 from inspector.tracing.values import tensors
 
@@ -144,6 +144,7 @@ def capture(
         notes=(*notes, *recorder.notes, *unread(ops), *_spread(model, state, gathered)),
         uncounted=uncounted,
         failure=_failure(recorder, model, error, inputs),
+        runs=tuple(ModuleRun(*run) for run in recorder.runs),
     )
     if error is not None:
         raise ForwardError(trace) from error

@@ -107,12 +107,12 @@ class ParallelRecorder(Recorder):
     @contextmanager
     def at(self, path: str, role: str) -> Iterator[None]:
         """What runs inside belongs to the module at `path`; what it makes has `role`."""
-        self._callers.append(self.path)
+        self._callers.append((self.path, self._run))
         outer, self.path, self.role = self.role, path, role
         try:
             yield
         finally:
-            self.path, self.role = self._callers.pop(), outer
+            self.path, self.role = self._callers.pop()[0], outer
 
     @contextmanager
     def recording(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -75,16 +76,16 @@ class Recorder(DispatchMode):
         self.storages: list[list[Any]] = []
         self.kept: dict[int, tuple[Tensor, int]] = {}
         self.renewed: dict[int, tuple[Tensor, int]] = {}
-        self.calls: dict[str, int] = {}
+        self.runs: list[list[Any]] = []
         self.failure: Failure | None = None
         self.wrong: Mismatch | None = None
         self.notes: dict[str, None] = {}
         self.shares: dict[Any, float | str] = {}
         self.phase, self.trains = "forward", False
-        self.path = ""
+        self.path, self._run = "", -1
         self.group = ""
         self.density: float | None = 1.0
-        self._callers: list[str] = []
+        self._callers: list[tuple[str, int]] = []
         self._live: dict[int, int] = {}
         self._devices: list[str] = []
         self._references: list[_StorageRef] = []
@@ -114,9 +115,9 @@ class Recorder(DispatchMode):
             yield
 
     def _enter(self, call: ModuleCall) -> None:
-        self._callers.append(self.path)
-        self.path = call.path
-        self.calls[call.path] = self.calls.get(call.path, 0) + 1
+        self._callers.append((self.path, self._run))
+        self.runs.append([call.path, self._run, len(self.raw), -1])
+        self.path, self._run = call.path, len(self.runs) - 1
 
     def _leave(self, call: ModuleCall) -> None:
         if call.error is not None and self.failure is None:  # the innermost module ends first
@@ -125,7 +126,8 @@ class Recorder(DispatchMode):
             self.failure = Failure(call.path, kind, inputs, type(error).__name__, str(error))
             self.wrong = mismatch(call.module, (*call.args, *call.kwargs.values()), str(error))
         self._mark()
-        self.path = self._callers.pop()
+        self.runs[self._run][3] = len(self.raw)
+        self.path, self._run = self._callers.pop()
 
     def _asking(self) -> str:
         """Who calls a module while none runs: in the backward, whose node runs."""
@@ -276,12 +278,12 @@ class Recorder(DispatchMode):
     @contextmanager
     def rehearsal(self) -> Iterator[Recorder]:
         """A recorder of its own for what runs inside, of which this one notes nothing."""
-        calls, probe = dict(self.calls), Recorder({}, self.device, self.rules)
+        runs, probe = len(self.runs), Recorder({}, self.device, self.rules)
         try:
             with aside(), probe:
                 yield probe
         finally:
-            self.calls = calls
+            del self.runs[runs:]
 
     def rehearse(self, function: Any, operands: Any) -> tuple[int, int]:
         """MACs and FLOPs of the forward of a function that then may or may not run."""
@@ -384,6 +386,10 @@ class Recorder(DispatchMode):
         return birth is not None and self._backward_start <= birth < self._node_start
 
     # The result.
+
+    @property
+    def calls(self) -> Mapping[str, int]:
+        return Counter(path for path, *_ in self.runs)
 
     def ops(self) -> tuple[Op, ...]:
         """The recorded operators with their costs."""
