@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / "inspector"
 TORCH = {"torch", "numpy"}
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "core": (set(), {"yacs", "yaml", "platformdirs"}),
-    "reporting": ({"core"}, {"pandas", "tabulate", "plotly", "junitparser"}),
+    "reporting": ({"core"}, {"pandas", "tabulate", "junitparser"}),
     "tracing": ({"core"}, TORCH),
     "models": (
         {"tracing"},

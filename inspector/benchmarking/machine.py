@@ -24,7 +24,7 @@ from inspector.reporting.tables import Table
 
 PACKAGES = (
     "torch", "torchvision", "thop", "fvcore", "pandas", "numpy", "scipy", "scikit-learn", "tabulate",
-    "typer", "rich", "yacs", "plotly", "safetensors", "timm", "transformers",
+    "typer", "rich", "yacs", "safetensors", "timm", "transformers",
     "huggingface_hub", "diffusers", "gguf", "nvidia-ml-py",
 )  # fmt: skip
 EXTRAS = {

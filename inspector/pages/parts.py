@@ -7,30 +7,32 @@ from dataclasses import replace
 
 from inspector.backbones.report import shown
 from inspector.pages.timeline import ROLES, peak
+from inspector.profiling.charts import tied
 from inspector.profiling.timer import ModuleTimes
+from inspector.profiling.views.kinds import kinds
 from inspector.profiling.views.modules import descending, named
-from inspector.reporting.numbers import MISSING, duration, si, size
+from inspector.reporting.numbers import duration, size
 from inspector.reporting.report import Chart, Report, Section
 from inspector.reporting.tables import Table
 from inspector.tracing.record import Trace
 
 MODULES, OPERATORS, CALLS, MEMORY = "modules", "operators", "operator calls", "memory"
+ARCHITECTURE, TIME = "architecture", "time"
 MOST_CALLS = 5000
 """Rows of the table of calls that are shown at most."""
-_SCALES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
 SERIES = 7
 """Operators that get their own colour in the roofline."""
-_LABELS = {"params": "parameters", "bytes": "bytes moved", "seconds": "time"}
 
 
-def sections(found: Trace, tables: dict[str, Table]) -> list[Section]:
+def sections(trace: Trace, tables: dict[str, Table]) -> list[Section]:
     """The tables as people read them."""
-    modules = named(tables["modules"], found.model, indent=False)
+    modules = named(tables["modules"], trace.model, indent=False)
     made = [
-        Section(MODULES, _without_zeros(modules, "unknown_ops"), _tied(found)),
+        Section(MODULES, _without_zeros(modules, "unknown_ops"), _tied(trace)),
+        *([Section(ARCHITECTURE, Table({}))] if "architecture" in tables else []),
+        _memory(trace, tables["timeline"]),
         Section(OPERATORS, _without_zeros(tables["ops"], "unknown")),
-        _calls(found, tables["calls"]),
-        _memory(found, tables["timeline"]),
+        _calls(trace, tables["calls"]),
         Section("parameters and buffers", tables["kinds"]),
         Section("ledger", tables["state"], "Each storage once; tied are its other names."),
     ]
@@ -43,27 +45,27 @@ def _without_zeros(frame: Table, column: str) -> Table:
     return frame if any(frame[column]) else frame.drop(column)
 
 
-def _tied(found: Trace) -> str:
-    if not any(entry.aliases for entry in found.state if entry.kind == "parameter"):
+def _tied(trace: Trace) -> str:
+    if not tied(trace):
         return ""
     return "A tied parameter counts in every module that holds one of its names, and once in the model."
 
 
-def _calls(found: Trace, frame: Table) -> Section:
+def _calls(trace: Trace, frame: Table) -> Section:
     note = ""
     if len(frame) > MOST_CALLS:
         note = f"{MOST_CALLS:,} of {len(frame):,} calls, those with the most FLOPs; this page's JSON has all."
         frame = (
             frame.sort(lambda row: descending(row["flops"])).head(MOST_CALLS).sort(lambda row: row["index"])
         )
-    if found.phase == "forward":
+    if trace.phase == "forward":
         frame = frame.drop("phase")
-    frame = frame.assign(module=[name or found.model for name in frame["module"]])
+    frame = frame.assign(module=[name or trace.model for name in frame["module"]])
     shapes = ("inputs", "outputs")
     return Section(CALLS, frame.select([*frame.drop(*shapes), *shapes]), note)
 
 
-def _memory(found: Trace, frame: Table) -> Section:
+def _memory(trace: Trace, frame: Table) -> Section:
     """What lives at the peak, by role."""
     top = peak(frame)
     if top is None:
@@ -74,45 +76,64 @@ def _memory(found: Trace, frame: Table) -> Section:
         ("role", "at the peak", "share", "largest"),
     )
     note = (
-        f"The peak is {size(top['total'])} at operator {top['index']} ({_place(found, top['index'])}),"
+        f"The peak is {size(top['total'])} at operator {top['index']} ({_place(trace, top['index'])}),"
         " from the lifetimes of storages as recorded on"
-        f" {found.device}: no rounding by an allocator, no workspace inside kernels."
+        f" {trace.device}: no rounding by an allocator, no workspace inside kernels."
     )
-    if any(op.group == "scaled_dot_product_attention" for op in found.ops):
+    if any(op.group == "scaled_dot_product_attention" for op in trace.ops):
         note += " Attention is recorded unfused: a fused kernel never writes its S x S scores."
     return Section(MEMORY, rows, note)
 
 
-def _place(found: Trace, index: int) -> str:
-    op = found.ops[index]
-    return f"{op.name} in {op.module or found.model}"
+def _place(trace: Trace, index: int) -> str:
+    op = trace.ops[index]
+    return f"{op.name} in {op.module or trace.model}"
 
 
-def memory(frame: Table, found: Trace) -> Chart | None:
+def memory(frame: Table, trace: Trace) -> Chart | None:
     """Live bytes by role over the operators, on top of each other."""
     if not len(frame):
         return None
-    roles = [role for role in ROLES if any(frame[role])]
-    scale, unit = next((s, u) for s, u in _SCALES if max(frame["total"]) >= s or s == 1)
-    places = [(index, _place(found, index), total) for index, total in zip(frame["index"], frame["total"])]
-    rows = [
-        (*place, role, nbytes, round(nbytes / scale, 3))
-        for role in roles
-        for place, nbytes in zip(places, frame[role])
-    ]
+    roles = tuple(role for role in ROLES if any(frame[role]))
+    running = [_place(trace, index) for index in frame["index"]]
     return Chart(
         "area",
         "live bytes by role",
         "operator",
-        unit,
-        Table.of(rows, ("operator", "running", "total", "role", "bytes", unit)),
-        group="role",
-        hover=("running", "total"),
+        "bytes",
+        frame.rename({"index": "operator"}).assign(running=running),
+        choices=roles,
+        label="running",
+        optional="parameter",
         section=MEMORY,
     )
 
 
-def roofline(frame: Table, found: Trace) -> Chart | None:
+def timeline(times: ModuleTimes, trace: Trace, place: str) -> Chart:
+    """When each module ran, in the forward whose time is the median."""
+    of = kinds(trace)
+    rows = [
+        (path or trace.model, depth, start, stop, stop - start, of.get(path, ""))
+        for path, depth, start, stop in times.spans
+    ]
+    return Chart(
+        "spans",
+        "when each module ran",
+        "time",
+        "depth",
+        Table.of(rows, ("module", "depth", "start", "stop", "seconds", "kind")),
+        low="start",
+        high="stop",
+        label="module",
+        color="kind",
+        hover=("module", "seconds", "start"),
+        section=TIME,
+        note=f"One forward, the median of {times.runs}, {place}. What a box leaves free below it is its own"
+        " work.",
+    )
+
+
+def roofline(frame: Table, trace: Trace) -> Chart | None:
     """FLOPs of each call against its arithmetic intensity; no ceilings, because no device is known."""
     drawn = frame.where(
         work and intensity is not None for work, intensity in zip(frame["flops"], frame["intensity"])
@@ -132,7 +153,7 @@ def roofline(frame: Table, found: Trace) -> Chart | None:
     note += f"; {unknown} have no formula: their work is unknown." if unknown else "."
     drawn = drawn.assign(
         operator=[op if op in largest else "other" for op in drawn["op"]],
-        module=[name or found.model for name in drawn["module"]],
+        module=[name or trace.model for name in drawn["module"]],
     ).sort(lambda row: [*largest, "other"].index(row["operator"]))
     return Chart(
         "scatter",
@@ -147,73 +168,6 @@ def roofline(frame: Table, found: Trace) -> Chart | None:
         note=note,
         section=CALLS,
     )
-
-
-def icicle(frame: Table, found: Trace, time: str | None) -> Chart:
-    """The module tree, switchable between what has a total; what has none says why in the note."""
-    partial = found.failure is not None or any(not op.known for op in found.ops)
-    macs = "MACs, at least" if partial else "MACs"
-    frame = frame.rename({"macs": macs, **_LABELS})
-    inside = [_bounded(*row) for row in zip(frame[macs], frame["unknown_ops"])]
-    frame = frame.assign(
-        module=[path or found.model for path in frame["path"]],
-        label=[path.rpartition(".")[2] or found.model for path in frame["path"]],
-        worker=[kind if works else None for kind, works in zip(frame["type"], _does_most_itself(frame))],
-        **{"MACs inside": inside},
-    )
-    columns = [label for label in (macs, *_LABELS.values()) if label in frame]
-    choices = tuple(label for label in columns if len(frame) and frame[label][0] > 0)
-    return Chart(
-        "icicle",
-        "where it goes",
-        "path",
-        choices[0] if choices else "",
-        frame,
-        group="parent",
-        label="label",
-        color="worker",
-        choices=choices,
-        hover=("module", "type", "MACs inside", *(c for c in choices if c != macs)),
-        note=_icicle_note(found, [c for c in columns if c not in choices], time, "time" in frame),
-        section=MODULES,
-    )
-
-
-def _bounded(macs: int, unknown: int) -> str:
-    """The MACs of a module that holds `unknown` operators without a formula."""
-    if not unknown:
-        return si(macs)
-    return f"at least {si(macs)}" if macs else MISSING
-
-
-def _does_most_itself(frame: Table) -> list[bool]:
-    """Whether a module moves more bytes than its children do."""
-    inside = Counter[str]()
-    for parent, nbytes in zip(frame["parent"], frame["bytes moved"]):
-        inside[parent] += nbytes
-    return [nbytes > 2 * inside[path] for path, nbytes in zip(frame["path"], frame["bytes moved"])]
-
-
-def _icicle_note(found: Trace, empty: list[str], time: str | None, timed: bool) -> str:
-    notes = [
-        "Each module with everything inside; a part that no child fills is the module's own work. Coloured by"
-        " type are the modules that move most of their bytes themselves. Click a part to open it."
-    ]
-    if _tied(found):
-        notes.append("A tied parameter is drawn once, where its first name is.")
-    unknown = sorted({op.module or found.model for op in found.ops if not op.known})
-    if unknown:
-        names = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        notes.append(f"MACs are a lower bound: operators without a formula ran in {names}.")
-    if found.failure is not None:
-        notes.append("The pass stopped early: what would have come after is missing.")
-    for label in empty:
-        why = "they are unknown" if label.endswith("at least") else "there are none"
-        notes.append(f"No button for {label.partition(',')[0]}: {why}.")
-    if not timed:
-        why = f"could not be measured on {time}" if time else "was not measured (--time cpu measures it here)"
-        notes.append(f"No button for time: it {why}.")
-    return " ".join(notes)
 
 
 def stages(frame: Table) -> Section:

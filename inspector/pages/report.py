@@ -16,14 +16,15 @@ from inspector.models.inputs import as_inputs
 from inspector.models.subject import lazy
 from inspector.pages import parts
 from inspector.pages.added import foreign, presentable
-from inspector.pages.icicle import icicle_frame
 from inspector.pages.timeline import timeline_frame
-from inspector.profiling import timer
+from inspector.profiling import charts, timer
 from inspector.profiling.report import report as profiled
 from inspector.profiling.run import trace
+from inspector.profiling.views.architecture import architecture_frames
 from inspector.profiling.views.calls import calls_frame
+from inspector.profiling.views.icicle import icicle_frame
 from inspector.profiling.views.state import kinds_frame, ledger_frame
-from inspector.reporting.report import Finding, Report, metric
+from inspector.reporting.report import Finding, Report, Section, metric
 from inspector.reporting.tables import Table
 from inspector.tracing.capture import ForwardError
 from inspector.tracing.capture.state import state_entries
@@ -74,7 +75,7 @@ def page(
     seconds = None
     if time is not None and recipe is not None:
         seconds = _add_times(result, record, recipe, inputs, time, seed)
-    result.charts.insert(0, parts.icicle(icicle_frame(record, seconds), record, time))
+    result.charts.insert(0, charts.icicle(record, parts.MODULES, icicle_frame(record, seconds), time))
     result.added = [presentable(entry) for entry in reports]
     result.findings += [finding for entry in reports for finding in foreign(entry, record.model)]
     return result
@@ -90,12 +91,16 @@ def _report(trace: Trace) -> Report:
         "state": ledger_frame(trace.state),
         "kinds": kinds_frame(trace.state),
     }
+    drawn = [parts.roofline(calls, trace), parts.memory(timeline, trace)]
+    if graph := architecture_frames(trace):
+        tables |= {"architecture": graph[0], "edges": graph[1]}
+        drawn.append(charts.architecture(trace, graph, parts.ARCHITECTURE))
     return replace(
         base,
         command="report",
         tables=tables,
         sections=parts.sections(trace, tables),
-        charts=[chart for chart in (parts.roofline(calls, trace), parts.memory(timeline, trace)) if chart],
+        charts=[chart for chart in drawn if chart],
     )
 
 
@@ -155,4 +160,6 @@ def _add_times(
     frame = icicle_frame(trace, times.own).select(("path", "type", "seconds"))
     result.tables["times"] = frame.assign(own_seconds=[times.own.get(p, 0.0) for p in frame["path"]])
     parts.with_times(result, result.tables["times"])
+    result.sections.insert(2, Section(parts.TIME, Table({})))
+    result.charts.append(parts.timeline(times, trace, f"on {timer.place(device)}"))
     return times.own

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from inspector.core.errors import InspectError
+from inspector.profiling.charts import icicle
 from inspector.profiling.views.modules import layers_frame, modules_frame, tree, types_frame
 from inspector.profiling.views.ops import ops_frame, unknown_frame
 from inspector.profiling.views.serving import serving
@@ -31,6 +32,7 @@ def report(
         raise InspectError(f"cannot group by {by!r}", f"use one of: {', '.join(GROUPINGS)}")
     sums = {**totals(trace), **serving(trace), **training(trace)}
     modules, ops, unknown = modules_frame(trace), ops_frame(trace), unknown_frame(trace)
+    sections = _sections(trace, by, depth, top)
     return Report(
         command="profile",
         subject=trace.subject,
@@ -40,7 +42,8 @@ def report(
         findings=_findings(trace, sums, strict),
         verdict="fail" if trace.failure or (strict and sums["unknown_ops"]) else "none",
         header=_header(trace, sums),
-        sections=_sections(trace, by, depth, top),
+        sections=sections,
+        charts=[icicle(trace, sections[0].title if by == "module" else "")],
     )
 
 

@@ -40,13 +40,15 @@ SECONDS = 5.0
 class ModuleTimes:
     """Seconds of one forward by module (path "" is the model): `own` is a module's own work, `inside` all of
     its calls with everything inside. It is the marked run whose total is the median of `runs`. `bare` is the
-    median of as many forwards without marks, run in turn."""
+    median of as many forwards without marks, run in turn. `spans` are the calls of that run in the order in
+    which they began: path, how many calls are around it, and when it began and ended, in seconds."""
 
     own: Mapping[str, float]
     inside: Mapping[str, float]
     total: float
     bare: float
     runs: int
+    spans: tuple[tuple[str, int, float, float], ...] = ()
 
 
 def check(phase: str, only_trace: bool) -> None:
@@ -118,7 +120,18 @@ def module_times(
             marked.append(_marked(forward, places, marks))
             bare.append(_marked(forward, {}, marks).total)
     middle = sorted(marked, key=lambda line: line.total)[(len(marked) - 1) // 2]
-    return ModuleTimes(middle.own, middle.inside, middle.total, median(bare), len(marked))
+    return ModuleTimes(
+        middle.own,
+        middle.inside,
+        middle.total,
+        median(bare),
+        len(marked),
+        tuple(sorted(middle.spans, key=_begun)),
+    )
+
+
+def _begun(span: tuple[str, int, float, float]) -> tuple[float, int]:
+    return span[2], span[1]
 
 
 class _Line(NamedTuple):
@@ -126,6 +139,7 @@ class _Line(NamedTuple):
 
     own: dict[str, float]
     inside: dict[str, float]
+    spans: list[tuple[str, int, float, float]]
 
     @property
     def total(self) -> float:
@@ -149,6 +163,7 @@ def _marked(run: Callable[[], Any], places: Places, marks: _Marks) -> _Line:
     marks.end()
     own: dict[str, float] = defaultdict(float)
     inside: dict[str, float] = defaultdict(float)
+    spans = []
     running, before = [("", start)], start
     for path, mark in line:
         own[running[-1][0]] += marks.between(before, mark)
@@ -157,8 +172,9 @@ def _marked(run: Callable[[], Any], places: Places, marks: _Marks) -> _Line:
         elif len(running) > 1:  # the last mark of all leaves no module
             left, entered = running.pop()
             inside[left] += marks.between(entered, mark)
+            spans.append((left, len(running) - 1, marks.between(start, entered), marks.between(start, mark)))
         before = mark
-    return _Line(dict(own), dict(inside))
+    return _Line(dict(own), dict(inside), spans)
 
 
 class _HostMarks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from inspector.core.errors import InspectError
@@ -23,7 +24,12 @@ def write(found: Comparison, form: str, color: bool = False, width: int | None =
     """The comparison as text in one of the formats of `inspector.reporting.formats`."""
     if form == "markdown":
         return markdown(found, COMMENT_LIMIT)
-    return report(found, SHOWN.get(form), plain=form == "csv").written(form, color, width)
+    made = report(found, SHOWN.get(form), plain=form == "csv")
+    if form == "html":
+        from inspector.regress.growth import charts
+
+        made = replace(made, charts=charts(found))
+    return made.written(form, color, width)
 
 
 def markdown(found: Comparison, limit: int) -> str:

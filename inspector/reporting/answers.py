@@ -170,6 +170,7 @@ def _size(report: Content, name: str) -> str:
 
 _ANSWERS: dict[str, Callable[[Content], str]] = {
     "profile": _profile,
+    "report": _profile,
     "params": _params,
     "memory": _memory,
     "freeze": _verified,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from inspector.core.visible import visible
-from inspector.reporting.parts import Chart, Content, Section
+from inspector.reporting.parts import Content
 from inspector.reporting.tables import Table
 
 
@@ -38,15 +38,8 @@ def _shown(value: Any) -> Any:
         return type(value)(map(_shown, value))
     if isinstance(value, dict):
         return {_shown(key): _shown(entry) for key, entry in value.items()}
-    if isinstance(value, (Section, Chart)):
-        parts = {part.name: getattr(value, part.name) for part in fields(value)}
-        shown = {name: _shown(part) for name, part in parts.items() if name != "frame"}
-        return replace(value, **shown, frame=_frame(value.frame))
+    if isinstance(value, Table):
+        return Table({_shown(name): map(_shown, value[name]) for name in value})
     if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
         return replace(value, **{part.name: _shown(getattr(value, part.name)) for part in fields(value)})
     return value
-
-
-def _frame(table: Table) -> Table:
-    """A table with visible names and cells."""
-    return Table({_shown(name): map(_shown, table[name]) for name in table})

@@ -83,13 +83,18 @@ class Section:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of some columns of a table: `kind` bar, scatter, line, area (lines on top of each other) or
-    icicle, `x` and `y` its columns, `group` the column that tells series apart, `low` and `high` those of an
-    interval of y, `label` that of a text at each point, `hover` those that pointing at it shows. An icicle
-    has a row for each node, `x` the column of its path, `group` that of its parent's, `color` that of what
-    its colour stands for (missing: grey), and is drawn by `y` or, as the reader switches, by one of
-    `choices`. `section` is the title of the section that the chart belongs to. Only the HTML form draws it;
-    the numbers are in `tables`."""
+    """A picture of some columns of a table: `kind` is a file of `formats/html/charts/`, `x` and `y` its
+    columns, `group` the column that tells series apart, `low` and `high` those of an interval of y, `label`
+    that of a text at each point, `hover` those that pointing at it shows.
+
+    area: the columns `choices` on top of each other over x, in the unit of `y`; the reader can leave out the
+    one called `optional`. icicle: a row for each node, `x` the column of its path, `group` that of its
+    parent's, `color` that of what its colour stands for, drawn by `y` or, as the reader switches, by one of
+    `choices`. graph: nodes, and `edges` between them (see `architecture_frames`). spans: a row for each piece
+    of time from `low` to `high`, `y` its depth.
+
+    `section` is the title of the section that the chart belongs to. Only the HTML form draws it; the numbers
+    are in `tables`."""
 
     kind: str
     title: str
@@ -107,6 +112,8 @@ class Chart:
     color: str | None = None
     hover: tuple[str, ...] = ()
     section: str = ""
+    optional: str = ""
+    edges: Table | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frame", as_table(self.frame))

@@ -342,14 +342,11 @@ def _remarks(request: Request, answer: dict[str, Any]) -> list[Finding]:
 
 
 def _chart(timeline: Table) -> Chart:
-    used = [name for name in (*CATEGORIES, *PARALLEL) if any(timeline[name])]
-    rows = [
-        (at, "all" if part == "bytes" else part, nbytes / 2**30)
-        for part in ("bytes", *used)
-        for at, nbytes in zip(timeline["at"], timeline[part])
-    ]
+    used = tuple(name for name in (*CATEGORIES, *PARALLEL) if any(timeline[name]))
+    running = [" in ".join(filter(None, pair)) for pair in zip(timeline["operator"], timeline["module"])]
     return Chart(
-        "line", "What lives when, on the fullest rank", "operator", "GiB",
-        Table.of(rows, ("operator", "part", "GiB")), group="part",
-        note="x is the index of the operator in the step; each point is the peak of its time slice",
+        "area", "What lives when, on the fullest rank", "operator", "bytes",
+        timeline.rename({"operator": "name", "at": "operator"}).assign(running=running),
+        choices=used, label="running", optional="parameters",
+        note="Simulated. Each step is the highest of its stretch of operators.",
     )  # fmt: skip

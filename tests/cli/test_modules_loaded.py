@@ -25,7 +25,7 @@ import json
 json.dump(sorted(sys.modules), open(LOADED, "w"))
 end(0)
 """
-HEAVY = {"torch", "torchvision", "numpy", "pandas", "pydantic", "rich", "scipy", "plotly", "tabulate"}
+HEAVY = {"torch", "torchvision", "numpy", "pandas", "pydantic", "rich", "scipy", "tabulate"}
 """Packages that take longer to import than a start may take."""
 PARSERS = {"yaml", "yacs", "importlib.metadata", "lazy_loader"}
 """What a start needs only for settings, versions of packages, or the Python API."""
@@ -33,7 +33,6 @@ COMPILER = {"torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_
 OTHERS = {
     "pandas",
     "scipy",
-    "plotly",
     "timm",
     "transformers",
     "tabulate",

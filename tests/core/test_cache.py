@@ -43,7 +43,7 @@ def test_a_cached_profile_loads_no_torch(inspect: Run) -> None:
     inspect("profile", "squeezenet1_1")
     program = (
         "import sys; from inspector.cli.main import main; code = main(sys.argv[1:]);"
-        "heavy = {'torch', 'torchvision', 'timm', 'plotly', 'scipy'} & set(sys.modules);"
+        "heavy = {'torch', 'torchvision', 'timm', 'scipy'} & set(sys.modules);"
         "sys.exit(f'loaded {heavy}' if heavy else code)"
     )
     done = subprocess.run(
