@@ -112,9 +112,9 @@ def _measured(unit: Unit, direction: str = "lower", label: str = "", form: Form 
     return Quantity(unit, "noisy", direction, label, form)
 
 
-def _drift() -> Quantity:
+def _drift(label: str = "") -> Quantity:
     """A relative L2 distance."""
-    return Quantity(Unit.RATIO, "toleranced", own_form=Form.SCIENTIFIC)
+    return Quantity(Unit.RATIO, "toleranced", label=label, own_form=Form.SCIENTIFIC)
 
 
 TEXT = Quantity(Unit.NONE, direction="none")
@@ -181,7 +181,7 @@ QUANTITIES: dict[str, Quantity] = {
     "samples_per_second": _measured(Unit.PER_SECOND, "higher"),
     "scaling_efficiency": _measured(Unit.SHARE, "higher", "scaling efficiency (report only)"),
     "training_seconds": _measured(Unit.SECOND, label="training and checks"),
-    "drift": _drift(),
+    "drift": _drift("drift (relative L2)"),
     "final_loss": Quantity(Unit.NUMBER, "toleranced", own_form=Form.DIGITS),
     "peak_allocated": Quantity(Unit.BYTE),
     "peak_reserved": Quantity(Unit.BYTE),
@@ -265,7 +265,8 @@ QUANTITIES: dict[str, Quantity] = {
         ("unexplained", "unexplained_share"), Quantity(Unit.SHARE, own_form=Form.SHORT_PERCENT)
     ),
     "of_ours": _neutral(Unit.SHARE, form=Form.SHORT_PERCENT),
-    **dict.fromkeys(("speedup", "speedup_low", "speedup_high"), _measured(Unit.RATIO, "higher")),
+    "speedup": _measured(Unit.RATIO, "higher", "speed-up (times)"),
+    **dict.fromkeys(("speedup_low", "speedup_high"), _measured(Unit.RATIO, "higher")),
     **dict.fromkeys(("gradient_drift", "gradients", "matmul_error", "conv_error", "rel_l2"), _drift()),
     "relative": _neutral(Unit.RATIO, form=Form.SCIENTIFIC),
     "loss": Quantity(Unit.NUMBER, "toleranced"),
@@ -312,6 +313,8 @@ OF_TABLE: dict[str, dict[str, Quantity]] = {
     "validations": {"best": Quantity(Unit.NUMBER, "toleranced")}
     | dict.fromkeys(("num_bad_epochs", "last_epoch"), _neutral(Unit.COUNT)),
     "collectives": {"seconds": Quantity(Unit.SECOND)},
+    "architecture": dict.fromkeys(("node", "scope", "times", "unclear"), _neutral(Unit.COUNT)),
+    "edges": dict.fromkeys(("scope", "tensor", "source", "target"), _neutral(Unit.COUNT)),
     "devices": {"cores": _neutral(Unit.COUNT)},
     "models": {"entries": TEXT},
     "tensors": {
@@ -320,44 +323,6 @@ OF_TABLE: dict[str, dict[str, Quantity]] = {
     },
 }  # fmt: skip
 """Columns whose names mean something else, or nothing, in other tables."""
-
-
-HEADLINES = {
-    "profile": ("params", "macs", "roofline_seconds", "cache_bytes", "flops", "param_bytes"),
-    "report": ("params", "macs", "flops", "forward_seconds", "param_bytes"),
-    "params": ("params", "trainable_params", "param_bytes", "buffers"),
-    "memory": (
-        "max_batch",
-        "peak_allocated",
-        "peak_reserved",
-        "convolution_workspace",
-        "attention_workspace",
-    ),
-    "scale": ("peak_allocated", "peak_reserved", "sent_bytes", "step_bound", "mfu_bound"),
-    "llm": ("max_batch", "tokens_per_second", "time_to_first_token", "cache_bytes_per_token"),
-    "freeze": ("frozen_params", "params", "frozen_stages", "frozen_buffers"),
-}
-"""By command: the metrics that matter most, the first of them first; a page shows four in its head."""
-
-SIMULATED = {
-    "peak_allocated", "peak_reserved", "max_batch", "peak_per_process", "param_bytes_per_rank",
-    "gradient_bytes_per_rank", "optimizer_bytes_per_rank", "collectives", "collective_bytes", "sent_bytes",
-    "meshes_tried", "meshes_fitting",
-}  # fmt: skip
-BOUNDS = {
-    "roofline_seconds", "roofline_memory_bound", "compute_seconds", "exposed_seconds", "step_bound",
-    "mfu_bound", "samples_bound", "time_to_first_token", "tokens_per_second", "tokens_per_second_each",
-    "convolution_workspace_low", "convolution_workspace", "attention_workspace",
-}  # fmt: skip
-
-
-def provenance(name: str, kind: str) -> str:
-    """How a metric came about: counted, simulated, a bound, or measured."""
-    if name in SIMULATED:
-        return "simulated"
-    if name in BOUNDS:
-        return "bound"
-    return "counted" if kind == "exact" else "measured"
 
 
 def quantity(name: str) -> Quantity:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import inspector
 from inspector.core.errors import InspectError
+from inspector.reporting.formats.html.charts import html
 from inspector.reporting.report import Metric, Report
 from inspector.reporting.schema import plain_content
 from inspector.tracing.capture import ForwardError
@@ -54,11 +55,32 @@ def test_its_numbers_are_those_of_profile(page: Report) -> None:
 
 def test_it_has_every_part(page: Report) -> None:
     assert titles(page) == [
-        "modules", "operators", "operator calls", "memory", "parameters and buffers", "ledger", "stages",
+        "modules", "architecture", "memory", "operators", "operator calls", "parameters and buffers",
+        "ledger", "stages",
     ]  # fmt: skip
     assert [(chart.kind, chart.section) for chart in page.charts] == [
-        ("icicle", "modules"), ("scatter", "operator calls"), ("area", "memory"),
+        ("icicle", "modules"), ("scatter", "operator calls"), ("area", "memory"), ("graph", "architecture"),
     ]  # fmt: skip
+
+
+def test_a_profile_is_the_same_page_with_fewer_parts(page: Report) -> None:
+    profile = inspector.profile(Net(), "4x6")
+    (icicle,) = profile.charts
+    assert icicle.frame == page.charts[0].frame
+    assert "areas" not in profile.written("html")
+    assert 'class="boxes"' in profile.written("html")
+
+
+def test_the_graph_is_drawn_from_its_tables(page: Report) -> None:
+    graph = page.charts[3]
+    assert graph.frame == page.tables["architecture"]
+    assert graph.edges == page.tables["edges"]
+    # x goes to first, then relu, second, norm; the relu is the model's own.
+    assert graph.frame["module"] == ["first", None, "second", "norm"]
+    assert graph.frame["operators"] == ["", "relu", "", ""]
+    assert graph.frame["macs"] == [4 * 36, 0, 4 * 36, 0]
+    assert list(zip(graph.edges["source"], graph.edges["target"])) == [(None, 0), (0, 1), (1, 2), (2, 3)]
+    assert set(graph.edges["shape"]) == {"4x6"}
 
 
 def test_areas_of_tied_layers_are_the_total_of_the_model(page: Report) -> None:
@@ -105,12 +127,12 @@ def test_live_bytes_rise_and_fall_with_the_activations(device: str) -> None:
 
 def test_live_bytes_are_drawn_in_a_unit_that_shows_them(page: Report) -> None:
     small = page.charts[2]
-    assert small.y == "B"
-    assert set(small.frame.groups("role")["parameter"]["B"]) == {4 * 48}
+    assert set(small.frame["parameter"]) == {4 * 48}
+    assert "bytes (B)" in html(small, "a")
     large = inspector.page("resnet18").charts[2]
-    assert large.y == "MiB"
     # 11,689,512 parameters of four bytes
-    assert set(large.frame.groups("role")["parameter"]["MiB"]) == {round(46_758_048 / 2**20, 3)}
+    assert set(large.frame["parameter"]) == {46_758_048}
+    assert "bytes (MiB)" in html(large, "a")
 
 
 def test_what_is_missing_says_why(page: Report) -> None:
@@ -161,8 +183,11 @@ def test_a_trace_makes_a_page_without_stages() -> None:
 def test_a_training_step_has_a_page_and_its_stages_are_those_of_the_forward() -> None:
     forward, train = (inspector.page("resnet18", phase=phase) for phase in ("forward", "train"))
     assert forward.to_frame("stages").equals(train.to_frame("stages"))
-    assert "phase" in train.sections[2].frame.columns
-    assert "phase" not in forward.sections[2].frame.columns
+    columns = [
+        next(section.frame.columns for section in report.sections if section.title == "operator calls")
+        for report in (forward, train)
+    ]
+    assert ["phase" in of for of in columns] == [False, True]
 
 
 # Time.
@@ -179,6 +204,9 @@ def test_time_is_measured_on_request_and_the_model_is_left_alone() -> None:
     times = report.to_frame("times").set_index("path")
     assert times.loc["", "seconds"] == pytest.approx(times["own_seconds"].sum())
     assert "time" in report.sections[0].frame.columns
+    spans = report.charts[-1]
+    assert (spans.kind, spans.frame["module"][0]) == ("spans", "Net")
+    assert sorted(spans.frame["module"]) == ["Net", "first", "norm", "second"]
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(random, torch.get_rng_state())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pandas as pd
-from inspector.profiling.views.icicle import icicle_frame
 
 from inspector.pages.timeline import peak, timeline_frame
 from inspector.profiling.views.calls import calls_frame
+from inspector.profiling.views.icicle import icicle_frame
 from inspector.tracing.record import Op, Storage, TensorSpec, Trace
 
 

@@ -52,10 +52,14 @@ def test_every_piece_between_two_marks_belongs_to_the_innermost_module() -> None
     # Between entry and exit: the model all but the first and the last piece, 0 its own three and two of
     # 0.inner, each call of which is one.
     assert line.inside == {"": 9, "0": 5, "0.inner": 2, "1": 1}
+    # When each began and ended, the first to end first, and how many are around it.
+    assert line.spans == [
+        ("0.inner", 2, 3, 4), ("0.inner", 2, 5, 6), ("0", 1, 2, 7), ("1", 1, 8, 9), ("", 0, 1, 10),
+    ]  # fmt: skip
 
 
 def test_without_marks_all_is_the_models() -> None:
-    assert room._marked(lambda: None, {}, Ticks()) == ({"": 1.0}, {})
+    assert room._marked(lambda: None, {}, Ticks()) == ({"": 1.0}, {}, [])
 
 
 def test_a_forward_that_raises_leaves_torch_as_it_was() -> None:

@@ -6,9 +6,9 @@ from collections import Counter
 from html import escape
 
 from inspector.reporting.answers import answer
+from inspector.reporting.headlines import HEADLINES, provenance
 from inspector.reporting.numbers import counted
 from inspector.reporting.parts import Content, Finding, Metric
-from inspector.reporting.registry import HEADLINES, provenance
 from inspector.reporting.rows import MARKS, exact, headline, shown_findings
 
 FEW = 4

@@ -23,15 +23,14 @@ def draw(chart: Chart, name: str) -> str:
     parts = [part for part in chart.choices if any(frame[part])]
     if not parts:
         return ""
-    every = list(chart.choices)
-    views = [_view(chart, frame, parts, every)]
+    views = [_view(chart, frame, parts, parts)]
     switch = ""
     if chart.optional in parts and len(parts) > 1:
-        views.append(
-            _view(chart, frame, [part for part in parts if part != chart.optional], every, hidden=True)
-        )
-        switch = f'<label class="check"><input type="checkbox" checked> show {escape(chart.optional)}</label>'
-    items = "".join(f'<li><i class="{css(part, every)}"></i>{escape(part)}</li>' for part in parts)
+        rest = [part for part in parts if part != chart.optional]
+        views.append(_view(chart, frame, rest, parts, hidden=True))
+        name_ = chart.optional if chart.optional.endswith("s") else f"{chart.optional}s"
+        switch = f'<label class="check"><input type="checkbox" checked> show {escape(name_)}</label>'
+    items = "".join(f'<li><i class="{css(part, parts)}"></i>{escape(part)}</li>' for part in parts)
     values = {
         "x": frame[chart.x], "label": frame[chart.label] if chart.label else [],
         "parts": {part: frame[part] for part in parts},
@@ -39,7 +38,7 @@ def draw(chart: Chart, name: str) -> str:
     data = json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
     return (
         f'<div class="areas" id="{name}"><div class="bar"><ul class="legend">{items}</ul>{switch}</div>'
-        f'{"".join(views)}<p class="detail" aria-live="polite"></p>'
+        f'{"".join(views)}<p class="detail" aria-live="polite">Point at the chart: what lives there.</p>'
         f'<script type="application/json" class="values">{data}</script></div>'
     )
 
@@ -57,6 +56,7 @@ def thinned(frame: Table, parts: tuple[str, ...]) -> Table:
 
 
 def _view(chart: Chart, frame: Table, parts: list[str], every: list[str], hidden: bool = False) -> str:
+    """The areas of `parts`, in the colours that they have among `every` one, and their own peak."""
     stacks = list(zip(*(accumulate(row) for row in zip(*(frame[part] for part in parts)))))
     totals = stacks[-1]
     top = totals.index(max(totals))

@@ -65,7 +65,8 @@ def named(name: str) -> str:
     """A column's name and unit."""
     entry = quantity(name)
     label, unit = entry.label or name.replace("_", " "), _NAMES.get(Unit(entry.unit), "")
-    return f"{label} ({unit})" if unit and unit.lower() not in label.lower() else label
+    told = unit.lower() in label.lower() or (unit == "1/s" and ("per second" in label or "/s" in label))
+    return f"{label} ({unit})" if unit and not told else label
 
 
 def _step(span: float) -> float:

@@ -23,7 +23,7 @@ def draw(chart: Chart, name: str) -> str:
 
 
 def _group(chart: Chart, group: str, rows: Table, most: float) -> str:
-    head = f"<h5>{escape(str(group))}</h5>" if group else ""
+    head = f'<p class="group">{escape(str(group))}</p>' if group else ""
     return f"{head}<ul>{''.join(_bar(chart, row, most) for row in rows.records())}</ul>"
 
 

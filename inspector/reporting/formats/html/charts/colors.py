@@ -11,7 +11,7 @@ KINDS = (
 )  # fmt: skip
 GROWTH = ("gone", "smaller", "a little smaller", "the same", "a little larger", "larger", "new")
 _ORDERS = (KINDS, GROWTH)
-SERIES = 8
+SERIES = 12
 """Colours of series that have no meaning of their own."""
 
 

@@ -31,7 +31,7 @@ def draw(chart: Chart, name: str) -> str:
         f'<p class="whole" role="status">{escape(_whole(chart, chart.y))}</p>{legend(names)}'
         f'<nav class="way" aria-label="opened module"></nav>'
         f'<div class="boxes" role="group" aria-label="{escape(chart.title)}"></div>'
-        f'<p class="detail" aria-live="polite"></p>'
+        f'<p class="detail" aria-live="polite">Point at a box: its numbers.</p>'
         f'<script type="application/json" class="values">{_data(chart, names)}</script></div>'
     )
 

@@ -24,7 +24,8 @@ def draw(chart: Chart, name: str) -> str:
     x = axis(chart.x, frame[chart.x], chart.log_x)
     y = axis(chart.y, [*frame[chart.y], *bounds], chart.log_y)
     names = list(dict.fromkeys(map(str, frame[chart.group]))) if chart.group else []
-    points = "".join(_point(chart, row, x, y, names, len(frame)) for row in frame.records())
+    texts = _texts(chart, frame, x, y)
+    points = "".join(_point(chart, row, x, y, names, text) for row, text in zip(frame.records(), texts))
     label = f"{chart.title}: {len(frame)} points, {y.title} against {x.title}"
     return f'<div id="{name}">{legend(names)}{framed(x, y, points, label)}</div>'
 
@@ -38,7 +39,31 @@ def drawable(chart: Chart) -> Table:
     )
 
 
-def _point(chart: Chart, row: dict, x: Axis, y: Axis, names: list[str], count: int) -> str:
+def _texts(chart: Chart, frame: Table, x: Axis, y: Axis) -> list[str]:
+    """The name of each point at its right or left; "" where it would lie on another: pointing shows it."""
+    if not chart.label or len(frame) > NAMED:
+        return [""] * len(frame)
+    texts: list[str] = []
+    taken: list[tuple[float, float, float]] = []
+    for row in frame.records():
+        left, top, name = x.place(row[chart.x]), 100 - y.place(row[chart.y]), str(row[chart.label])
+        sides = [(left + 1, left + 1 + 0.8 * len(name)), (left - 1 - 0.8 * len(name), left - 1)]
+        free = [
+            side
+            for side in sides
+            if side[0] >= 0
+            and side[1] <= 100
+            and not any(abs(top - t) < 5 and side[0] < b and a < side[1] for a, b, t in taken)
+        ]
+        texts.append("")
+        if free:
+            taken.append((*free[0], top))
+            end = ' text-anchor="end" dx="-8"' if free[0] == sides[1] else ' dx="8"'
+            texts[-1] = f'<text x="{left:.2f}%" y="{top:.2f}%" dy=".35em"{end}>{escape(name)}</text>'
+    return texts
+
+
+def _point(chart: Chart, row: dict, x: Axis, y: Axis, names: list[str], text: str) -> str:
     left, top = x.place(row[chart.x]), 100 - y.place(row[chart.y])
     color = css(str(row[chart.group]), names) if chart.group else "s-0"
     drawn = ""
@@ -46,11 +71,7 @@ def _point(chart: Chart, row: dict, x: Axis, y: Axis, names: list[str], count: i
         ends = [f"{100 - y.place(row[column]):.2f}%" for column in (chart.low, chart.high)]
         drawn += f'<line x1="{left:.2f}%" x2="{left:.2f}%" y1="{ends[0]}" y2="{ends[1]}"/>'
     drawn += f'<circle cx="{left:.2f}%" cy="{top:.2f}%" r="4.5"/>'
-    if chart.label and count <= NAMED:
-        end = ' text-anchor="end" dx="-8"' if left > 70 else ' dx="8"'
-        drawn += (
-            f'<text x="{left:.2f}%" y="{top:.2f}%" dy=".35em"{end}>{escape(str(row[chart.label]))}</text>'
-        )
+    drawn += text
     return f'<g class="{color}" data-tip="{escape(tip(chart, row))}">{drawn}</g>'
 
 
