@@ -79,7 +79,9 @@ def test_the_graph_is_drawn_from_its_tables(page: Report) -> None:
     assert graph.frame["module"] == ["first", None, "second", "norm"]
     assert graph.frame["operators"] == ["", "relu", "", ""]
     assert graph.frame["macs"] == [4 * 36, 0, 4 * 36, 0]
-    assert list(zip(graph.edges["source"], graph.edges["target"])) == [(None, 0), (0, 1), (1, 2), (2, 3)]
+    assert list(zip(graph.edges["source"], graph.edges["target"])) == [
+        (None, 0), (0, 1), (1, 2), (2, 3), (3, None),
+    ]  # fmt: skip
     assert set(graph.edges["shape"]) == {"4x6"}
 
 

@@ -15,7 +15,9 @@ from inspector.tracing.formulas.traffic import FILLS, METADATA
 from inspector.tracing.record import Op, TensorSpec, Trace
 
 INPUT = -1
-"""In the place of an operator: the caller, who passed the tensor in."""
+"""In the place of an operator that writes: the caller, who passed the tensor in."""
+LEFT = -2
+"""In the place of an operator that reads: whoever keeps the tensor when the pass is over."""
 
 
 class Tensor(NamedTuple):
@@ -27,25 +29,29 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True)
 class Read:
-    """Operator `reader` takes `tensor` in this shape."""
+    """Operator `reader`, or LEFT, takes `tensor`."""
 
     tensor: Tensor
     reader: int
-    shape: tuple[int, ...]
 
 
 def reads(trace: Trace, end: int) -> Iterator[Read]:
-    """Every read, by the operators before `end`, of a tensor that another of them or the caller made."""
+    """Every read, by the operators before `end`, of a tensor that another of them or the caller made; then
+    of each tensor that they made and that outlives the pass: the model's output."""
     writers: dict[int, tuple[int, ...]] = {
         index: (INPUT,) for index, storage in enumerate(trace.storages) if storage.role == "input"
     }
     for index, op in enumerate(trace.ops[:end]):
         if is_view(op):
             continue
-        for storage, shape in dict.fromkeys((spec.storage, spec.shape) for spec in _read(op)):
+        for storage in dict.fromkeys(spec.storage for spec in _read(op)):
             if storage in writers:
-                yield Read(Tensor(storage, writers[storage]), index, shape)
+                yield Read(Tensor(storage, writers[storage]), index)
         _write(trace, writers, index, op)
+    for storage, made in writers.items():
+        entry = trace.storages[storage]
+        if entry.role == "intermediate" and entry.death is None:
+            yield Read(Tensor(storage, made), LEFT)
 
 
 def is_view(op: Op) -> bool:

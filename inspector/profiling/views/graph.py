@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 
-from inspector.profiling.views.flow import INPUT, Read, Tensor, is_view, reads
+from inspector.profiling.views.flow import INPUT, LEFT, Read, Tensor, is_view, reads
 from inspector.profiling.views.folding import IN, OUT, Node, Scope, Shape, Wire, folded
 from inspector.tracing.record import Trace
 
@@ -43,7 +43,10 @@ class _Tree:
         self.place: dict[tuple[int, int], int] = {}
         self.wires: dict[tuple[int, Tensor, int], Wire] = {}
         self.looks: dict[int, list[tuple[int, Shape]]] = defaultdict(list)
+        self.passed: dict[int, Shape] = {}
         for index, op in enumerate(trace.ops[:end]):
+            for spec in op.inputs:  # a view of it needs an operator
+                self.passed.setdefault(spec.storage, spec.shape)
             for spec in op.outputs:
                 self.looks[spec.storage].append((index, spec.shape))
         self._nodes()
@@ -74,7 +77,7 @@ class _Tree:
 
     def _way(self, op: int) -> list[tuple[int, int]]:
         """Each scope around an operator, the outermost first, and the node of it that the operator is in."""
-        if op == INPUT:
+        if op in (INPUT, LEFT):
             return []
         scope, key = self.owner[op], op
         way = [(scope, self.place[scope, key])]
@@ -90,11 +93,13 @@ class _Tree:
         certain = min(_shared(ways[0], way) for way in ways)  # so far all writers are in the same nodes
         shared = _shared(ways[0][:certain], to)
         made, open_ = ways[0][:certain], certain < max(map(len, ways))
-        if shared == certain and made != ways[0]:
+        if to and shared == certain and made != ways[0]:
             self.scopes[to[shared][0]].unclear += 1
             return
-        shape = read.shape
-        if made:
+        shape = self.passed.get(read.tensor.storage, ())
+        if not to:
+            shared = -1
+        elif made:
             shape = self._left(read.tensor, *made[shared])
             self._wire(read.tensor, shape, to[shared][0], made[shared][1], to[shared][1])
         for scope, node in made[shared + 1 :]:
