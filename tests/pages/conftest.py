@@ -48,7 +48,7 @@ class Visit:
 
     def drawn(self) -> Visit:
         """Wait until the charts are there."""
-        self.page.wait_for_selector("body[data-drawn]", timeout=30_000)
+        self.page.wait_for_selector(".boxes button", timeout=30_000)
         return self
 
 

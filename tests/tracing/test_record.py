@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,34 @@ def test_a_saved_trace_reads_back_equal(tmp_path: Path, phase: str) -> None:
     assert Trace.load(file) == trace
     assert inspector.profile(Trace.load(file)).to_json() == inspector.profile(trace).to_json()
     assert json.loads(file.read_text())["schema"] == SCHEMA == "inspector.trace/1"
+
+
+def test_each_call_of_a_module_has_its_operators() -> None:
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = torch.nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(self.act(x) * 2)
+
+    trace = inspector.trace(torch.nn.Sequential(Twice(), torch.nn.Identity()), "3")
+    # relu, mul, relu; Identity runs nothing, after all of them
+    assert trace.runs == (
+        ("", -1, 0, 3),
+        ("0", 0, 0, 3),
+        ("0.act", 1, 0, 1),
+        ("0.act", 1, 2, 3),
+        ("1", 0, 3, 3),
+    )
+    assert [module.calls for module in trace.modules] == [1, 1, 2, 1]
+
+
+def test_a_file_without_calls_is_still_read(tmp_path: Path) -> None:
+    trace = inspector.trace(torch.nn.ReLU(), "3")
+    content = json.loads(trace.to_json())
+    del content["runs"]
+    assert Trace.from_json(json.dumps(content)) == replace(trace, runs=())
 
 
 @pytest.mark.parametrize(
