@@ -17,7 +17,6 @@ from inspector.reporting.tables import Table
 from inspector.tracing.record import Trace
 
 MODULES, OPERATORS, CALLS, MEMORY = "modules", "operators", "operator calls", "memory"
-ARCHITECTURE, TIME = "architecture", "time"
 MOST_CALLS = 5000
 """Rows of the table of calls that are shown at most."""
 SERIES = 7
@@ -29,7 +28,6 @@ def sections(trace: Trace, tables: dict[str, Table]) -> list[Section]:
     modules = named(tables["modules"], trace.model, indent=False)
     made = [
         Section(MODULES, _without_zeros(modules, "unknown_ops"), _tied(trace)),
-        *([Section(ARCHITECTURE, Table({}))] if "architecture" in tables else []),
         _memory(trace, tables["timeline"]),
         Section(OPERATORS, _without_zeros(tables["ops"], "unknown")),
         _calls(trace, tables["calls"]),
@@ -127,7 +125,7 @@ def timeline(times: ModuleTimes, trace: Trace, place: str) -> Chart:
         label="module",
         color="kind",
         hover=("module", "seconds", "start"),
-        section=TIME,
+        after=MODULES,
         note=f"One forward, the median of {times.runs}, {place}. What a box leaves free below it is its own"
         " work.",
     )

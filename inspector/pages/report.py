@@ -24,7 +24,7 @@ from inspector.profiling.views.architecture import architecture_frames
 from inspector.profiling.views.calls import calls_frame
 from inspector.profiling.views.icicle import icicle_frame
 from inspector.profiling.views.state import kinds_frame, ledger_frame
-from inspector.reporting.report import Finding, Report, Section, metric
+from inspector.reporting.report import Finding, Report, metric
 from inspector.reporting.tables import Table
 from inspector.tracing.capture import ForwardError
 from inspector.tracing.capture.state import state_entries
@@ -94,13 +94,14 @@ def _report(trace: Trace) -> Report:
     drawn = [parts.roofline(calls, trace), parts.memory(timeline, trace)]
     if graph := architecture_frames(trace):
         tables |= {"architecture": graph[0], "edges": graph[1]}
-        drawn.append(charts.architecture(trace, graph, parts.ARCHITECTURE))
+        drawn.append(charts.architecture(trace, graph, parts.MODULES))
     return replace(
         base,
         command="report",
         tables=tables,
         sections=parts.sections(trace, tables),
         charts=[chart for chart in drawn if chart],
+        more_charts=list,
     )
 
 
@@ -160,6 +161,5 @@ def _add_times(
     frame = icicle_frame(trace, times.own).select(("path", "type", "seconds"))
     result.tables["times"] = frame.assign(own_seconds=[times.own.get(p, 0.0) for p in frame["path"]])
     parts.with_times(result, result.tables["times"])
-    result.sections.insert(2, Section(parts.TIME, Table({})))
     result.charts.append(parts.timeline(times, trace, f"on {timer.place(device)}"))
     return times.own

@@ -81,7 +81,7 @@ def _icicle_note(trace: Trace, empty: list[str], time: str | None, timed: bool) 
     return " ".join(notes)
 
 
-def architecture(trace: Trace, frames: tuple[Table, Table], section: str) -> Chart:
+def architecture(trace: Trace, frames: tuple[Table, Table], after: str) -> Chart:
     """The calls of modules as nested boxes, and the tensors between them."""
     nodes, edges = frames
     notes = [
@@ -95,6 +95,4 @@ def architecture(trace: Trace, frames: tuple[Table, Table], section: str) -> Cha
         notes.append("The forward alone.")
     if trace.failure is not None:
         notes.append("The pass stopped early: what would have come after is missing.")
-    return Chart(
-        "graph", "architecture", "node", "", nodes, edges=edges, note=" ".join(notes), section=section
-    )
+    return Chart("graph", "architecture", "node", "", nodes, edges=edges, note=" ".join(notes), after=after)

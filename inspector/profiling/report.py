@@ -43,7 +43,7 @@ def report(
         verdict="fail" if trace.failure or (strict and sums["unknown_ops"]) else "none",
         header=_header(trace, sums),
         sections=sections,
-        charts=[icicle(trace, sections[0].title if by == "module" else "")],
+        more_charts=lambda: [icicle(trace, sections[0].title if by == "module" else "")],
     )
 
 

@@ -26,8 +26,9 @@ def harmless(report: Content) -> Content:
     """A copy for people: each control character of its texts is an escape (see `visible`)."""
     values = {part.name: getattr(report, part.name) for part in fields(Content)}
     shown = {name: _shown(value) for name, value in values.items() if name not in ("tables", "added")}
-    added = [harmless(one) for one in report.added]
-    return Harmless(**{**values, **shown, "added": added, "report": report})
+    shown["added"] = [harmless(one) for one in report.added]
+    shown["more_charts"] = lambda: _shown(report.more_charts())
+    return Harmless(**{**values, **shown, "report": report})
 
 
 def _shown(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -93,8 +93,9 @@ class Chart:
     `choices`. graph: nodes, and `edges` between them (see `architecture_frames`). spans: a row for each piece
     of time from `low` to `high`, `y` its depth.
 
-    `section` is the title of the section that the chart belongs to. Only the HTML form draws it; the numbers
-    are in `tables`."""
+    `section` is the title of the section that the chart belongs to, `after` that of the one behind which it
+    stands as a part of its own; without either it comes first. Only the HTML form draws it; the numbers are
+    in `tables`."""
 
     kind: str
     title: str
@@ -112,6 +113,7 @@ class Chart:
     color: str | None = None
     hover: tuple[str, ...] = ()
     section: str = ""
+    after: str = ""
     optional: str = ""
     edges: Table | None = None
 
@@ -126,7 +128,8 @@ class Content:
     `tables` are complete and machine-readable; `sections` are the selections of them that the text,
     markdown, CSV and HTML forms show. `header` are the lines of provenance above the numbers, `added` the
     reports of other commands that this one carries along. `columns` says what the columns of a table hold
-    where the report was read from a file; the registry knows the others.
+    where the report was read from a file; the registry knows the others. `more_charts` makes the charts that
+    cost more than a terminal should wait for.
     """
 
     command: str
@@ -141,6 +144,7 @@ class Content:
     charts: list[Chart] = field(default_factory=list)
     added: list[Any] = field(default_factory=list)
     columns: dict[str, dict[str, Quantity]] = field(default_factory=dict)
+    more_charts: Callable[[], list[Chart]] = field(default=list, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         self.tables = {name: as_table(table) for name, table in self.tables.items()}

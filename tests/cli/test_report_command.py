@@ -60,7 +60,7 @@ def test_html_is_what_it_prints_and_other_formats_work(inspect: Run) -> None:
     assert out.startswith("<!doctype html>")
     for format_, start in (
         ("markdown", "### inspect report: resnet18"),
-        ("table", "model "),
+        ("table", "resnet18: "),
         ("csv", "module,"),
     ):
         code, out, _ = inspect("report", "resnet18", "--format", format_)

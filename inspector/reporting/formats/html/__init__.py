@@ -58,20 +58,22 @@ class _Body:
 
     def whole(self, report: Content, level: int = 2) -> str:
         titles = {section.title for section in report.sections}
+        charts = [*report.more_charts(), *report.charts] if self.charted else []
         parts = [head(report)]
-        parts += [self.chart(chart, level) for chart in report.charts if chart.section not in titles]
-        parts += [self.section(report, section, level) for section in report.sections]
+        parts += [self.chart(chart, level) for chart in charts if not {chart.section, chart.after} & titles]
+        for section in report.sections:
+            parts.append(self.section(section, [c for c in charts if c.section == section.title], level))
+            parts += [self.chart(chart, level) for chart in charts if chart.after == section.title]
         for added in report.added:
             content = self.heading(added.title, level) + self.whole(added, level + 1)
             parts.append(f'<section class="added">{content}</section>')
         return "\n".join(part for part in parts if part) + "\n"
 
-    def section(self, report: Content, section: Section, level: int) -> str:
+    def section(self, section: Section, charts: list[Chart], level: int) -> str:
         heading = self.heading(section.title, level)
-        charts = "".join(self.chart(c, level + 1) for c in report.charts if c.section == section.title)
+        drawn = "".join(self.chart(chart, level + 1) for chart in charts)
         note = f'<p class="note">{escape(section.note)}</p>' if section.note else ""
-        rows = table(section) if len(section.frame) or not charts else ""
-        return f"<section>{heading}{charts}{rows}{note}</section>"
+        return f"<section>{heading}{drawn}{table(section)}{note}</section>"
 
     def heading(self, title: str, level: int) -> str:
         if level > 2:
@@ -80,11 +82,9 @@ class _Body:
         return f'<h{level} id="part-{len(self.headings)}">{escape(title)}</h{level}>'
 
     def chart(self, chart: Chart, level: int) -> str:
-        if not self.charted:
-            return ""
         from inspector.reporting.formats.html.charts import html
 
-        heading = self.heading(chart.title, level) if chart.title != chart.section else ""
+        heading = self.heading(chart.title, level)
         figure = html(chart, f"chart-{self.drawn}")
         self.drawn += 1
         self.kinds.add(chart.kind)

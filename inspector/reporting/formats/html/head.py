@@ -26,7 +26,7 @@ def head(report: Content) -> str:
     """Sentence, numbers, provenance and remarks of a report."""
     sentence = answer(report)
     first = f'<p class="answer">{escape(sentence)}</p>' if sentence else ""
-    items = "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in report.header)
+    items = "".join(f"<div><dt>{escape(a)}</dt><dd>{escape(b)}</dd></div>" for a, b in report.header)
     lines = f'<dl class="provenance">{items}</dl>' if items else ""
     return f"{first}{numbers(report)}{lines}{findings(shown_findings(report))}"
 
