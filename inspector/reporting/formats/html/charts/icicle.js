@@ -74,7 +74,9 @@
       button.style.width = `calc(${(last ? 100 : lefts[column + 1]) - lefts[column]}% - 1px)`;
       button.style.top = `${100 * top}%`;
       button.style.height = `calc(${100 * height}% - 1px)`;
-      if (height * boxes.clientHeight < 13) button.classList.add("tiny");
+      const pixels = height * boxes.clientHeight;
+      if (pixels < 13) button.classList.add("tiny");
+      if (pixels > 60) button.classList.add("tall");
       button.addEventListener("click", () => open(at === opened ? Math.max(data.parent[at], 0) : at, at));
       button.addEventListener("pointerenter", () => tell(at));
       button.addEventListener("focus", () => tell(at));
