@@ -93,7 +93,7 @@ def _report(trace: Trace) -> Report:
     }
     drawn = [parts.roofline(calls, trace), parts.memory(timeline, trace)]
     if graph := architecture_frames(trace):
-        tables |= {"architecture": graph[0], "edges": graph[1]}
+        tables |= {"architecture": graph.nodes, "edges": graph.edges}
         drawn.append(charts.architecture(trace, graph, parts.MODULES))
     return replace(
         base,

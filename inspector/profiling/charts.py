@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from inspector.profiling.views.architecture import Architecture
 from inspector.profiling.views.icicle import icicle_frame
 from inspector.profiling.views.kinds import kinds
-from inspector.reporting.numbers import MISSING, si
+from inspector.reporting.numbers import MISSING, counted, si
 from inspector.reporting.report import Chart
 from inspector.reporting.tables import Table
 from inspector.tracing.record import Trace
@@ -81,16 +82,21 @@ def _icicle_note(trace: Trace, empty: list[str], time: str | None, timed: bool) 
     return " ".join(notes)
 
 
-def architecture(trace: Trace, frames: tuple[Table, Table], after: str) -> Chart:
+def architecture(trace: Trace, frames: Architecture, after: str) -> Chart:
     """The calls of modules as nested boxes, and the tensors between them."""
-    nodes, edges = frames
+    nodes, edges, unclear = frames
     notes = [
         "From top to bottom as it ran: a solid box is the call of a module, a dashed one an operator that its"
-        " module runs itself. A line is a tensor with the shape in which it leaves its box; "
+        " module runs itself. A line is a tensor with the shape in which it arrives; "
         '"x 12" counts equal'
         " blocks in a row, of which the first is drawn. Parameters are not drawn, nor modules that"
         " do nothing to their input in this pass (Identity, Dropout) or only look at it in another shape."
     ]
+    if unclear:
+        notes.append(
+            f"Between the outermost boxes, {counted(unclear, 'reading')} of tensors that several boxes"
+            " wrote in pieces are not drawn."
+        )
     if trace.phase == "train":
         notes.append("The forward alone.")
     if trace.failure is not None:

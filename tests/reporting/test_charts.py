@@ -193,7 +193,7 @@ def test_the_graph_names_its_boxes_and_what_they_take() -> None:
     assert '<span class="name">b … d</span> <b class="times">x 3</b>' in text
     assert "100 MACs, 10 params" in text
     assert "unknown MACs" in text
-    assert "2 tensors are not drawn" in text
+    assert "2 readings of tensors that several boxes here wrote in pieces: not drawn" in text
     takes = re.findall(r'<span class="unseen">(.*?)</span>', text)
     assert takes == ["takes 1x3 from input", "takes 1x8 from a", "takes 1x8 from a, 1x8 from b … d"]
     # One tensor skips a box: from the foot of the first, in row 4 x 1 + 3, to the head of the third.

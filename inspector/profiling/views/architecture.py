@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from itertools import count
+from typing import NamedTuple
 
-from inspector.profiling.views.folding import IN, OUT, Node, Scope
+from inspector.profiling.views.folding import IN, OUT, Node, Scope, Shape
 from inspector.profiling.views.graph import graph
 from inspector.profiling.views.kinds import kinds
 from inspector.profiling.views.modules import modules_frame
@@ -17,12 +18,21 @@ NODES = (
 EDGES = ("scope", "tensor", "source", "target", "shape")
 
 
-def architecture_frames(trace: Trace) -> tuple[Table, Table] | None:
+class Architecture(NamedTuple):
+    """The two tables, and how many tensors pass between the nodes of the model itself without an edge."""
+
+    nodes: Table
+    edges: Table
+    unclear: int
+
+
+def architecture_frames(trace: Trace) -> Architecture | None:
     """A row for each node, in the order in which they ran: its number, the node that it is in (None: the
     model itself), the path and type of the module that was called or the `operators` of the scope's own; how
     many equal blocks it stands for (`times`, up to the one at `last`), the MACs of one of them, its
-    parameters, and how many tensors inside have no edge, because several wrote them in pieces. A row for each
-    edge: scope, number of the tensor in it, source and target (None: the scope's own input, output), shape.
+    parameters, and how many readings inside have no edge, because several wrote the tensor in pieces. A row
+    for each edge: scope, number of the tensor in it, source and target (None: the scope's own input, output),
+    and the shape in which the target takes it (None: not known).
 
     None for a record without the calls of modules.
     """
@@ -41,9 +51,9 @@ class _Frames:
         self.nodes: list[tuple[object, ...]] = []
         self.edges: list[tuple[object, ...]] = []
 
-    def tables(self) -> tuple[Table, Table]:
+    def tables(self) -> Architecture:
         self._scope(self.whole, None)
-        return Table.of(self.nodes, NODES), Table.of(self.edges, EDGES)
+        return Architecture(Table.of(self.nodes, NODES), Table.of(self.edges, EDGES), self.whole.unclear)
 
     def _scope(self, scope: Scope, number: int | None) -> None:
         numbers: dict[int, int | None] = {IN: None, OUT: None}
@@ -53,13 +63,7 @@ class _Frames:
             if node.inside is not None:
                 self._scope(node.inside, inner)
         self.edges += [
-            (
-                number,
-                tensor,
-                numbers[wire.source],
-                numbers[target],
-                "x".join(map(str, wire.shape)) or "scalar",
-            )
+            (number, tensor, numbers[wire.source], numbers[target], _written(wire.targets[target]))
             for tensor, wire in enumerate(scope.wires)
             for target in sorted(wire.targets, key=lambda target: (target == OUT, target))
         ]
@@ -81,3 +85,9 @@ class _Frames:
             None if own else self.params.get(node.path),
             node.inside.unclear if node.inside else 0,
         )
+
+
+def _written(shape: Shape | None) -> str | None:
+    if shape is None:
+        return None
+    return "x".join(map(str, shape)) or "scalar"

@@ -30,18 +30,17 @@ class Node:
 
 @dataclass
 class Wire:
-    """A tensor inside a scope: the node that made it (or IN), its shape when it left that, and the nodes that
-    take it (or OUT)."""
+    """A tensor inside a scope: the node that made it (or IN), and the nodes that take it (or OUT), each with
+    the shape in which it does; None where that is not known."""
 
     source: int
-    shape: Shape
-    targets: set[int] = field(default_factory=set)
+    targets: dict[int, Shape | None] = field(default_factory=dict)
 
 
 @dataclass
 class Scope:
-    """The inside of a call. Nodes are told by their place in `nodes`; `unclear` counts the tensors that pass
-    between its nodes and have no edge, because several wrote them in pieces."""
+    """The inside of a call. Nodes are told by their place in `nodes`; `unclear` counts the readings of
+    tensors that pass between its nodes and have no edge, because several wrote them in pieces."""
 
     nodes: list[Node] = field(default_factory=list)
     wires: list[Wire] = field(default_factory=list)
@@ -72,12 +71,12 @@ def _chains(scope: Scope) -> list[range]:
 
 def _blocks(scope: Scope, trace: Trace) -> list[range]:
     """The nodes in groups: calls of equal modules, each of which reads the one before; what else they read is
-    the same tensors for all, and only the last is read by others."""
+    the same tensors for all, and only the last is read by other nodes."""
     into, out = _ends(scope)
     signs = [_signature(node, trace) for node in scope.nodes]
     groups: list[range] = []
     for place, node in enumerate(scope.nodes):
-        equal = place and node.path and signs[place] == signs[place - 1] and out[place - 1] == {place}
+        equal = place and node.path and signs[place] == signs[place - 1] and out[place - 1] - {OUT} == {place}
         if equal and place - 1 in into[place] and _alike(into, groups[-1].start, place):
             groups[-1] = range(groups[-1].start, place + 1)
         else:
@@ -115,7 +114,7 @@ def _signature(node: Node, trace: Trace) -> Any:
             for op in trace.ops[node.start : node.end]
         )
     nodes = tuple((inner.times, _signature(inner, trace)) for inner in node.inside.nodes)
-    wires = tuple((wire.source, wire.shape, tuple(sorted(wire.targets))) for wire in node.inside.wires)
+    wires = tuple((wire.source, tuple(sorted(wire.targets.items()))) for wire in node.inside.wires)
     return node.type, nodes, wires, node.inside.unclear
 
 
@@ -123,12 +122,16 @@ def _joined(scope: Scope, groups: list[range]) -> Scope:
     """The scope with each group of nodes as one, and no wires inside a group."""
     place = {old: new for new, group in enumerate(groups) for old in group} | {IN: IN, OUT: OUT}
     nodes = [_one([scope.nodes[old] for old in group]) for group in groups]
-    wires = []
+    wires: list[Wire] = []
     for wire in scope.wires:
         source = place[wire.source]
-        targets = {place[target] for target in wire.targets} - {source}
-        if targets:
-            wires.append(Wire(source, wire.shape, targets))
+        joined = Wire(source)
+        for target, shape in wire.targets.items():
+            if place[target] != source:
+                joined.targets.setdefault(place[target], shape)
+        again = source >= 0 and nodes[source].times > 1 and joined in wires  # what each block gives out
+        if joined.targets and not again:
+            wires.append(joined)
     return Scope(nodes, wires, scope.unclear)
 
 

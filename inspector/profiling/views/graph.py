@@ -15,6 +15,9 @@ from inspector.profiling.views.flow import INPUT, LEFT, Read, Tensor, is_view, r
 from inspector.profiling.views.folding import IN, OUT, Node, Scope, Shape, Wire, folded
 from inspector.tracing.record import Trace
 
+WHOLE = ("scaled_dot_product_attention",)
+"""Functions that are one node, whatever operators they run."""
+
 
 def graph(trace: Trace) -> Scope | None:
     """The inside of the model, in its forward; None for a record without the calls of modules."""
@@ -42,13 +45,12 @@ class _Tree:
         self.scopes: dict[int, Scope] = defaultdict(Scope)
         self.place: dict[tuple[int, int], int] = {}
         self.wires: dict[tuple[int, Tensor, int], Wire] = {}
-        self.looks: dict[int, list[tuple[int, Shape]]] = defaultdict(list)
-        self.passed: dict[int, Shape] = {}
+        self.taken: dict[int, list[tuple[int, Shape]]] = defaultdict(list)
+        self.given: dict[int, list[tuple[int, Shape]]] = defaultdict(list)
         for index, op in enumerate(trace.ops[:end]):
-            for spec in op.inputs:  # a view of it needs an operator
-                self.passed.setdefault(spec.storage, spec.shape)
-            for spec in op.outputs:
-                self.looks[spec.storage].append((index, spec.shape))
+            for specs, seen in ((op.inputs, self.taken), (op.outputs, self.given)):
+                for spec in specs:
+                    seen[spec.storage].append((index, spec.shape))
         self._nodes()
 
     def _nodes(self) -> None:
@@ -64,8 +66,8 @@ class _Tree:
                 node = Node(run.path, types.get(run.path, ""), run.start, min(run.end, self.end))
                 self._add(run.caller, ~number, node)
             op, owner = self.trace.ops[index], self.owner[index]
-            if not is_view(op):
-                self._add(owner, index, Node("", "", index, index + 1, (op.group or op.name,)))
+            if op.group in WHOLE or not is_view(op):
+                self._add_operator(owner, index, op.group or op.name)
         for number in self.runs:
             at = self.place.get((self.runs[number].caller, ~number))
             if at is not None and any(node.path for node in self.scopes[number].nodes):
@@ -74,6 +76,15 @@ class _Tree:
     def _add(self, scope: int, key: int, node: Node) -> None:
         self.place[scope, key] = len(self.scopes[scope].nodes)
         self.scopes[scope].nodes.append(node)
+
+    def _add_operator(self, scope: int, index: int, name: str) -> None:
+        """An operator of a scope's own; those of a function that torch takes apart are one node."""
+        before = self.scopes[scope].nodes[-1:]
+        if name in WHOLE and before and before[0].operators == (name,):
+            before[0].end = index + 1
+            self.place[scope, index] = len(self.scopes[scope].nodes) - 1
+        else:
+            self._add(scope, index, Node("", "", index, index + 1, (name,)))
 
     def _way(self, op: int) -> list[tuple[int, int]]:
         """Each scope around an operator, the outermost first, and the node of it that the operator is in."""
@@ -93,34 +104,50 @@ class _Tree:
         certain = min(_shared(ways[0], way) for way in ways)  # so far all writers are in the same nodes
         shared = _shared(ways[0][:certain], to)
         made, open_ = ways[0][:certain], certain < max(map(len, ways))
+        if to and shared == len(to):  # inside one node
+            return
         if to and shared == certain and made != ways[0]:
             self.scopes[to[shared][0]].unclear += 1
             return
-        shape = self.passed.get(read.tensor.storage, ())
+        arrives = None
         if not to:
             shared = -1
         elif made:
-            shape = self._left(read.tensor, *made[shared])
-            self._wire(read.tensor, shape, to[shared][0], made[shared][1], to[shared][1])
+            arrives = self._wire(read.tensor, to[shared][0], made[shared][1], to[shared][1])
         for scope, node in made[shared + 1 :]:
-            self._wire(read.tensor, self._left(read.tensor, scope, node), scope, node, OUT)
+            self._wire(read.tensor, scope, node, OUT, arrives)
         if open_:
             self.scopes[ways[0][certain][0]].unclear += 1
         for scope, node in to[shared + 1 if made else 0 :]:
-            self._wire(read.tensor, shape, scope, IN, node)
+            self._wire(read.tensor, scope, IN, node)
 
-    def _left(self, tensor: Tensor, scope: int, node: int) -> Shape:
-        """The shape in which a tensor leaves a node that made it: that of the last look at it there."""
-        end = self.scopes[scope].nodes[node].end
-        looks = self.looks[tensor.storage]
-        return looks[bisect_left(looks, (end,)) - 1][1]
-
-    def _wire(self, tensor: Tensor, shape: Shape, scope: int, source: int, target: int) -> None:
+    def _wire(
+        self, tensor: Tensor, scope: int, source: int, target: int, arrives: Shape | None = None
+    ) -> Shape | None:
+        """Draw an edge, and return its shape. That of a tensor which leaves the scope is the one in which it
+        `arrives` outside, if the source gave it that."""
         wire = self.wires.get((scope, tensor, source))
         if wire is None:
-            wire = self.wires[scope, tensor, source] = Wire(source, shape)
+            wire = self.wires[scope, tensor, source] = Wire(source)
             self.scopes[scope].wires.append(wire)
-        wire.targets.add(target)
+        if target not in wire.targets:
+            nodes = self.scopes[scope].nodes
+            if target == OUT:
+                wire.targets[OUT] = self._given(tensor, nodes[source].end, arrives)
+            else:  # the first look at it, by a view or not, is at what was passed
+                seen = self.taken[tensor.storage]
+                wire.targets[target] = seen[bisect_left(seen, (nodes[target].start,))][1]
+        return wire.targets[target]
+
+    def _given(self, tensor: Tensor, end: int, arrives: Shape | None) -> Shape | None:
+        """The shape in which a tensor is given out by what ends before the operator `end`; None where it had
+        several there, and which one was returned is not known."""
+        seen = self.given[tensor.storage]
+        first, last = (bisect_left(seen, (index,)) for index in (max(tensor.writers), end))
+        shapes = {shape for _, shape in seen[first:last]}
+        if arrives in shapes:
+            return arrives
+        return shapes.pop() if len(shapes) == 1 else None
 
 
 def _shared(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> int:

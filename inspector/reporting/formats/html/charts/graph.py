@@ -71,7 +71,7 @@ class _Graph:
         tensors: dict[int, list[Row]] = defaultdict(list)
         for edge in self.edges[number]:
             tensors[edge["tensor"]].append(edge)
-        wires = [_Wire.of(edges, rows, len(nodes) + 1) for edges in tensors.values()]
+        wires = [_Wire(edges, rows, len(nodes) + 1) for edges in tensors.values()]
         lanes, left = _lanes(wires)
         parts = [_port("in", 0)] if any(wire.source == 0 for wire in wires) else []
         told = _told(wires, ["input", *(_short(node, around) for node in nodes), "output"])
@@ -81,7 +81,7 @@ class _Graph:
         steps: dict[int, list[str]] = defaultdict(list)
         for wire in wires:
             if wire.source + 1 in wire.targets:
-                steps[wire.source].append(wire.shape)
+                steps[wire.source].append(wire.targets[wire.source + 1])
         parts += [_step(place, shapes) for place, shapes in steps.items()]
         parts += [_rail(wire, lane) for wire, lane in lanes]
         width = max((lane for _, lane in lanes), default=-1) + 1
@@ -108,22 +108,27 @@ class _Graph:
 
 
 def _unclear(count: int) -> str:
-    verb = "tensor is" if count == 1 else "tensors are"
-    return f"{count} {verb} not drawn: several boxes wrote parts of it."
+    """What is left out: each is one box that reads a tensor of which several others wrote parts."""
+    what = "reading" if count == 1 else "readings"
+    return f"{count} {what} of tensors that several boxes here wrote in pieces: not drawn."
 
 
 class _Wire:
-    """A tensor in a scope: rows of the grid, 0 for what comes in."""
+    """A tensor in a scope: the row of its source, 0 for what comes in, and of each target with its shape."""
 
-    def __init__(self, source: int, targets: list[int], shape: str) -> None:
-        self.source, self.targets, self.shape = source, targets, shape
-        self.far = [target for target in targets if target != source + 1]
-
-    @staticmethod
-    def of(edges: list[Row], rows: dict[int, int], last: int) -> _Wire:
+    def __init__(self, edges: list[Row], rows: dict[int, int], last: int) -> None:
         source = edges[0]["source"]
-        targets = [last if edge["target"] is None else rows[edge["target"]] for edge in edges]
-        return _Wire(0 if source is None else rows[source], sorted(targets), edges[0]["shape"])
+        self.source = 0 if source is None else rows[source]
+        places = [(last if edge["target"] is None else rows[edge["target"]], edge) for edge in edges]
+        self.targets = {
+            place: edge["shape"] or "" for place, edge in sorted(places, key=lambda pair: pair[0])
+        }
+        self.far = [target for target in self.targets if target != self.source + 1]
+
+    @property
+    def shape(self) -> str:
+        """The shapes in which the tensor arrives at the end of its lane."""
+        return ", ".join(dict.fromkeys(filter(None, (self.targets[target] for target in self.far))))
 
 
 def _lanes(wires: list[_Wire]) -> tuple[list[tuple[_Wire, int]], int]:
@@ -150,8 +155,8 @@ def _told(wires: list[_Wire], names: list[str]) -> dict[int, str]:
     """For who does not see the lines: what each box takes."""
     takes: dict[int, list[str]] = defaultdict(list)
     for wire in wires:
-        for target in wire.targets:
-            takes[target].append(f"{wire.shape} from {names[wire.source]}")
+        for target, shape in wire.targets.items():
+            takes[target].append(f"{shape} from {names[wire.source]}".strip())
     told = {place: escape(", ".join(texts)) for place, texts in takes.items()}
     return defaultdict(str, {n: f'<span class="unseen">takes {text}</span>' for n, text in told.items()})
 
@@ -196,7 +201,7 @@ def _port(which: str, place: int) -> str:
 
 
 def _step(place: int, shapes: list[str]) -> str:
-    text = escape(", ".join(shapes))
+    text = escape(", ".join(filter(None, shapes)))
     return f'<div class="step" style="grid-row:{4 * place + 4}">{text}</div>'
 
 
