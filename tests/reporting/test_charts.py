@@ -202,6 +202,13 @@ def test_the_graph_names_its_boxes_and_what_they_take() -> None:
     ]
 
 
+def test_tensors_that_go_the_same_way_are_one_line() -> None:
+    edges = [(None, n, 0, 3, shape) for n, shape in enumerate(["1x8", "1x8", "1x9", None])]
+    text = html(replace(GRAPH, edges=Table.of(edges, EDGES.columns)), "a")
+    assert text.count('class="rail"') == 1
+    assert "<small>4 tensors: 1x8, 1x9</small>" in text
+
+
 def test_lanes_are_limited_and_the_rest_is_counted() -> None:
     count = LANES + 3
     rows = [(n, None, f"m{n}", "X", "other", "", 1, "", 0, 0, 0) for n in range(2 * count + 1)]

@@ -71,7 +71,7 @@ class _Graph:
         tensors: dict[int, list[Row]] = defaultdict(list)
         for edge in self.edges[number]:
             tensors[edge["tensor"]].append(edge)
-        wires = [_Wire(edges, rows, len(nodes) + 1) for edges in tensors.values()]
+        wires = _bundled([_Wire(edges, rows, len(nodes) + 1) for edges in tensors.values()])
         lanes, left = _lanes(wires)
         parts = [_port("in", 0)] if any(wire.source == 0 for wire in wires) else []
         told = _told(wires, ["input", *(_short(node, around) for node in nodes), "output"])
@@ -129,6 +129,19 @@ class _Wire:
     def shape(self) -> str:
         """The shapes in which the tensor arrives at the end of its lane."""
         return ", ".join(dict.fromkeys(filter(None, (self.targets[target] for target in self.far))))
+
+
+def _bundled(wires: list[_Wire]) -> list[_Wire]:
+    """Tensors that go the same ways are one line."""
+    bundles: dict[tuple[int, ...], list[_Wire]] = defaultdict(list)
+    for wire in wires:
+        way = wire.source, *wire.targets
+        bundles[way].append(wire)
+    for first, *others in bundles.values():
+        for target in first.targets if others else ():
+            shapes = dict.fromkeys(wire.targets[target] for wire in (first, *others) if wire.targets[target])
+            first.targets[target] = f"{len(others) + 1} tensors: {', '.join(shapes)}".removesuffix(": ")
+    return [first for first, *_ in bundles.values()]
 
 
 def _lanes(wires: list[_Wire]) -> tuple[list[tuple[_Wire, int]], int]:
