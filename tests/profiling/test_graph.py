@@ -402,3 +402,51 @@ def test_attention_is_one_node_whatever_torch_makes_of_it() -> None:
         (name, attention, "1x5x6") for name in ("q", "k", "v")
     }
     assert (attention, "o", "1x5x6") in edges(found)
+
+
+def test_blocks_that_read_other_tensors_stay_apart() -> None:
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = linear()
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return self.a(x) * mask
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(Layer() for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            masks = [torch.sigmoid(x), torch.tanh(x)]
+            for number, layer in enumerate(self.layers):
+                x = layer(x, masks[number // 3])
+            return x
+
+    found = scope(Masked())
+    assert [(name, node.times) for name, node in zip(names(found), found.nodes)] == [
+        ("sigmoid", 1), ("tanh", 1), ("0", 3), ("3", 1),
+    ]  # fmt: skip
+
+
+def test_an_operator_that_others_read_too_is_no_part_of_a_chain() -> None:
+    class Fork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = linear()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(x)
+            return self.a(y.neg() + y)
+
+    found = scope(Fork())
+    assert names(found) == ["relu", "neg", "add", "a"]
+    assert ("relu", "add", "2x6") in edges(found)
+
+
+def test_what_leaves_a_block_has_the_shape_in_which_it_arrives_outside() -> None:
+    found = scope(nn.Sequential(nn.Sequential(nn.ReLU(), linear(6, 5)), nn.ReLU()), "2x3x6")
+    inside = found.nodes[0].inside
+    assert inside is not None
+    assert ("1", "out", "2x3x5") in edges(inside)  # and not the 6x5 that it was first

@@ -139,6 +139,8 @@ def test_areas_lie_on_each_other_and_their_peak_is_marked() -> None:
     assert '<circle cx="50.00%" cy="0.00%" r="5"/>' in text
     # The upper area ends at 3072 of 3072 over the middle third, and at 2048, a third below, before it.
     assert "M0.00 333.33L333.33 333.33L333.33 0.00L666.67 0.00" in text
+    upper = re.findall(r'<path class="s-1" d="(.*?)"', text)[0]
+    assert upper.endswith("L333.33 333.33L333.33 333.33L0.00 333.33Z")  # it stands on the lower one
     assert "show parameters" in text
 
 
