@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from inspector.cli.choices import Attention, Dtype, Half, Phase, Scattering, Stepping
+from inspector.cli.choices import Attention, Dtype, Half, Phase, Piping, Scattering, Stepping
 from inspector.cli.command import command, library
 from inspector.cli.options import device_names
 
@@ -21,7 +21,8 @@ def simulating(keywords: Mapping[str, Any]) -> tuple[str, ...]:
 @command("scaling.report:scale", "model inputs call model_args seed", early=simulating)
 def scale(
     mesh: Annotated[
-        Optional[str], typer.Option(metavar="dp=64,tp=8", help="Sizes of dp, tp, and replicate (of hsdp).")
+        Optional[str],
+        typer.Option(metavar="dp=8,pp=4,tp=8", help="Sizes of dp, pp, tp, and replicate (of hsdp)."),
     ] = None,
     shard: Annotated[
         Optional[Scattering], typer.Option(help="What data-parallel ranks share. Default: fsdp.")
@@ -45,6 +46,15 @@ def scale(
         typer.Option(metavar="GLOB", help="Compute these modules again in the backward; repeatable."),
     ] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients make one step.")] = 1,
+    schedule: Annotated[
+        Optional[Piping], typer.Option(help="Of the pipeline, with pp in --mesh. Default: 1f1b.")
+    ] = None,
+    microbatches: Annotated[
+        Optional[int], typer.Option(min=1, help="Parts of a batch. Default: one for each sample.")
+    ] = None,
+    stages_per_rank: Annotated[
+        Optional[int], typer.Option(min=1, help="Of the interleaved schedule. Default: 2.")
+    ] = None,
     tp_plan: Annotated[
         Optional[Path], typer.Option(metavar="FILE", help="YAML of `module.*.path: colwise` lines.")
     ] = None,
@@ -73,6 +83,6 @@ def scale(
 ) -> None:
     """Simulate sharded training on many devices, without any of them.
 
-    torch's own FSDP2, tensor parallelism and DDP run on a fake process group, one rank at a time: what each
+    torch's own FSDP2, tensor parallelism, pipelines and DDP run on a fake process group, one rank at a time: what each
     holds, what it sends, and how fast that can be.
     """

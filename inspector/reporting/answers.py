@@ -152,7 +152,8 @@ def _scale(report: Content) -> str:
         fastest = f"; {best['mesh']} {best['shard']} is the fastest, at most" if best else ""
         return f"{name}: {fitting} of {tried} meshes of {report.subject['gpus']} {gpu} fit{fastest.rstrip()}"
     peaks = f"{_size(report, 'peak_allocated')} allocated, {_size(report, 'peak_reserved')} reserved"
-    text = f"{name}: each of {report.subject['ranks']:,} ranks has {peaks} at the peak"
+    who = "the fullest" if "in_flight" in report.metrics else "each"
+    text = f"{name}: {who} of {report.subject['ranks']:,} ranks has {peaks} at the peak"
     text += f", and sends {_size(report, 'sent_bytes')} a step"
     step = report.metrics.get("step_bound")
     return text + (f" of {duration(float(step.value))} at least" if step and step.value else "")

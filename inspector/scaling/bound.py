@@ -77,17 +77,22 @@ class Times:
         return None if self.step is None or self.useful is None else self.useful / self.step
 
 
-def seconds(collective: Collective, machine: Machine, strides: Mapping[str, int]) -> tuple[str, float | None]:
-    """Which kind of link a collective uses, and how long it takes there at least; None where nobody knows
-    that. `strides`: how far apart neighbours of each dimension are in the order of ranks."""
+def seconds(
+    collective: Collective, machine: Machine, strides: Mapping[str, int], rank: int = 0
+) -> tuple[str, float | None]:
+    """Which kind of link a collective of `rank` uses, and how long it takes there at least; None where nobody
+    knows that. `strides`: how far apart neighbours of each dimension are in the order of ranks."""
     size, stride = collective.size, strides.get(collective.over, 1)
+    if collective.peer is not None:
+        other = peer_of(collective, stride, rank)
+        return hop(collective.nbytes if collective.kind == "send" else 0, rank, other, machine)
     here = max(1, min(size, machine.per_node // stride))
     place = INSIDE if here == size else BETWEEN
-    if size == 1 or collective.kind == "receive" or not collective.nbytes:
+    if size == 1 or not collective.nbytes:
         return place, 0.0
     times = 2 if collective.kind == "all-reduce" else 1
     links = machine.links
-    if collective.kind in ("send", "broadcast"):
+    if collective.kind == "broadcast":
         own = entering = float(collective.nbytes)
     else:
         own = collective.nbytes * (size - 1) / size
@@ -102,16 +107,70 @@ def seconds(collective: Collective, machine: Machine, strides: Mapping[str, int]
     return place, max(times * nbytes / (rate * 1e9 * share) for nbytes, rate, share in parts if rate)
 
 
+def peer_of(collective: Collective, stride: int, rank: int) -> int:
+    """The rank that `rank` sends to or receives from."""
+    own = rank // stride % collective.size
+    return rank + ((collective.peer or 0) - own) * stride
+
+
+def hop(nbytes: int, rank: int, other: int, machine: Machine) -> tuple[str, float | None]:
+    """As `seconds`, for a tensor that one rank sends to another."""
+    inside = rank // machine.per_node == other // machine.per_node
+    rate = machine.links.inside if inside else machine.links.between
+    place = INSIDE if inside else BETWEEN
+    return place, 0.0 if not nbytes else None if rate is None else nbytes / (rate * 1e9)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Seconds of a rank of a pipeline: of each of its actions, before the first and after the last (with the
+    optimizer). None: a link's rate is not known."""
+
+    each: tuple[float | None, ...]
+    before: float | None
+    after: float | None
+
+
+def spans(
+    trace: Trace, collectives: Sequence[Collective], machine: Machine, strides: Mapping[str, int],
+    ranges: Sequence[tuple[int, int]],
+) -> Spans:  # fmt: skip
+    """The work in each range of operators: its computation, and collectives over tp, for which it waits. Of
+    others those before all computation and after that of the backward."""
+    limits, ops = roof(machine.device), trace.ops
+    took: list[float | None] = [bound(op, limits).seconds if _computes(trace, op) else 0.0 for op in ops]
+    working = [place for place, value in enumerate(took) if value and ops[place].phase != "optimizer"]
+    first, last = (working[0], working[-1]) if working else (0, len(ops))
+    tail: list[float | None] = []  # a reduction at the end holds up no other rank
+    for one in collectives:
+        if one.over == "tp" or (one.peer is None and one.at < first):
+            took[one.at] = seconds(one, machine, strides)[1]
+        elif one.peer is None and one.at > last:
+            tail.append(seconds(one, machine, strides)[1])
+    start, end = ranges[0][0], ranges[-1][1]
+    between = [place for (_, stop), (begin, _) in zip(ranges, ranges[1:]) for place in range(stop, begin)]
+    return Spans(
+        tuple(_sum(took[begin:stop]) for begin, stop in ranges),
+        _sum(took[:start]),
+        _sum([*tail, *took[end:], *(took[place] for place in between)]),
+    )
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    return None if None in values else sum(value or 0.0 for value in values)
+
+
 def times(
-    trace: Trace, collectives: Sequence[Collective], machine: Machine, strides: Mapping[str, int]
-) -> Times:
-    """The bounds of a recorded step."""
+    trace: Trace, collectives: Sequence[Collective], machine: Machine, strides: Mapping[str, int],
+    rank: int = 0,
+) -> Times:  # fmt: skip
+    """The bounds of a recorded step of `rank`."""
     limits = roof(machine.device)
     bounds = {index: bound(op, limits) for index, op in enumerate(trace.ops) if _computes(trace, op)}
     compute = sum(limit.seconds for limit in bounds.values())
     own = [index for index, limit in bounds.items() if limit.seconds]
     sums: dict[str, float | None] = {INSIDE: 0.0, BETWEEN: 0.0}
-    each = [(collective, *seconds(collective, machine, strides)) for collective in collectives]
+    each = [(collective, *seconds(collective, machine, strides, rank)) for collective in collectives]
     for _, place, took in each:
         before = sums[place]
         sums[place] = None if took is None or before is None else before + took

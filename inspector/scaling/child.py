@@ -20,7 +20,8 @@ from inspector.models.small import with_batch
 from inspector.profiling.run import needs_two
 from inspector.scaling.bound import Machine
 from inspector.scaling.layout import Layout
-from inspector.scaling.simulate import Question, simulate_rank
+from inspector.scaling.simulate import simulate_rank
+from inspector.scaling.step import Question
 from inspector.scaling.summary import summary
 from inspector.tracing.capture.kernels import Kernels
 from inspector.tracing.values import batch_size
@@ -45,6 +46,7 @@ class Request:
     gpu: str | None
     nodes: tuple[int, int] | None
     network: float | None
+    defaults: tuple[str, ...] = ()
 
     def write(self, file: Path) -> None:
         """Tensors lose their values: the simulation needs none. Raises InspectError for a live model that

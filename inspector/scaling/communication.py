@@ -20,6 +20,7 @@ from inspector.tracing.capture.pricing import Call
 from inspector.tracing.formulas.traffic import tensors
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "broadcast", "send", "receive")
+POINT_TO_POINT = ("send", "receive")
 _KIND = {
     "_allgather_base_": "all-gather",
     "allgather_": "all-gather",
@@ -51,7 +52,8 @@ _WAITS = ("wait_tensor", "_wrap_tensor_autograd", "wait_tensors")
 @dataclass(frozen=True)
 class Collective:
     """One collective of one process. `over` is the dimension of the mesh, `size` its processes, `at` the
-    index of the operator in the record."""
+    index of the operator in the record, `peer` whom a tensor is sent to or received from: its number among
+    the processes."""
 
     kind: str
     over: str
@@ -60,6 +62,7 @@ class Collective:
     phase: str
     nbytes: int
     at: int
+    peer: int | None = None
 
     @property
     def sent(self) -> int:
@@ -96,7 +99,9 @@ def _collective(call: Call, index: int, groups: Mapping[str, str]) -> Collective
         )
     over = groups.get(group.group_name, "world")
     nbytes = max(sum(spec.nbytes for spec in tensors(arg)) for arg in (*call.args, call.result))
-    return Collective(kind, over, group.size(), call.path, call.phase, nbytes, index)
+    # of send and recv_: tensors, group, rank in the group, tag
+    peer = int(call.args[2]) if kind in POINT_TO_POINT else None
+    return Collective(kind, over, group.size(), call.path, call.phase, nbytes, index, peer)
 
 
 def _group(values: Iterable[Any]) -> Any:

@@ -14,11 +14,23 @@ SHARDS = ("ddp", "zero1", "zero2", "fsdp", "hsdp")
 """ddp: every process keeps the model whole. zero1: the optimizer's state is split (torch's
 ZeroRedundancyOptimizer under DDP). zero2: FSDP2 that keeps parameters whole from the forward to the backward.
 fsdp: FSDP2. hsdp: FSDP2 inside groups of `dp`, replicated over `replicate`."""
-DIMENSIONS = ("replicate", "dp", "tp")
+DIMENSIONS = ("pp", "replicate", "dp", "tp")
 """Of a mesh, in the order in which ranks are numbered: neighbours are in the last."""
+SCHEDULES = ("gpipe", "1f1b", "interleaved")
+"""Of a pipeline: ScheduleGPipe, Schedule1F1B and ScheduleInterleaved1F1B of torch.distributed.pipelining."""
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 DTYPES = ("bfloat16", "float16", "float32")
 _HINT = 'write e.g. `mesh="dp=64,tp=8"`'
+FORWARD, BACKWARD = "F", "B"
+
+
+@dataclass(frozen=True)
+class Action:
+    """Forward or backward of one microbatch in one stage of a pipeline."""
+
+    kind: str
+    stage: int
+    microbatch: int
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,9 @@ class Layout:
     `wrap`: globs of the modules whose parameters FSDP2 gathers together (none: see `parallelize.units`).
     `checkpoints`: globs of modules computed again in the backward. `accumulate`: batches whose gradients are
     added before they are reduced and the optimizer steps. `param_dtype`, `reduce_dtype`: FSDP2's
-    MixedPrecisionPolicy. `plan`: styles of tensor parallelism by module; None takes the model's own."""
+    MixedPrecisionPolicy. `plan`: styles of tensor parallelism by module; None takes the model's own.
+    `schedule`: of the pipeline, if the mesh has pp. `microbatches`: parts of a batch; None takes one for each
+    sample. `stages_per_rank`: of the interleaved schedule."""
 
     mesh: Mapping[str, int]
     shard: str = "fsdp"
@@ -38,6 +52,9 @@ class Layout:
     param_dtype: str | None = None
     reduce_dtype: str | None = None
     plan: Mapping[str, str] | None = field(default=None)
+    schedule: str | None = None
+    microbatches: int | None = None
+    stages_per_rank: int = 1
 
     @staticmethod
     def of(mesh: str | Mapping[str, int], shard: str | None = None, **more: Any) -> Layout:
@@ -46,7 +63,33 @@ class Layout:
         shard = shard or ("hsdp" if "replicate" in sizes else "fsdp")
         layout = Layout(sizes, shard, **more)
         layout._check()
+        layout._check_pipeline()
         return layout
+
+    @staticmethod
+    def pipelined(
+        mesh: str | Mapping[str, int],
+        schedule: str | None,
+        microbatches: int | None,
+        stages_per_rank: int | None,
+    ) -> dict[str, Any]:
+        """The words of a pipeline, with their defaults. Raises InspectError for words without a pipeline."""
+        if "pp" not in read_mesh(mesh):
+            words = {"schedule": schedule, "microbatches": microbatches, "stages_per_rank": stages_per_rank}
+            name = next((name for name, value in words.items() if value is not None), None)
+            if name is not None:
+                raise InspectError(
+                    f"`{name}=` belongs to a pipeline, which the mesh does not have",
+                    'add its stages, e.g. `mesh="dp=8,pp=4"`',
+                )
+            return {}
+        schedule = schedule or "1f1b"
+        if schedule not in SCHEDULES:
+            hint = nearest(schedule, SCHEDULES, f"use one of: {', '.join(SCHEDULES)}")
+            raise InspectError(f"unknown schedule {schedule!r}", hint)
+        if stages_per_rank is None:
+            stages_per_rank = 2 if schedule == "interleaved" else 1
+        return {"schedule": schedule, "microbatches": microbatches, "stages_per_rank": stages_per_rank}
 
     @property
     def world_size(self) -> int:
@@ -60,6 +103,16 @@ class Layout:
     @property
     def tensor_parallel(self) -> int:
         return self.mesh.get("tp", 1)
+
+    @property
+    def pipeline(self) -> int:
+        """Processes that a batch passes, one after another."""
+        return self.mesh.get("pp", 1)
+
+    @property
+    def stages(self) -> int:
+        """Parts that the model is cut into."""
+        return self.pipeline * self.stages_per_rank
 
     @property
     def fully_sharded(self) -> bool:
@@ -118,6 +171,27 @@ class Layout:
             raise InspectError(f"cannot accumulate {self.accumulate} batches", "use 1 or more")
         if self.wrap and not self.fully_sharded:
             raise InspectError("`wrap=` names the units of FSDP2, which does not run", "leave it out")
+
+    def _check_pipeline(self) -> None:
+        if "pp" not in self.mesh:
+            return
+        if self.pipeline < 2:
+            raise InspectError("a pipeline of one stage is none", "leave pp out")
+        if self.replicated:
+            raise InspectError(
+                f"{self.shard} beside a pipeline is not simulated", 'use `shard="fsdp"` or "zero2"'
+            )
+        if self.accumulate > 1:
+            raise InspectError(
+                "the microbatches of a pipeline accumulate gradients", "raise `microbatches=` and `batch=`"
+            )
+        if self.microbatches is not None and self.microbatches < 1:
+            raise InspectError(f"cannot cut a batch into {self.microbatches}", "use 1 or more")
+        if (self.schedule == "interleaved") != (self.stages_per_rank > 1):
+            raise InspectError(
+                f"{self.schedule} does not run {self.stages_per_rank} stages on a rank",
+                'use `schedule="interleaved"` for 2 or more, the others for 1',
+            )
 
 
 def read_mesh(mesh: str | Mapping[str, int]) -> dict[str, int]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor.parallel import parallelize_module
+from torch.distributed.tensor.parallel import ParallelStyle, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from inspector.core.errors import InspectError, first_line
@@ -19,23 +20,44 @@ from inspector.scaling.tensor_parallel import own_plan, styles
 from inspector.tracing import _torch
 
 
-def shard(model: nn.Module, layout: Layout, mesh: DeviceMesh) -> None:
+@dataclass(frozen=True)
+class Names:
+    """What is done to which module: styles of tensor parallelism, and the units of FSDP2, inner ones first."""
+
+    styles: Mapping[str, ParallelStyle]
+    units: Sequence[str]
+
+    @staticmethod
+    def of(model: nn.Module, layout: Layout) -> Names:
+        """Those of a whole model. Raises InspectError for what cannot be split as it is asked."""
+        chosen: dict[str, ParallelStyle] = {}
+        if layout.tensor_parallel > 1:
+            chosen = styles(model, layout.plan if layout.plan is not None else own_plan(model))
+        return Names(chosen, units(model, layout.wrap) if layout.fully_sharded else ())
+
+    def of_part(self, model: nn.Module) -> Names:
+        """Those of what a stage of a pipeline keeps of the model."""
+        held = {path for path, part in model.named_modules() if next(part.parameters(), None) is not None}
+        kept = {path: style for path, style in self.styles.items() if path in held}
+        return Names(kept, [path for path in self.units if path in held])
+
+
+def shard(model: nn.Module, layout: Layout, mesh: DeviceMesh, names: Names) -> None:
     """Split `model` over `mesh` in place, but for DDP, which wraps a model that has values."""
     if layout.tensor_parallel > 1:
-        plan = layout.plan if layout.plan is not None else own_plan(model)
-        _refusing("tensor parallelism", parallelize_module, model, mesh["tp"], styles(model, plan))
+        refusing("tensor parallelism", parallelize_module, model, mesh["tp"], dict(names.styles))
     if layout.fully_sharded:
-        _refusing("FSDP2", _fully_shard, model, layout, mesh)
+        refusing("FSDP2", _fully_shard, model, layout, mesh, names.units)
 
 
-def _fully_shard(model: nn.Module, layout: Layout, mesh: DeviceMesh) -> None:
+def _fully_shard(model: nn.Module, layout: Layout, mesh: DeviceMesh, paths: Sequence[str]) -> None:
     policy = MixedPrecisionPolicy(
         param_dtype=_dtype(layout.param_dtype), reduce_dtype=_dtype(layout.reduce_dtype)
     )
     over = mesh["replicate", "dp"] if layout.shard == "hsdp" else mesh["dp"]
     more: dict[str, Any] = {"mesh": over, "mp_policy": policy}
     reshard = layout.shard != "zero2" and layout.reshard
-    for path in units(model, layout.wrap):
+    for path in paths:
         fully_shard(model.get_submodule(path), reshard_after_forward=reshard, **more)
     # torch's own choice for the root: kept from the forward to the backward, which needs it at once
     fully_shard(model, reshard_after_forward=False, **more)
@@ -43,7 +65,7 @@ def _fully_shard(model: nn.Module, layout: Layout, mesh: DeviceMesh) -> None:
 
 def replicated(model: nn.Module, mesh: DeviceMesh) -> Any:
     """The model under DDP, which does not compare or send the parameters at its start."""
-    return _refusing(
+    return refusing(
         "DDP", DistributedDataParallel, model, process_group=mesh.get_group("dp"), init_sync=False
     )
 
@@ -76,7 +98,7 @@ def _dtype(name: str | None) -> torch.dtype | None:
     return getattr(torch, name) if name else None
 
 
-def _refusing(what: str, function: Any, *args: Any, **kwargs: Any) -> Any:
+def refusing(what: str, function: Any, *args: Any, **kwargs: Any) -> Any:
     """What torch says against a model becomes an InspectError."""
     try:
         return function(*args, **kwargs)

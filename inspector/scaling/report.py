@@ -10,19 +10,20 @@ from torch import nn
 
 from inspector.core.devices import named
 from inspector.core.errors import InspectError
-from inspector.core.links import links, read_nodes
+from inspector.core.links import read_nodes
 from inspector.core.naming import nearest
 from inspector.footprint.blocks import CATEGORIES, PARALLEL
 from inspector.footprint.question import DTYPES, parse_size
-from inspector.footprint.step import CUDA_CONTEXT
 from inspector.models import Model
 from inspector.models.subject import refuse_scripted
 from inspector.reporting.registry import quantity
-from inspector.reporting.report import Chart, Finding, Report, Section, environment, metrics
+from inspector.reporting.report import Chart, Report, Section, environment, metrics
 from inspector.reporting.tables import Table
-from inspector.scaling import tensor_parallel
+from inspector.scaling import tensor_parallel, words
 from inspector.scaling.child import Request
+from inspector.scaling.communication import POINT_TO_POINT
 from inspector.scaling.layout import OPTIMIZERS, Layout
+from inspector.scaling.line import Whole, orders, simulate_line
 from inspector.scaling.run import simulate
 from inspector.scaling.search import found, limit_of
 from inspector.tracing.capture.kernels import ATTENTION
@@ -33,21 +34,8 @@ _HELD = {
 }  # fmt: skip
 """Columns of the table of ranks, as people read them."""
 _QUANTITIES = {short: quantity(name) for name, short in _HELD.items()}
+_OF_LINE = {"busy": quantity("step_bound"), "blocks": quantity("place")}
 _TOP = 16
-_NOTES = (
-    "simulated: torch's own distributed code ran on fake tensors, each rank for itself; sizes and collectives"
-    " are those of torch, peaks those of its allocator with one stream: memory of other streams is not"
-    " reused, which may add to `peak_reserved`",
-    "not in these numbers: CUDA's own context, what NCCL allocates, and fragmentation beyond two steps",
-)
-_WHOLE_PARAMETERS = (
-    "ZeroRedundancyOptimizer gives each rank whole parameters: a rank that was not simulated may hold more"
-    " optimizer state, by that of the largest parameter at most"
-)
-_BOUNDS = (
-    "times are lower bounds, and MFU is an upper bound: operators at the device's peak or bandwidth,"
-    " collectives at the rate of their links, all overlapping but what cannot (inspector/scaling/bound.py)"
-)
 
 
 def scale(
@@ -67,6 +55,9 @@ def scale(
     wrap: Sequence[str] = (),
     checkpoint_activations: Sequence[str] = (),
     accumulate: int = 1,
+    schedule: str | None = None,
+    microbatches: int | None = None,
+    stages_per_rank: int | None = None,
     tp_plan: str | Path | None = None,
     attention: str = "fused",
     gpu: str | None = None,
@@ -84,8 +75,11 @@ def scale(
     """Simulate a step of `model` on a mesh of devices, rank by rank, without any of them.
 
     model: a spec, or an nn.Module whose class another process can import.
-    mesh: the sizes of its dimensions, "dp=64,tp=8" or a mapping: dp (batches, and parameters under
-        FSDP), replicate (of hsdp), tp (tensor parallelism). Ranks are numbered with tp next to each other.
+    mesh: the sizes of its dimensions, "dp=8,pp=4,tp=8" or a mapping: dp (batches, and parameters under
+        FSDP), replicate (of hsdp), tp (tensor parallelism), pp (stages of a pipeline). Ranks are numbered
+        with tp next to each other, and those of a pipeline furthest apart.
+    schedule: of the pipeline: "gpipe", "1f1b" (default), "interleaved" with `stages_per_rank` (2).
+        microbatches: parts of a batch; without them one for each sample.
     shard: "ddp", "zero1", "zero2", "fsdp" (default), "hsdp". `reshard`: free parameters after the forward.
         `wrap`: globs of the modules that FSDP2 gathers as one; without them the blocks of the model.
     inputs, batch, phase, optimizer (sgd, momentum, adam, adamw), amp, dtype, attention, call, seed: as
@@ -105,6 +99,7 @@ def scale(
     layout = Layout.of(
         mesh, shard, reshard=reshard, wrap=tuple(wrap), checkpoints=tuple(checkpoint_activations),
         accumulate=accumulate, param_dtype=param_dtype, reduce_dtype=reduce_dtype, plan=plan,
+        **Layout.pipelined(mesh, schedule, microbatches, stages_per_rank),
     )  # fmt: skip
     _check(layout, phase, optimizer, dtype, attention, gpu, nodes, network)
     if isinstance(model, nn.Module):
@@ -113,12 +108,16 @@ def scale(
         model, dict(model_args or {}), call, inputs, batch, layout,
         None if phase == "forward" else optimizer or "sgd", amp, dtype, attention, seed, gpu,
         read_nodes(nodes) if nodes is not None else None, network,
+        ("optimizer",) if optimizer is None else (),
     )  # fmt: skip
     machine = request.machine()
     if machine is not None and gpus is not None:
         return found(request, gpus, limit_of(fits, machine), tell)
     chosen = _ranks(ranks, layout.world_size)
     limit = parse_size(fits) if fits is not None else None
+    if layout.pipeline > 1:
+        answers, whole = simulate_line(request, None if ranks is None else chosen, tell)
+        return _report(request, answers, limit, whole)
     return _report(request, simulate(request, chosen, tell), limit)
 
 
@@ -146,6 +145,8 @@ def _check(
 ) -> None:  # fmt: skip
     if phase not in ("forward", "train"):
         raise InspectError(f"unknown phase {phase!r}", "use one of: forward, train")
+    if phase == "forward" and layout.pipeline > 1:
+        raise InspectError("a pipeline is simulated in training", 'use `phase="train"`')
     if phase == "forward" and (optimizer or layout.checkpoints or layout.accumulate > 1):
         raise InspectError(
             "an optimizer, recomputation and accumulation belong to training", 'add `phase="train"`'
@@ -171,7 +172,9 @@ def _ranks(ranks: Sequence[int] | None, world_size: int) -> list[int]:
     return chosen
 
 
-def _report(request: Request, answers: list[dict[str, Any]], limit: int | None) -> Report:
+def _report(
+    request: Request, answers: list[dict[str, Any]], limit: int | None, whole: Whole | None = None
+) -> Report:
     """The report: a pure function of what was asked and simulated."""
     fullest = max(answers, key=lambda answer: answer["peak_allocated"])
     tables = {
@@ -182,14 +185,17 @@ def _report(request: Request, answers: list[dict[str, Any]], limit: int | None) 
         "peak": _peak(fullest),
         "communication": _frame(fullest["by_module"], "module collective over calls nbytes sent"),
         "timeline": _timeline(fullest),
+        **_line_tables(answers, fullest, whole),
     }
-    findings = [*_fits(fullest, limit), *_remarks(request, fullest)]
+    findings = [*words.fits(fullest, limit), *words.remarks(request, fullest, whole)]
     verdict = "none" if limit is None else "fail" if findings[0].status == "fail" else "pass"
     modules = tables["communication"].sort(lambda row: -row["nbytes"])
     model = f"({fullest['name']} itself)"
     shown = modules.assign(module=[path or model for path in modules["module"]])
     sections = [
         Section("what each rank holds", tables["ranks"].rename(_HELD), "", _QUANTITIES),
+        Section("the pipeline", tables.get("pipeline", Table({})), "", _OF_LINE),
+        Section(f"sent along the pipeline (rank {fullest['rank']})", tables.get("peers", Table({}))),
         Section(f"collectives of a step (rank {fullest['rank']})", _shown(tables["collectives"])),
         Section(f"composition of the peak (rank {fullest['rank']})", tables["peak"]),
         Section("communication by module", shown.head(_TOP), _more(len(shown))),
@@ -198,14 +204,19 @@ def _report(request: Request, answers: list[dict[str, Any]], limit: int | None) 
         command="scale",
         subject=_subject(request, fullest),
         environment=environment(seed=request.seed),
-        metrics=metrics(_metrics(fullest)),
+        metrics=metrics(_metrics(fullest, whole)),
         tables=tables,
         findings=findings,
         verdict=verdict,
-        header=_header(request, fullest),
+        header=words.header(request, fullest, _loss(answers)),
         sections=[section for section in sections if len(section.frame)],
         charts=[_chart(tables["timeline"])],
     )
+
+
+def _loss(answers: list[dict[str, Any]]) -> str:
+    """What the backward starts from: in a pipeline the last rank knows."""
+    return next((answer["loss"] for answer in answers if answer["loss"] != "none"), "none")
 
 
 def _more(rows: int) -> str:
@@ -256,8 +267,35 @@ def _subject(request: Request, answer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _metrics(answer: dict[str, Any]) -> dict[str, Any]:
-    held, rows = answer["held"], answer["collectives"]
+def _line_tables(
+    answers: list[dict[str, Any]], fullest: dict[str, Any], whole: Whole | None
+) -> dict[str, Table]:
+    """Of a pipeline: what each place in it does, and what the fullest rank sends to its neighbours."""
+    if whole is None:
+        return {}
+    stages, order = fullest["pipeline"]["stages"], orders(fullest)
+    line, rows = whole.played, []
+    for place, actions in enumerate(order):
+        own = sorted({action.stage for action in actions})
+        busy = line.busy[place] if line is not None else None
+        stands = whole.stands[place]
+        rows.append({
+            "place": f"pp={place}", "blocks": ", ".join(stages[stage] for stage in own),
+            "in_flight": whole.in_flight[place],
+            "simulated": "" if stands == place else f"as pp={stands}",
+            "busy": busy, "idle": None if busy is None or line is None else 1 - busy / line.seconds,
+        })  # fmt: skip
+    columns = "place blocks in_flight simulated".split() + (["busy", "idle"] if line is not None else [])
+    return {
+        "pipeline": Table.of(rows, columns),
+        "peers": _frame(fullest["peers"], "peer collective calls nbytes"),
+    }
+
+
+def _metrics(answer: dict[str, Any], whole: Whole | None) -> dict[str, Any]:
+    held, every = answer["held"], answer["collectives"]
+    rows = [row for row in every if row["collective"] not in POINT_TO_POINT]
+    sends = [row for row in every if row["collective"] == "send"]
     values: dict[str, Any] = {
         "param_bytes_per_rank": held["parameters"],
         "gradient_bytes_per_rank": held["gradients"],
@@ -266,10 +304,23 @@ def _metrics(answer: dict[str, Any]) -> dict[str, Any]:
         "peak_reserved": answer["peak_reserved"],
         "collectives": sum(row["calls"] for row in rows),
         "collective_bytes": sum(row["nbytes"] for row in rows),
-        "sent_bytes": sum(row["sent"] for row in rows),
+        "sent_bytes": sum(row["sent"] for row in every),
     }
+    if whole is not None:
+        values |= {
+            "sends": sum(row["calls"] for row in sends),
+            "send_bytes": sum(row["nbytes"] for row in sends),
+            "in_flight": max(whole.in_flight),
+        }
     bounds = answer["times"]
-    if bounds is not None:
+    if bounds is not None and whole is not None:
+        values |= {
+            "compute_seconds": bounds["compute"],
+            "bubble": whole.played.bubble if whole.played is not None else None,
+            "step_bound": whole.step,
+            "mfu_bound": whole.mfu,
+        }
+    elif bounds is not None:
         values |= {
             "compute_seconds": bounds["compute"],
             "exposed_seconds": bounds["exposed"],
@@ -277,68 +328,6 @@ def _metrics(answer: dict[str, Any]) -> dict[str, Any]:
             "mfu_bound": bounds["mfu"],
         }
     return values
-
-
-def _header(request: Request, answer: dict[str, Any]) -> list[tuple[str, str]]:
-    layout = request.layout
-    how = layout.shard if layout.data_parallel > 1 else "one batch"
-    if layout.fully_sharded and layout.shard != "zero2" and not layout.reshard:
-        how += ", parameters stay gathered after the forward"
-    step = "inference" if request.optimizer is None else f"training step, {request.optimizer}"
-    if layout.accumulate > 1:
-        step += f", {layout.accumulate} batches"
-    precision = request.dtype or "as the model is"
-    precision += ", autocast to bfloat16" if request.amp else ""
-    for name, dtype in (("parameters", layout.param_dtype), ("reductions", layout.reduce_dtype)):
-        precision += f", {name} in {dtype}" if dtype else ""
-    spot = answer["peak_at"]
-    lines = [
-        ("model", f"{answer['name']} ({answer['source']}, {answer['type'].removeprefix('FSDP')})"),
-        ("mesh", f"{layout.text}: {layout.world_size:,} ranks, {how}"),
-        ("input", " ".join(answer["inputs"]) + " on each data-parallel rank"),
-        ("phase", step),
-        ("precision", precision),
-        ("peak at", f"{spot['phase']}: {spot['operator']} of {spot['module'] or 'the model'}"),
-    ]
-    machine = request.machine()
-    if machine is not None:
-        own = machine.links
-        text = f"{machine.device.name}, {machine.nodes} x {machine.per_node}: {own.inside or '?'} GB/s inside"
-        text += f" a node, {own.between or '?'} between ({own.source})"
-        lines.insert(2, ("devices", text))
-    return lines
-
-
-def _fits(answer: dict[str, Any], limit: int | None) -> list[Finding]:
-    if limit is None:
-        return []
-    need = answer["needed"]
-    text = f"needs {_gib(need)} of {_gib(limit)} (reserved, and {_gib(CUDA_CONTEXT[1])} for CUDA itself)"
-    evidence = {"needed": need, "limit": limit}
-    status, word = ("fail", "does not fit") if need > limit else ("pass", "fits")
-    return [Finding("fits", status, answer["name"], f"{word}: {text}", evidence)]
-
-
-def _gib(nbytes: float) -> str:
-    return f"{nbytes / 2**30:.2f} GiB"
-
-
-def _remarks(request: Request, answer: dict[str, Any]) -> list[Finding]:
-    notes = [*answer["notes"], *_NOTES]
-    if request.layout.shard == "zero1":
-        notes.append(_WHOLE_PARAMETERS)
-    if answer["times"] is not None:
-        notes.append(_BOUNDS)
-        if answer["times"]["step"] is None:
-            who = links(named(request.gpu or "").name).name
-            notes.append(
-                f"no bound of the step's time: the rate between nodes of {who} depends on the machine,"
-                " and `network=` gives it"
-            )
-    if answer["unknown"]:
-        names = ", ".join(sorted(answer["unknown"]))
-        notes.append(f"no formula for {names}: the compute time is a lower bound without their arithmetic")
-    return [Finding("provenance", "warn", "", text) for text in notes]
 
 
 def _chart(timeline: Table) -> Chart:

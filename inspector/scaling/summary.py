@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import astuple
 from math import prod
 from typing import Any
 
@@ -11,7 +12,7 @@ from inspector.footprint.cublas import Workspaces
 from inspector.footprint.step import Memory, Plan, simulate
 from inspector.footprint.tables import moment
 from inspector.footprint.workspaces import Rules
-from inspector.scaling.bound import Machine, Times, seconds, times
+from inspector.scaling.bound import Machine, Times, peer_of, seconds, spans, times
 from inspector.scaling.communication import Collective
 from inspector.scaling.layout import Layout
 from inspector.scaling.simulate import Rank
@@ -25,6 +26,8 @@ HELD = {
 }
 """What a rank holds from step to step, and the role of its storages."""
 POINTS = 200
+BOTH = "both"
+"""Links of a collective some of whose calls stay inside a node."""
 
 
 def held(trace: Trace) -> dict[str, int]:
@@ -52,12 +55,14 @@ def summary(rank: Rank, layout: Layout, machine: Machine | None) -> dict[str, An
     trace = rank.trace
     memory = played(trace, machine.device.major if machine is not None else None)
     spot = moment(trace, memory.peak_at)
-    bounds = times(trace, rank.collectives, machine, strides(layout.mesh)) if machine is not None else None
+    apart = strides(layout.mesh)
+    bounds = times(trace, rank.collectives, machine, apart, rank.rank) if machine is not None else None
     return {
         "rank": rank.rank,
         "place": layout.coordinates(rank.rank),
         "inputs": list(trace.inputs),
         "type": trace.modules[0].type,
+        "dtype": _dtype(trace),
         "notes": list(trace.notes),
         "held": held(trace),
         "peak_allocated": memory.allocated,
@@ -66,13 +71,25 @@ def summary(rank: Rank, layout: Layout, machine: Machine | None) -> dict[str, An
         "peak_at": spot,
         "peak": dict(memory.categories),
         "timeline": _timeline(trace, memory),
-        "collectives": _collectives(rank.collectives, layout, machine),
+        "collectives": _collectives(rank, layout, machine),
         "by_module": _by_module(rank.collectives),
+        "peers": _peers(rank, apart),
+        "pipeline": _pipeline(rank, layout, machine),
+        "loss": rank.loss,
         "times": _times(bounds),
         "ops": len(trace.ops),
         "macs": sum(op.macs or 0 for op in trace.ops),
         "unknown": dict(Counter(op.name for op in trace.ops if not op.known and op.phase != "optimizer")),
     }
+
+
+def _dtype(trace: Trace) -> str:
+    """That of most parameters."""
+    sizes: Counter[str] = Counter()
+    for entry in trace.state:
+        if entry.kind == "parameter":
+            sizes[entry.dtype] += entry.numel
+    return max(sizes, key=sizes.__getitem__, default="no parameters")
 
 
 def strides(mesh: Mapping[str, int]) -> dict[str, int]:
@@ -81,13 +98,11 @@ def strides(mesh: Mapping[str, int]) -> dict[str, int]:
     return {name: prod(mesh[later] for later in names[place + 1 :]) for place, name in enumerate(names)}
 
 
-def _collectives(
-    collectives: tuple[Collective, ...], layout: Layout, machine: Machine | None
-) -> list[dict[str, Any]]:
+def _collectives(rank: Rank, layout: Layout, machine: Machine | None) -> list[dict[str, Any]]:
     """Sums by kind and dimension; seconds None where a link's rate is not known."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     apart = strides(layout.mesh)
-    for one in collectives:
+    for one in rank.collectives:
         row = rows.setdefault(
             (one.kind, one.over),
             {"collective": one.kind, "over": one.over, "processes": one.size, "calls": 0, "nbytes": 0,
@@ -97,9 +112,41 @@ def _collectives(
         row["nbytes"] += one.nbytes
         row["sent"] += one.sent
         if machine is not None:
-            row["link"], took = seconds(one, machine, apart)
+            link, took = seconds(one, machine, apart, rank.rank)
+            row["link"] = link if row["link"] in ("", link) else BOTH
             row["seconds"] = None if took is None or row["seconds"] is None else row["seconds"] + took
     return sorted(rows.values(), key=lambda row: -row["nbytes"])
+
+
+def _peers(rank: Rank, apart: Mapping[str, int]) -> list[dict[str, Any]]:
+    """What a rank of a pipeline sends to each other rank, and receives from it."""
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    for one in rank.collectives:
+        if one.peer is not None:
+            peer = peer_of(one, apart[one.over], rank.rank)
+            row = rows.setdefault(
+                (peer, one.kind), {"peer": peer, "collective": one.kind, "calls": 0, "nbytes": 0}
+            )
+            row["calls"] += 1
+            row["nbytes"] += one.nbytes
+    return [rows[key] for key in sorted(rows)]
+
+
+def _pipeline(rank: Rank, layout: Layout, machine: Machine | None) -> dict[str, Any] | None:
+    """The work of a rank in its pipeline, as plain lists; seconds None where no device was named."""
+    line = rank.line
+    if line is None:
+        return None
+    work = None
+    if machine is not None:
+        ranges = [(start, end) for _, start, end in line.mine]
+        own = spans(rank.trace, rank.collectives, machine, strides(layout.mesh), ranges)
+        work = {"each": list(own.each), "before": own.before, "after": own.after}
+    return {
+        "blocks": line.blocks, "stages": list(line.stages), "counts": list(line.counts),
+        "microbatches": line.microbatches, "hidden": line.hidden,
+        "order": [[astuple(action) for action in actions] for actions in line.order], "work": work,
+    }  # fmt: skip
 
 
 def _by_module(collectives: tuple[Collective, ...]) -> list[dict[str, Any]]:
@@ -140,4 +187,5 @@ def _times(bounds: Times | None) -> dict[str, Any] | None:
     return {
         "compute": bounds.compute, "exposed": bounds.exposed, "inside": bounds.inside,
         "between": bounds.between, "step": bounds.step, "mfu": bounds.mfu, "unknown": bounds.unknown,
+        "useful": bounds.useful,
     }  # fmt: skip

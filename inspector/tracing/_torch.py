@@ -159,6 +159,10 @@ FLEX_DEVICES = "_validate_device"
 FLEX_UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 """The flag there (torch 2.9) by which it runs as it is, without advice to compile."""
 
+STAGE_RELEASES = "_output_slot_is_releasable"
+"""The method by which a stage of torch.distributed.pipelining (2.15) asks whether an output that was sent may
+go."""
+
 _GONE = object()
 
 

@@ -20,11 +20,14 @@ class Case:
     reshard: bool = True
     accumulate: int = 1
     param_dtype: str | None = None
+    schedule: str | None = None
+    microbatches: int = 4
 
     @property
     def name(self) -> str:
         more = ("" if self.reshard else "-kept") + (f"-{self.accumulate}x" if self.accumulate > 1 else "")
         more += f"-{self.param_dtype}" if self.param_dtype else ""
+        more += f"-{self.schedule}" if self.schedule else ""
         return f"{self.model}-{self.shard}-{self.mesh.replace('=', '').replace(',', '-')}{more}"
 
     @property
@@ -48,12 +51,17 @@ TWO = (
     Case("gpt2", "dp=2", "fsdp", "momentum"),
     Case("resnet50", "dp=2", "ddp", "momentum"),
     Case("resnet50", "dp=2", "fsdp", "sgd"),
+    Case("llama", "pp=2", "fsdp", schedule="gpipe"),
+    Case("llama", "pp=2", "fsdp", "sgd", schedule="1f1b"),
+    Case("llama4", "pp=2", "fsdp", schedule="interleaved"),
     Case("llama", "tp=2", "fsdp"),
 )
 FOUR = (
     Case("llama", "dp=4", "ddp", "sgd"),
     Case("resnet50", "dp=4", "fsdp", "adamw"),
     Case("llama", "replicate=2,dp=2", "hsdp"),
+    Case("llama", "pp=2,dp=2", "fsdp", schedule="1f1b"),
+    Case("llama", "pp=2,dp=2", "zero2", schedule="gpipe"),
     Case("llama", "dp=2,tp=2", "fsdp"),
 )
 """The last of each is the one with tensor parallelism: torch 2.8 remembers the first mesh that it saw."""
@@ -72,21 +80,25 @@ def build(name: str) -> nn.Module:
             GPT2Config(n_embd=48, n_layer=3, n_head=3, vocab_size=101, n_positions=64, use_cache=False)
         )
     config = LlamaConfig(
-        hidden_size=72, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=KV_HEADS,
-        intermediate_size=180, vocab_size=130, use_cache=False,
+        hidden_size=72, num_hidden_layers=4 if name == "llama4" else 3, num_attention_heads=6,
+        num_key_value_heads=KV_HEADS, intermediate_size=180, vocab_size=130, use_cache=False,
     )  # fmt: skip
     return LlamaForCausalLM(config)
 
 
-def inputs(name: str) -> list[str]:
-    if name == "resnet50":
+def inputs(case: Case) -> list[str]:
+    if case.model == "resnet50":
         return ["2x3x64x64"]
-    return ["input_ids=int64[2,40]", "labels=int64[2,40]"]
+    return [f"input_ids=int64[{samples(case)},40]", f"labels=int64[{samples(case)},40]"]
 
 
-def call(name: str) -> dict[str, Any]:
+def samples(case: Case) -> int:
+    return 2 * case.microbatches if case.schedule else 2
+
+
+def call(case: Case) -> dict[str, Any]:
     """The inputs as tensors, by keyword."""
-    if name == "resnet50":
+    if case.model == "resnet50":
         return {"x": torch.randn(2, 3, 64, 64)}
-    ids = torch.randint(0, 100, (2, 40))
+    ids = torch.randint(0, 100, (samples(case), 40))
     return {"input_ids": ids, "labels": ids.clone()}

@@ -104,8 +104,8 @@ def program(case: cases.Case) -> dict[str, Any]:
         fully_shard(model, mesh=over, reshard_after_forward=False, mp_policy=policy)
     elif case.shard in ("ddp", "zero1"):
         wrapped = nn.parallel.DistributedDataParallel(model, process_group=mesh.get_group("dp"))
-    optimizer = _optimizer(case, list(model.parameters()), mesh)
-    kwargs = cases.call(case.model)
+    optimizer = optimizer_of(case, list(model.parameters()), mesh)
+    kwargs = cases.call(case)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -124,15 +124,15 @@ def program(case: cases.Case) -> dict[str, Any]:
     seen = Seen()
     with seen:
         step()
-    gradients = _held(p.grad for p in model.parameters())
+    gradients = held(p.grad for p in model.parameters())
     optimizer.zero_grad()
     state = getattr(optimizer, "optim", optimizer).state
-    states = _held(v for entry in state.values() for v in entry.values() if isinstance(v, torch.Tensor))
-    parameters, buffers = _held(model.parameters()), _held(model.buffers())
+    states = held(v for entry in state.values() for v in entry.values() if isinstance(v, torch.Tensor))
+    parameters, buffers = held(model.parameters()), held(model.buffers())
     buckets = 0
     if wrapped is not model:  # DDP keeps buckets of the gradients' size
         buckets = sum(p.numel() * p.element_size() for p in model.parameters())
-    before = parameters + buffers + states + _held(kwargs.values()) + buckets
+    before = parameters + buffers + states + held(kwargs.values()) + buckets
     with metered("cpu", seen.names) as peak:
         step()
     return {
@@ -142,7 +142,7 @@ def program(case: cases.Case) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _optimizer(case: cases.Case, parameters: list[nn.Parameter], mesh: Any) -> Any:
+def optimizer_of(case: cases.Case, parameters: list[nn.Parameter], mesh: Any) -> Any:
     kind: Any = torch.optim.AdamW if case.optimizer == "adamw" else torch.optim.SGD
     more = {"momentum": 0.9} if case.optimizer == "momentum" else {}
     if case.shard == "zero1":
@@ -152,7 +152,7 @@ def _optimizer(case: cases.Case, parameters: list[nn.Parameter], mesh: Any) -> A
     return kind(parameters, lr=1e-3, **more)
 
 
-def _held(tensors: Any) -> int:
+def held(tensors: Any) -> int:
     """Bytes of the memory behind tensors, each once."""
     storages = {}
     for tensor in tensors:
@@ -163,6 +163,8 @@ def _held(tensors: Any) -> int:
 
 
 def main(words: list[str]) -> None:
+    from tests.scaling import pipelines  # which takes from here
+
     backend, world_size, rank, store, answer, *names = words
     place: dict[str, Any] = {"init_method": f"file://{store}"}
     if backend == "fake":
@@ -174,7 +176,7 @@ def main(words: list[str]) -> None:
     results = {}
     for case in chosen:
         try:
-            results[case.name] = program(case)
+            results[case.name] = pipelines.program(case) if case.schedule else program(case)
         except Exception as error:  # the others still tell
             import traceback
 

@@ -14,7 +14,8 @@ from typing import Any
 from inspector.models import as_recipe
 from inspector.models.inputs import as_inputs
 from inspector.scaling.layout import Layout
-from inspector.scaling.simulate import Question, simulate_rank
+from inspector.scaling.simulate import simulate_rank
+from inspector.scaling.step import Question
 from inspector.scaling.summary import held, played
 from inspector.tracing.capture.kernels import Kernels
 from tests.scaling import cases
@@ -25,10 +26,12 @@ def simulate(case: cases.Case, rank: int) -> dict[str, Any]:
 
     with torch.device("meta"):
         model = cases.build(case.model)
+    pieces = case.microbatches if case.schedule else None
     layout = Layout.of(
-        case.mesh, case.shard, reshard=case.reshard, accumulate=case.accumulate, param_dtype=case.param_dtype
-    )
-    question = Question(as_recipe(model), as_inputs(cases.inputs(case.model)), case.optimizer, Kernels("cpu"))
+        case.mesh, case.shard, reshard=case.reshard, accumulate=case.accumulate,
+        param_dtype=case.param_dtype, **Layout.pipelined(case.mesh, case.schedule, pieces, None),
+    )  # fmt: skip
+    question = Question(as_recipe(model), as_inputs(cases.inputs(case)), case.optimizer, Kernels("cpu"))
     recorded = simulate_rank(question, layout, rank)
     calls: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()

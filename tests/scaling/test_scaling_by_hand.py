@@ -19,7 +19,8 @@ from inspector.models.inputs import as_inputs
 from inspector.scaling.bound import BETWEEN, INSIDE, Machine, seconds, times
 from inspector.scaling.communication import Collective, ring
 from inspector.scaling.layout import Layout
-from inspector.scaling.simulate import Question, Rank, simulate_rank
+from inspector.scaling.simulate import Rank, simulate_rank
+from inspector.scaling.step import Question
 from inspector.scaling.summary import held, played, strides
 from inspector.scaling.tensor_parallel import read, styles
 from inspector.tracing.capture.kernels import Kernels

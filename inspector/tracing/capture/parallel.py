@@ -115,6 +115,15 @@ class ParallelRecorder(Recorder):
             self.path, self.role = self._callers.pop()[0], outer
 
     @contextmanager
+    def unplaced(self) -> Iterator[None]:
+        """Inside, an operator of no module belongs to that of the autograd node that runs it."""
+        callers, self._callers = self._callers, []
+        try:
+            yield
+        finally:
+            self._callers = callers
+
+    @contextmanager
     def recording(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(_resizes_told(self._resized))

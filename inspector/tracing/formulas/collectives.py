@@ -30,7 +30,9 @@ def _functional(names: str) -> list[str]:
     *_functional(
         "all_gather_into_tensor all_gather_into_tensor_out all_gather_into_tensor_coalesced all_to_all_single"
         " broadcast wait_tensor _wrap_tensor_autograd"
-    )
+    ),
+    "c10d.send",
+    "c10d.recv_",
 )
 def copied(out: Any, *_: Any, **__: Any) -> Cost:
     return FREE
