@@ -83,6 +83,6 @@ def scale(
 ) -> None:
     """Simulate sharded training on many devices, without any of them.
 
-    torch's own FSDP2, tensor parallelism, pipelines and DDP run on a fake process group, one rank at a time: what each
-    holds, what it sends, and how fast that can be.
+    torch's own FSDP2, tensor parallelism, pipelines and DDP run on a fake process group, one rank at a time:
+    what each holds, what it sends, and how fast that can be.
     """

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from inspector.core.devices import Device
 from inspector.core.errors import InspectError
@@ -148,7 +149,7 @@ def spans(
         elif one.peer is None and one.at > last:
             tail.append(seconds(one, machine, strides)[1])
     start, end = ranges[0][0], ranges[-1][1]
-    between = [place for (_, stop), (begin, _) in zip(ranges, ranges[1:]) for place in range(stop, begin)]
+    between = [place for (_, stop), (begin, _) in pairwise(ranges) for place in range(stop, begin)]
     return Spans(
         tuple(_sum(took[begin:stop]) for begin, stop in ranges),
         _sum(took[:start]),

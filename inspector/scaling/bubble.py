@@ -1,8 +1,8 @@
 """How long the ranks of a pipeline work and wait for each other, from the order of their actions.
 
 Each rank works off its own list. A forward waits for that of the stage before, a backward for that of the
-stage after, and for what lies between: the time that the tensor takes over the link. Nothing else makes a rank
-wait, so the end is a lower bound.
+stage after, and both for the time that the tensor takes over the link. Nothing else makes a rank wait, so the
+end is a lower bound.
 """
 
 from __future__ import annotations

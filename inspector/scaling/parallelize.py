@@ -22,7 +22,7 @@ from inspector.tracing import _torch
 
 @dataclass(frozen=True)
 class Names:
-    """What is done to which module: styles of tensor parallelism, and the units of FSDP2, inner ones first."""
+    """What is done to which module: styles of tensor parallelism, and units of FSDP2, inner ones first."""
 
     styles: Mapping[str, ParallelStyle]
     units: Sequence[str]
@@ -32,7 +32,8 @@ class Names:
         """Those of a whole model. Raises InspectError for what cannot be split as it is asked."""
         chosen: dict[str, ParallelStyle] = {}
         if layout.tensor_parallel > 1:
-            chosen = styles(model, layout.plan if layout.plan is not None else own_plan(model))
+            plan = layout.plan if layout.plan is not None else own_plan(model)
+            chosen = styles(model, plan, layout.tensor_parallel)
         return Names(chosen, units(model, layout.wrap) if layout.fully_sharded else ())
 
     def of_part(self, model: nn.Module) -> Names:

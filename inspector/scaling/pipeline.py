@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -261,7 +262,7 @@ def _chain(path: str, blocks: Sequence[str], calls: Sequence[_Call], name: str) 
     order = [call for call in calls if call.inside]
     if [call.path for call in order] != [prefix + block for block in blocks]:
         raise InspectError(f"{name} does not run each block of {path or name} once, in their order", _HINT)
-    for one, following in zip(order, order[1:]):
+    for one, following in pairwise(order):
         if not one.made or not following.given or following.given[0] is not one.made[0]:
             raise InspectError(f"{following.path} does not take what {one.path} returns", _HINT)
     shapes = {(call.made[0].shape, call.made[0].dtype) for call in order}

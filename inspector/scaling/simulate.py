@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,6 @@ from inspector.scaling.communication import Collective, collectives
 from inspector.scaling.layout import Layout
 from inspector.scaling.parallelize import Names, shard
 from inspector.scaling.parallelize import materialise as give_memory
-from inspector.scaling.stages import Line, PipelinedStep, Stages, as_called
 from inspector.scaling.step import Question, Step, WholeStep
 from inspector.tracing import _torch
 from inspector.tracing._torch import tree_map
@@ -38,6 +37,9 @@ from inspector.tracing.capture.setting import checkpoint_modules
 from inspector.tracing.capture.state import state_entries
 from inspector.tracing.describe import describe_call
 from inspector.tracing.record import Module, StateEntry, Trace
+
+if TYPE_CHECKING:
+    from inspector.scaling.stages import Line, Stages
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ def simulate_rank(question: Question, layout: Layout, rank: int) -> Rank:
         args, kwargs = materialise(question.inputs, whole, "meta", question.seed)
         models, stages = [whole], None
         if layout.pipeline > 1:
+            from inspector.scaling.stages import Stages, as_called  # a second, for its import
+
             called = as_called(whole, args, kwargs, question)
             stages = Stages.of(whole, layout, mesh.get_local_rank("pp"), *called, on, question.recipe.name)
             models = [deepcopy(whole) for _ in stages.numbers]
@@ -81,7 +85,7 @@ def simulate_rank(question: Question, layout: Layout, rank: int) -> Rank:
         args, kwargs = tree_map(_fake_input(question, fake), (args, kwargs))
         words = models, args, kwargs, layout, question, mesh, recorder, on
         try:
-            step: Step = WholeStep(*words) if stages is None else PipelinedStep(*words, stages)
+            step: Step = WholeStep(*words) if stages is None else stages.step(*words)
             step.prepare()
             step.run()
         except (InspectError, KeyboardInterrupt):
@@ -108,8 +112,8 @@ def simulate_rank(question: Question, layout: Layout, rank: int) -> Rank:
 def _split(
     models: Sequence[nn.Module], stages: Stages | None, layout: Layout, mesh: DeviceMesh, names: Names, on: On
 ) -> tuple[StateEntry, ...]:
-    """Make `models`, copies of the whole one, what this rank holds of it, in place. The state before FSDP2 and
-    tensor parallelism split that."""
+    """Make `models`, copies of the whole one, what this rank holds of it, in place. Returns the state that
+    is split."""
     for model in models:
         _checkpointed(model, layout, on)
     if stages is not None:

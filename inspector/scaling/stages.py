@@ -107,6 +107,9 @@ class Stages:
             keep(model, self.cut, self.count, number)
             verify(model, self.cut, self.count, number, args, kwargs, self.on)
 
+    def step(self, *words: Any) -> Step:
+        return PipelinedStep(*words, self)
+
 
 class _Stage(PipelineStage):
     """torch's, which tells when a microbatch begins and ends."""

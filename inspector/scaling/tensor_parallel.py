@@ -32,6 +32,8 @@ STYLES = {
 (transformers/integrations/tensor_parallel.py). Sequence parallelism is not among them: what stands between
 its modules would have to be split too, and a plan of names cannot say that; torch would take a whole tensor
 for a part, without a word."""
+_MOST = 64
+"""Ranks of tensor parallelism that a hint goes up to."""
 _HINT = "write a YAML file of `module.*.path: colwise` lines, and pass it as `tp_plan=`"
 
 
@@ -51,8 +53,9 @@ def own_plan(model: nn.Module) -> dict[str, str]:
     return dict(plan)
 
 
-def styles(model: nn.Module, plan: Mapping[str, str]) -> dict[str, ParallelStyle]:
-    """The style of each module that `plan` names. Raises InspectError for what cannot be split so."""
+def styles(model: nn.Module, plan: Mapping[str, str], ranks: int = 1) -> dict[str, ParallelStyle]:
+    """The style of each module that `plan` names. Raises InspectError for what cannot be split so over as
+    many `ranks`."""
     modules = dict(model.named_modules())
     chosen: dict[str, ParallelStyle] = {}
     for pattern, style in plan.items():
@@ -65,6 +68,7 @@ def styles(model: nn.Module, plan: Mapping[str, str]) -> dict[str, ParallelStyle
             raise InspectError(f"the plan names {pattern}, which the model does not have", _HINT)
         for path in paths:
             _check(path, modules[path])
+            _check_sizes(model, path, style, ranks)
             chosen[path] = STYLES[style]()
     _refuse_ties(model, chosen)
     return chosen
@@ -74,6 +78,28 @@ def _check(path: str, module: nn.Module) -> None:
     if not isinstance(module, (nn.Linear, nn.Embedding)):
         raise InspectError(
             f"torch splits Linear and Embedding, but {path} is a {type(module).__name__}", "leave it out"
+        )
+
+
+def _check_sizes(model: nn.Module, path: str, style: str, ranks: int) -> None:
+    """Refuse sizes that do not divide by the ranks, heads of attention among them: each has whole heads."""
+    module: Any = model.get_submodule(path)
+    if isinstance(module, nn.Embedding):
+        size, what = module.num_embeddings, "words"
+        if style == _COLUMNS:
+            size, what = module.embedding_dim, "features"
+    elif style.startswith("rowwise"):
+        size, what = module.in_features, "inputs"
+    else:
+        size, what = module.out_features, "outputs"
+    head = getattr(model.get_submodule(path.rpartition(".")[0]), "head_dim", None)
+    if what == "outputs" and isinstance(head, int) and head > 0 and size % head == 0:
+        size, what = size // head, "heads"
+    if size % ranks:
+        fitting = ", ".join(str(count) for count in range(2, _MOST + 1) if size % count == 0)
+        raise InspectError(
+            f"{path} has {size} {what}, which tp={ranks} does not divide",
+            f"use a tp that does: {fitting}" if fitting else "change the model's size, or leave tp out",
         )
 
 

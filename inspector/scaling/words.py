@@ -27,7 +27,7 @@ _BOUNDS = (
 )
 _PIPELINED = (
     "the step of a pipeline ends with its slowest rank: the ranks work off the actions of torch's own"
-    " schedule, each waiting for its neighbours (inspector/scaling/bubble.py); MFU is that of all ranks together"
+    " schedule, each waiting for its neighbours (inspector/scaling/bubble.py); MFU is that of all ranks"
 )
 _LOSS_INSIDE = (
     "the last stage returns the loss, not the outputs, so that torch does not join those of all microbatches"

@@ -111,7 +111,7 @@ def test_the_choices_are_those_of_the_rooms() -> None:
         (choices.Norm, NORMS), (choices.Scheme, SCHEMES), (choices.Expected, ["auto", *SCHEMES]),
         (choices.Precision, precisions.PRECISIONS), (choices.Mode, report.MODES),
         (choices.Scattering, layout.SHARDS), (choices.Stepping, layout.OPTIMIZERS),
-        (choices.Half, layout.DTYPES), (choices.Measured, MEASURES),
+        (choices.Half, layout.DTYPES), (choices.Piping, layout.SCHEDULES), (choices.Measured, MEASURES),
         (choices.Source, SOURCES), (choices.Engine, ENGINES), (choices.State, [*STATES, "none"]),
     ):  # fmt: skip
         assert set(get_args(declared)) == set(known)

@@ -246,7 +246,7 @@ def test_a_callers_own_group_lives_on(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"mesh": "dp=4,pp=2"}, "no dimension 'pp'"),
+        ({"mesh": "dp=4,cp=2"}, "no dimension 'cp'"),
         ({"mesh": "dp=0"}, "cannot read the size '0' of dp"),
         ({"mesh": "dp=4", "shard": "hsdp"}, "hsdp shards over dp"),
         ({"mesh": "dp=4", "shard": "zero3"}, "unknown sharding 'zero3'"),
@@ -302,6 +302,47 @@ class Tied(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.two(self.one(x))
+
+
+class Attends(nn.Module):
+    """Six heads of four, an embedding of ten words, and what a plan may split of them."""
+
+    head_dim = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.query = nn.Embedding(10, 12), nn.Linear(12, 24)
+        self.out, self.plain = nn.Linear(24, 12), nn.Linear(12, 10)
+
+
+@pytest.mark.parametrize(
+    ("plan", "ranks", "message"),
+    [
+        ({"query": "colwise"}, 4, "query has 6 heads, which tp=4 does not divide"),  # 24 / 4 / 4
+        ({"plain": "colwise_rep"}, 4, "plain has 10 outputs"),
+        ({"out": "rowwise"}, 5, "out has 24 inputs"),
+        ({"words": "embedding_rowwise"}, 4, "words has 10 words"),
+        ({"words": "colwise"}, 5, "words has 12 features"),
+        ({"query": "colwise", "out": "rowwise", "words": "rowwise", "plain": "colwise"}, 2, ""),
+    ],
+)
+def test_sizes_that_tp_does_not_divide_are_refused(plan: dict[str, str], ranks: int, message: str) -> None:
+    model = Attends()
+    if not message:
+        assert set(styles(model, plan, ranks)) == set(plan)
+        return
+    with pytest.raises(inspector.InspectError, match=message) as caught:
+        styles(model, plan, ranks)
+    assert "use a tp that does: 2" in str(caught.value.hint)
+
+
+def test_the_header_says_what_nobody_asked_for() -> None:
+    report = inspector.scale(f"{__file__}:Stack", "dp=2", f"4x{WIDTH}", ranks=[0])
+    header = dict(report.header)
+    assert header["phase"] == "training step, sgd (default)"
+    assert header["loss"] == "the sum of its output (the model returns no loss)"
+    assert header["precision"] == "float32 (as the model is)"
+    assert "(default)" not in header["input"]
 
 
 def test_a_tied_weight_is_not_split_in_one_place(tmp_path: Any) -> None:
