@@ -46,6 +46,9 @@ def scale(
         typer.Option(metavar="GLOB", help="Compute these modules again in the backward; repeatable."),
     ] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients make one step.")] = 1,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="FSDP2 keeps parameters, gradients and states on the host.")
+    ] = False,
     schedule: Annotated[
         Optional[Piping], typer.Option(help="Of the pipeline, with pp in --mesh. Default: 1f1b.")
     ] = None,

@@ -194,6 +194,9 @@ QUANTITIES: dict[str, Quantity] = {
     "param_bytes_per_rank": Quantity(Unit.BYTE, label="parameters of a rank"),
     "gradient_bytes_per_rank": Quantity(Unit.BYTE, label="gradients of a rank"),
     "optimizer_bytes_per_rank": Quantity(Unit.BYTE, label="optimizer state of a rank"),
+    "host_bytes_per_rank": Quantity(Unit.BYTE, label="of these on the host"),
+    "to_device_bytes": Quantity(Unit.BYTE, label="copied from host to device"),
+    "to_host_bytes": Quantity(Unit.BYTE, label="copied from device to host"),
     "collectives": Quantity(Unit.COUNT, label="collectives a step", depends_on=TORCH),
     "collective_bytes": Quantity(Unit.BYTE, label="bytes of collectives"),
     "sent_bytes": Quantity(Unit.BYTE, label="sent by a rank"),
@@ -247,6 +250,7 @@ QUANTITIES: dict[str, Quantity] = {
         f"{name}_bytes": Quantity(Unit.BYTE, label=name.replace("_", " "))
         for name in ("parameters", "gradients", "optimizer_state", "buffers")
     },
+    "host_bytes": Quantity(Unit.BYTE, label="on the host"),
     "nbytes": Quantity(Unit.BYTE, label="bytes"),
     "sent": Quantity(Unit.BYTE),
     **dict.fromkeys(("rank", "processes"), _neutral(Unit.COUNT, form=Form.PLAIN)),

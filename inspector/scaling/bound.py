@@ -23,7 +23,7 @@ from inspector.core.links import Links
 from inspector.profiling.roofline import roof
 from inspector.profiling.views.bounds import Roof, bound
 from inspector.scaling.communication import Collective
-from inspector.tracing.capture.parallel import COMMUNICATION, GATHERED
+from inspector.tracing.capture.parallel import COMMUNICATION, GATHERED, HOST
 from inspector.tracing.record import Op, Trace
 
 _BESIDE = ("c10d.", "_c10d_functional", "fsdp.")
@@ -56,7 +56,8 @@ class Machine:
 class Times:
     """Seconds of a step, all lower bounds: `compute` (with the optimizer), `exposed` communication, and all
     of it `inside` nodes and `between` them. `useful`: what the products of a forward take at the peak, three
-    times (a backward has twice as many). None: a link's rate is not known."""
+    times (a backward has twice as many). `copies`: those between host and device, the busier way. None: a
+    link's rate is not known."""
 
     compute: float
     exposed: float | None
@@ -64,13 +65,14 @@ class Times:
     between: float | None
     useful: float | None
     unknown: int
+    copies: float | None = 0.0
 
     @property
     def step(self) -> float | None:
         """Seconds that a step takes at least."""
-        if self.exposed is None or self.inside is None or self.between is None:
+        if self.exposed is None or self.inside is None or self.between is None or self.copies is None:
             return None
-        return max(self.compute + self.exposed, self.inside, self.between)
+        return max(self.compute + self.exposed, self.inside, self.between, self.copies)
 
     @property
     def mfu(self) -> float | None:
@@ -163,9 +165,9 @@ def _sum(values: Sequence[float | None]) -> float | None:
 
 def times(
     trace: Trace, collectives: Sequence[Collective], machine: Machine, strides: Mapping[str, int],
-    rank: int = 0,
+    rank: int = 0, copied: int = 0,
 ) -> Times:  # fmt: skip
-    """The bounds of a recorded step of `rank`."""
+    """The bounds of a recorded step of `rank`, which copies so many bytes to the host or back."""
     limits = roof(machine.device)
     bounds = {index: bound(op, limits) for index, op in enumerate(trace.ops) if _computes(trace, op)}
     compute = sum(limit.seconds for limit in bounds.values())
@@ -182,6 +184,7 @@ def times(
         sums[BETWEEN],
         _useful(trace, limits),
         sum(limit.compute is None for limit in bounds.values()),
+        0.0 if not copied else None if not machine.links.host else copied / (machine.links.host * 1e9),
     )
 
 
@@ -202,11 +205,11 @@ def _exposed(
 
 def _computes(trace: Trace, op: Op) -> bool:
     """Whether an operator runs with the computation for certain: not what copies or scales the buffers of
-    collectives, which may run beside it."""
+    collectives, which may run beside it, nor what runs on the host."""
     if op.name.startswith(_BESIDE):
         return False
-    places = (spec.storage for spec in op.outputs if spec.storage >= 0)
-    return not any(trace.storages[place].role in (GATHERED, COMMUNICATION) for place in places)
+    made = [trace.storages[spec.storage] for spec in op.outputs if spec.storage >= 0]
+    return not any(one.role in (GATHERED, COMMUNICATION) or one.device == HOST for one in made)
 
 
 def _useful(trace: Trace, limits: Roof) -> float | None:

@@ -40,8 +40,8 @@ class Layout:
     `checkpoints`: globs of modules computed again in the backward. `accumulate`: batches whose gradients are
     added before they are reduced and the optimizer steps. `param_dtype`, `reduce_dtype`: FSDP2's
     MixedPrecisionPolicy. `plan`: styles of tensor parallelism by module; None takes the model's own.
-    `schedule`: of the pipeline, if the mesh has pp. `microbatches`: parts of a batch; None takes one for each
-    sample. `stages_per_rank`: of the interleaved schedule."""
+    `offload`: FSDP2's CPUOffloadPolicy. `schedule`: of the pipeline, if the mesh has pp. `microbatches`:
+    parts of a batch; None takes one for each sample. `stages_per_rank`: of the interleaved schedule."""
 
     mesh: Mapping[str, int]
     shard: str = "fsdp"
@@ -52,6 +52,7 @@ class Layout:
     param_dtype: str | None = None
     reduce_dtype: str | None = None
     plan: Mapping[str, str] | None = field(default=None)
+    offload: bool = False
     schedule: str | None = None
     microbatches: int | None = None
     stages_per_rank: int = 1
@@ -169,6 +170,11 @@ class Layout:
                 )
         if self.accumulate < 1:
             raise InspectError(f"cannot accumulate {self.accumulate} batches", "use 1 or more")
+        if self.offload and not self.fully_sharded:
+            raise InspectError(
+                f"`offload=` is a policy of FSDP2, which {self.shard} on {self.text} does not use",
+                'use `shard="fsdp"` on two ranks or more',
+            )
         if self.wrap and not self.fully_sharded:
             raise InspectError("`wrap=` names the units of FSDP2, which does not run", "leave it out")
 
@@ -181,6 +187,8 @@ class Layout:
             raise InspectError(
                 f"{self.shard} beside a pipeline is not simulated", 'use `shard="fsdp"` or "zero2"'
             )
+        if self.offload:
+            raise InspectError("offload beside a pipeline is not simulated", "leave one of the two out")
         if self.accumulate > 1:
             raise InspectError(
                 "the microbatches of a pipeline accumulate gradients", "raise `microbatches=` and `batch=`"

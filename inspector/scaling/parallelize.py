@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor.parallel import ParallelStyle, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
@@ -57,6 +57,8 @@ def _fully_shard(model: nn.Module, layout: Layout, mesh: DeviceMesh, paths: Sequ
     )
     over = mesh["replicate", "dp"] if layout.shard == "hsdp" else mesh["dp"]
     more: dict[str, Any] = {"mesh": over, "mp_policy": policy}
+    if layout.offload:  # pinned memory is the host's affair
+        more["offload_policy"] = CPUOffloadPolicy(pin_memory=False)
     reshard = layout.shard != "zero2" and layout.reshard
     for path in paths:
         fully_shard(model.get_submodule(path), reshard_after_forward=reshard, **more)

@@ -30,7 +30,8 @@ from inspector.tracing.capture.kernels import ATTENTION
 
 _HELD = {
     "parameters_bytes": "parameters", "gradients_bytes": "gradients", "optimizer_state_bytes": "optimizer",
-    "buffers_bytes": "buffers", "peak_allocated": "allocated", "peak_reserved": "reserved",
+    "buffers_bytes": "buffers", "host_bytes": "on the host", "peak_allocated": "allocated",
+    "peak_reserved": "reserved",
 }  # fmt: skip
 """Columns of the table of ranks, as people read them."""
 _QUANTITIES = {short: quantity(name) for name, short in _HELD.items()}
@@ -55,6 +56,7 @@ def scale(
     wrap: Sequence[str] = (),
     checkpoint_activations: Sequence[str] = (),
     accumulate: int = 1,
+    offload: bool = False,
     schedule: str | None = None,
     microbatches: int | None = None,
     stages_per_rank: int | None = None,
@@ -84,6 +86,7 @@ def scale(
         `wrap`: globs of the modules that FSDP2 gathers as one; without them the blocks of the model.
     inputs, batch, phase, optimizer (sgd, momentum, adam, adamw), amp, dtype, attention, call, seed: as
         `inspector.memory` takes them. `batch` is that of each data-parallel rank.
+    offload: FSDP2 keeps parameters, gradients and the optimizer's state on the host.
     param_dtype, reduce_dtype: FSDP2's mixed precision. checkpoint_activations: globs of modules that are
         computed again. accumulate: batches a step.
     tp_plan: a YAML file of styles by module; None takes the plan that a model of transformers brings.
@@ -98,7 +101,7 @@ def scale(
     plan = tensor_parallel.read(tp_plan) if tp_plan is not None else None
     layout = Layout.of(
         mesh, shard, reshard=reshard, wrap=tuple(wrap), checkpoints=tuple(checkpoint_activations),
-        accumulate=accumulate, param_dtype=param_dtype, reduce_dtype=reduce_dtype, plan=plan,
+        accumulate=accumulate, offload=offload, param_dtype=param_dtype, reduce_dtype=reduce_dtype, plan=plan,
         **Layout.pipelined(mesh, schedule, microbatches, stages_per_rank),
     )  # fmt: skip
     _check(layout, phase, optimizer, dtype, attention, gpu, nodes, network)
@@ -237,7 +240,8 @@ def _row(answer: dict[str, Any]) -> dict[str, Any]:
     place = ",".join(f"{name}={at}" for name, at in answer["place"].items())
     names = {f"{name}_bytes": nbytes for name, nbytes in held.items()}
     peaks = {name: answer[name] for name in ("peak_allocated", "peak_reserved")}
-    return {"rank": answer["rank"], "place": place, **names, **peaks}
+    host = {"host_bytes": answer["host"]} if answer["host"] else {}
+    return {"rank": answer["rank"], "place": place, **names, **host, **peaks}
 
 
 def _peak(answer: dict[str, Any]) -> Table:
@@ -306,6 +310,13 @@ def _metrics(answer: dict[str, Any], whole: Whole | None) -> dict[str, Any]:
         "collective_bytes": sum(row["nbytes"] for row in rows),
         "sent_bytes": sum(row["sent"] for row in every),
     }
+    if answer["host"]:
+        ways = answer["copies"]
+        values |= {
+            "host_bytes_per_rank": answer["host"],
+            "to_device_bytes": ways["to the device"][1],
+            "to_host_bytes": ways["to the host"][1],
+        }
     if whole is not None:
         values |= {
             "sends": sum(row["calls"] for row in sends),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,14 +44,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rank:
-    """What was recorded of a rank: the step as a trace, its collectives, what the backward starts from, and
-    its work in a pipeline."""
+    """What was recorded of a rank: the step as a trace, its collectives, what the backward starts from, its
+    work in a pipeline, and the bytes of each copy between host and device."""
 
     rank: int
     trace: Trace
     collectives: tuple[Collective, ...]
     loss: str = "none"
     line: Line | None = None
+    copies: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 def simulate_rank(question: Question, layout: Layout, rank: int) -> Rank:
@@ -106,7 +107,7 @@ def simulate_rank(question: Question, layout: Layout, rank: int) -> Rank:
             notes=(*question.recipe.notes, *recorder.notes, *step.notes),
         )
         sent = tuple(collectives(recorder.raw, world.sizes(mesh)))
-        return Rank(rank, trace, sent, step.loss, step.line())
+        return Rank(rank, trace, sent, step.loss, step.line(), recorder.copies)
 
 
 def _split(

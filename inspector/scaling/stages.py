@@ -115,6 +115,7 @@ class _Stage(PipelineStage):
     """torch's, which tells when a microbatch begins and ends."""
 
     chunk: Callable[[str, int, int], Any]
+    received: Callable[[Tensor], object]
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         with self.chunk(FORWARD, self.stage_index, fwd_chunk_id):
@@ -123,6 +124,12 @@ class _Stage(PipelineStage):
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         with self.chunk(BACKWARD, self.stage_index, bwd_chunk_id):
             return super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
+
+    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> Any:
+        operations = super().get_bwd_recv_ops(bwd_chunk_id)
+        for operation in operations:
+            self.received(operation.tensor)
+        return operations
 
 
 def _release_sent(stage: PipelineStage) -> None:
@@ -187,7 +194,7 @@ class PipelinedStep(Step):
             model, number, self.stages.count, torch.device("cpu"), input_args=(taken,), output_args=(given,),
             group=self.mesh.get_group("pp"),
         )  # fmt: skip
-        stage.chunk = self._chunk
+        stage.chunk, stage.received = self._chunk, self._received
         _release_sent(stage)
         return stage
 
@@ -252,6 +259,10 @@ class PipelinedStep(Step):
             with recorder.unplaced(), self._recomputing():
                 yield
         self.mine.append((Action(kind, stage, number), start, len(recorder.raw)))
+
+    def _received(self, gradient: Tensor) -> None:
+        if self.recording:
+            self.recorder.claim(gradient, COMMUNICATION)
 
     def _claim_buffers(self) -> None:
         """What torch 2.8 receives into was there before the step."""

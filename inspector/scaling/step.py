@@ -67,6 +67,7 @@ class Step:
         self.notes: tuple[str, ...] = ()
         self._locals: list[tuple[nn.Parameter, nn.Parameter]] = []
         self.loss = "none"
+        self._stepped = 0
         if layout.fully_sharded:  # it pads shards at its first forward
             for model in self.models:
                 _torch.start_fsdp(_torch.fsdp_state_of(model))
@@ -86,7 +87,7 @@ class Step:
         if self.layout.fully_sharded:
             self._locals = [(p, nn.Parameter(local(p).detach())) for p in parameters]
             parameters = [twin for _, twin in self._locals]
-        if self.question.kernels.device == "cuda":
+        if self.question.kernels.device == "cuda" and not self.layout.offload:
             more["foreach"] = len({isinstance(p, DTensor) for p in parameters}) == 1
             if not more["foreach"]:
                 self.notes += (_ONE_BY_ONE,)
@@ -126,7 +127,7 @@ class Step:
     def run(self) -> None:
         """One step, recorded; then `ops` and `storages` are there."""
         recorder = self.recorder
-        recorder.trains = self.optimizer is not None
+        recorder.trains, recorder.offloads = self.optimizer is not None, self.layout.offload
         self._hold_state()
         with torch.set_grad_enabled(recorder.trains), recorder.recording():
             if self.optimizer is None:
@@ -136,7 +137,7 @@ class Step:
                 del outputs
                 return
             self._pass()
-            recorder.phase = "optimizer"
+            recorder.phase, self._stepped = "optimizer", len(recorder.storages)
             self.optimize()
             self._close()
 
@@ -164,6 +165,8 @@ class Step:
             for parameter in module.parameters(recurse=False):
                 if parameter.grad is not None:
                     recorder.claim(parameter.grad, "gradient", path)
+        if self.layout.offload:
+            recorder.leave_on_host(self._stepped if self.optimizer is not None else len(recorder.storages))
         self.storages = recorder.lifetimes()
         self.ops = recorder.ops()
 

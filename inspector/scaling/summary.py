@@ -16,6 +16,7 @@ from inspector.scaling.bound import Machine, Times, peer_of, seconds, spans, tim
 from inspector.scaling.communication import Collective
 from inspector.scaling.layout import Layout
 from inspector.scaling.simulate import Rank
+from inspector.tracing.capture.parallel import HOST
 from inspector.tracing.record import Trace
 
 HELD = {
@@ -30,11 +31,11 @@ BOTH = "both"
 """Links of a collective some of whose calls stay inside a node."""
 
 
-def held(trace: Trace) -> dict[str, int]:
-    """Bytes of the tensors that a rank holds, as torch asks for them."""
+def held(trace: Trace, devices: tuple[str, ...] = ("meta", HOST)) -> dict[str, int]:
+    """Bytes of the tensors that a rank holds, as torch asks for them, on its device and on the host."""
     sums: Counter[str] = Counter()
     for storage in trace.storages:
-        if storage.device == "meta":
+        if storage.device in devices:
             sums[storage.role] += storage.nbytes
     return {name: sums[role] for name, role in HELD.items()}
 
@@ -56,7 +57,7 @@ def summary(rank: Rank, layout: Layout, machine: Machine | None) -> dict[str, An
     memory = played(trace, machine.device.major if machine is not None else None)
     spot = moment(trace, memory.peak_at)
     apart = strides(layout.mesh)
-    bounds = times(trace, rank.collectives, machine, apart, rank.rank) if machine is not None else None
+    bounds = _bounds(rank, machine, apart) if machine is not None else None
     return {
         "rank": rank.rank,
         "place": layout.coordinates(rank.rank),
@@ -65,6 +66,8 @@ def summary(rank: Rank, layout: Layout, machine: Machine | None) -> dict[str, An
         "dtype": _dtype(trace),
         "notes": list(trace.notes),
         "held": held(trace),
+        "host": sum(held(trace, (HOST,)).values()),
+        "copies": {way: [len(each), sum(each)] for way, each in rank.copies.items()},
         "peak_allocated": memory.allocated,
         "peak_reserved": memory.reserved,
         "needed": memory.needed,
@@ -81,6 +84,11 @@ def summary(rank: Rank, layout: Layout, machine: Machine | None) -> dict[str, An
         "macs": sum(op.macs or 0 for op in trace.ops),
         "unknown": dict(Counter(op.name for op in trace.ops if not op.known and op.phase != "optimizer")),
     }
+
+
+def _bounds(rank: Rank, machine: Machine, apart: Mapping[str, int]) -> Times:
+    copied = max(map(sum, rank.copies.values()), default=0)
+    return times(rank.trace, rank.collectives, machine, apart, rank.rank, copied)
 
 
 def _dtype(trace: Trace) -> str:

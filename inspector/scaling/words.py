@@ -29,6 +29,11 @@ _PIPELINED = (
     "the step of a pipeline ends with its slowest rank: the ranks work off the actions of torch's own"
     " schedule, each waiting for its neighbours (inspector/scaling/bubble.py); MFU is that of all ranks"
 )
+_OFFLOADED = (
+    "parameters, gradients and the optimizer's state are in the memory of the host (as torch asks for them;"
+    " pinned, CUDA rounds each up to a power of two); peaks are those of the device, and the time of the"
+    " optimizer's step on the host is in no bound"
+)
 _LOSS_INSIDE = (
     "the last stage returns the loss, not the outputs, so that torch does not join those of all microbatches"
 )
@@ -95,6 +100,8 @@ def remarks(request: Request, answer: dict[str, Any], whole: Whole | None) -> li
         notes.append(_WHOLE_PARAMETERS)
     if whole is not None:
         notes += [_chosen(whole), _LOSS_INSIDE]
+    if request.layout.offload:
+        notes.append(_OFFLOADED)
     if answer["times"] is not None:
         notes += [_BOUNDS] if whole is None else [_BOUNDS, _PIPELINED]
         if answer["times"]["step"] is None:
@@ -127,6 +134,7 @@ def _how(request: Request) -> str:
     how = layout.shard if layout.data_parallel > 1 else "one batch"
     if layout.fully_sharded and layout.shard != "zero2" and not layout.reshard:
         how += ", parameters stay gathered after the forward"
+    how += ", offloaded to the host" if layout.offload else ""
     return how
 
 

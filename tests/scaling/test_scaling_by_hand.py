@@ -116,6 +116,37 @@ def test_gradients_of_several_batches_are_reduced_once() -> None:
     assert nbytes == {"all-reduce": 4 * PARAMETERS}
 
 
+def test_what_is_offloaded_is_on_the_host() -> None:
+    rank = rank_of("dp=4", offload=True)
+    kept = rank_of("dp=4")
+    # all that rests is on the host: a quarter of each parameter, its gradient, two moments, and the steps
+    host = held(rank.trace, ("host",))
+    assert sum(host.values()) == (4 + 4 + 8) * PARAMETERS // 4 + 4 * DEPTH
+    assert held(rank.trace, ("meta",)) == {**dict.fromkeys(host, 0)}
+    # each layer's shard goes up for its forward and for its backward, its gradient's comes down
+    assert [len(each) for each in rank.copies.values()] == [2 * DEPTH, DEPTH]
+    assert [sum(each) for each in rank.copies.values()] == [2 * 4 * PARAMETERS // 4, 4 * PARAMETERS // 4]
+    assert kept.copies == {"to the device": [], "to the host": []}
+    assert sums(rank) == sums(kept)
+    # the device has neither of them at its peak
+    parts = played(rank.trace, exact=True).categories
+    assert not {"parameters", "gradients", "optimizer state"} & set(parts)
+    assert (
+        played(rank.trace, exact=True).allocated < played(kept.trace, exact=True).allocated - 3 * PARAMETERS
+    )
+
+
+def test_the_time_of_copies_to_the_host() -> None:
+    # 4 GB over PCIe of 64 GB/s; the optimizer's step is the host's
+    rank = rank_of("dp=4", offload=True)
+    own = Machine(named("h100"), links("H100 SXM"), 8, 1)
+    bounds = times(rank.trace, [], own, {"dp": 1}, 0, 4 * 10**9)
+    assert bounds.copies == pytest.approx(1 / 16)
+    assert bounds.step == pytest.approx(1 / 16)
+    unknown = Machine(named("h100"), Links("x", 450, 50, ""), 8, 1)
+    assert times(rank.trace, [], unknown, {"dp": 1}, 0, 4 * 10**9).step is None
+
+
 def test_hsdp_shards_inside_and_reduces_across() -> None:
     rank = rank_of("replicate=2,dp=4")
     across = [one for one in rank.collectives if one.over == "replicate"]
@@ -252,6 +283,8 @@ def test_a_callers_own_group_lives_on(tmp_path: Any) -> None:
         ({"mesh": "dp=4", "shard": "zero3"}, "unknown sharding 'zero3'"),
         ({"mesh": "dp=2,tp=2", "shard": "ddp"}, "beside tensor parallelism"),
         ({"mesh": "dp=4", "shard": "ddp", "param_dtype": "bfloat16"}, "a policy of FSDP2"),
+        ({"mesh": "dp=4", "shard": "ddp", "offload": True}, "`offload=` is a policy of FSDP2"),
+        ({"mesh": "dp=4,pp=2", "offload": True}, "offload beside a pipeline"),
         ({"mesh": "dp=4", "optimizer": "adam8bit"}, "'adam8bit' is not simulated"),
         ({"mesh": "dp=4", "phase": "forward", "optimizer": "adam"}, "belong to training"),
         ({"mesh": "dp=4", "nodes": "2x2"}, "give times of a device"),

@@ -25,6 +25,9 @@ from inspector.tracing.record import WrappedSpec
 
 GATHERED, COMMUNICATION = "gathered", "communication"
 """Roles of storages: parameters gathered from other processes, and buffers that are sent or received."""
+HOST = "host"
+"""The device of storages that FSDP2 keeps in the memory of the host."""
+_ON_HOST = {"parameter", "gradient", "optimizer state"}
 _APART = {"DTensor", "AsyncCollectiveTensor"}
 _DEVICE = torch.ops.prim.device.default
 _ASKS = "_propagate_tensor_meta_non_cached"
@@ -67,7 +70,8 @@ class ParallelRecorder(Recorder):
         super().__init__(places, "cpu")
         self._memo = _FakeMemo(mode)
         self.role = "intermediate"
-        self.recomputes = False
+        self.recomputes = self.offloads = False
+        self.copies: dict[str, list[int]] = {"to the device": [], "to the host": []}
         self._freed: dict[int, int] = {}
 
     def __torch_dispatch__(
@@ -127,10 +131,38 @@ class ParallelRecorder(Recorder):
     def recording(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(_resizes_told(self._resized))
+            if self.offloads:
+                stack.enter_context(self._copies())
             stack.enter_context(self._groups())
             stack.enter_context(_shapes_asked_aside())
             stack.enter_context(super().recording())
             yield
+
+    @contextmanager
+    def _copies(self) -> Iterator[None]:
+        """Let FSDP2's copies between host and device be copies: both are the same device here."""
+        kind: Any = Tensor
+        original = kind.to
+
+        def to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if self.role == "intermediate" or "non_blocking" not in kwargs:
+                return original(tensor, *args, **kwargs)  # type: ignore[no-any-return]
+            way = "to the device" if self.role == GATHERED else "to the host"
+            self.copies[way].append(tensor.numel() * tensor.element_size())
+            return tensor.clone()
+
+        kind.to = to
+        try:
+            yield
+        finally:
+            kind.to = original
+
+    def leave_on_host(self, since: int) -> None:
+        """What FSDP2 offloads is in the host's memory, and so is all that was made from storage `since` on,
+        where the optimizer steps."""
+        for index, entry in enumerate(self.storages):
+            if entry[2] in _ON_HOST or index >= since:
+                entry[1] = HOST
 
     def _resized(self, storage: Any, before: int, after: int) -> None:
         key = id(storage)
