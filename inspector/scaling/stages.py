@@ -116,10 +116,14 @@ class _Stage(PipelineStage):
 
     chunk: Callable[[str, int, int], Any]
     received: Callable[[Tensor], object]
+    gives: Tensor
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         with self.chunk(FORWARD, self.stage_index, fwd_chunk_id):
-            return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+            output = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+        if not self.is_last:
+            _compare(output, self.gives, self.stage_index)
+        return output
 
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         with self.chunk(BACKWARD, self.stage_index, bwd_chunk_id):
@@ -130,6 +134,17 @@ class _Stage(PipelineStage):
         for operation in operations:
             self.received(operation.tensor)
         return operations
+
+
+def _compare(output: Tensor, expected: Tensor, stage: int) -> None:
+    """What a stage gives must be what torch was told, because the next one receives that."""
+    one, other = (output.shape, output.dtype), (expected.shape, expected.dtype)
+    if one != other:
+        raise InspectError(
+            f"stage {stage} of the pipeline gives {output.dtype} {tuple(output.shape)}, where the blocks of"
+            f" the whole model pass on {expected.dtype} {tuple(expected.shape)}",
+            "use `dtype=` in place of `amp=` or `param_dtype=`",
+        )
 
 
 def _release_sent(stage: PipelineStage) -> None:
@@ -194,7 +209,7 @@ class PipelinedStep(Step):
             model, number, self.stages.count, torch.device("cpu"), input_args=(taken,), output_args=(given,),
             group=self.mesh.get_group("pp"),
         )  # fmt: skip
-        stage.chunk, stage.received = self._chunk, self._received
+        stage.chunk, stage.received, stage.gives = self._chunk, self._received, given
         _release_sent(stage)
         return stage
 

@@ -156,6 +156,33 @@ def test_stages_beside_fsdp_gather_over_dp_alone() -> None:
     assert held(rank.trace)["parameters"] == 4 * (4 * WIDTH * WIDTH + WORDS * WIDTH) // 2
 
 
+@pytest.mark.parametrize(
+    ("words", "kernels", "item"),
+    # in mixed precision the stages pass on what the layers compute in: FSDP2's parameters, or autocast's
+    [({"param_dtype": "bfloat16"}, {}, 2), ({}, {"autocast": "bfloat16"}, 2), ({}, {}, 4)],
+)
+def test_what_is_sent_has_the_type_of_the_layers(words: Any, kernels: Any, item: int) -> None:
+    with torch.device("meta"):
+        model = Tower()
+    layout = Layout.of("pp=2,dp=2", "fsdp", **Layout.pipelined("pp=2", "1f1b", 2, None), **words)
+    question = Question(
+        as_recipe(model), as_inputs([f"int64[2,{TOKENS}]"]), "sgd", Kernels("cuda", **kernels)
+    )
+    for rank in (0, 3):
+        sent = [
+            one.nbytes for one in simulate_rank(question, layout, rank).collectives if one.peer is not None
+        ]
+        assert sent == [TOKENS * WIDTH * item] * 4
+
+
+def test_what_a_stage_gives_is_compared_with_what_the_next_expects() -> None:
+    from inspector.scaling.stages import _compare
+
+    _compare(torch.empty(2, 3), torch.empty(2, 3), 0)
+    with pytest.raises(inspector.InspectError, match="stage 0 of the pipeline gives torch.bfloat16"):
+        _compare(torch.empty(2, 3, dtype=torch.bfloat16), torch.empty(2, 3), 0)
+
+
 def test_an_interleaved_rank_has_every_other_stage() -> None:
     rank = rank_of("pp=2", 0, "interleaved", 4)
     assert rank.line is not None
