@@ -233,7 +233,7 @@ class PipelinedStep(Step):
                 raise InspectError("no output requires grad: there is no backward", "train some parameters")
             self.loss = said_of(roots)
             losses = [root if root.numel() == 1 else root.sum() for root in roots]
-            return sum(losses[1:], losses[0]).reshape(1)  # torch joins those of all microbatches
+            return sum(losses[1:], losses[0]).reshape(1).float()  # torch joins those of all microbatches
 
         model.forward = run
 
