@@ -61,6 +61,9 @@ def scale(
     tp_plan: Annotated[
         Optional[Path], typer.Option(metavar="FILE", help="YAML of `module.*.path: colwise` lines.")
     ] = None,
+    sequence_parallel: Annotated[
+        bool, typer.Option("--sequence-parallel", help="Split over tp what lies between the plan's modules.")
+    ] = False,
     attention: Annotated[Attention, typer.Option(help="fused, as a GPU runs it, or math.")] = "fused",
     gpu: Annotated[
         Optional[str],

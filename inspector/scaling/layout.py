@@ -40,6 +40,7 @@ class Layout:
     `checkpoints`: globs of modules computed again in the backward. `accumulate`: batches whose gradients are
     added before they are reduced and the optimizer steps. `param_dtype`, `reduce_dtype`: FSDP2's
     MixedPrecisionPolicy. `plan`: styles of tensor parallelism by module; None takes the model's own.
+    `sequence`: what lies between the modules of the plan is split over tp along the sequence.
     `offload`: FSDP2's CPUOffloadPolicy. `schedule`: of the pipeline, if the mesh has pp. `microbatches`:
     parts of a batch; None takes one for each sample. `stages_per_rank`: of the interleaved schedule."""
 
@@ -53,6 +54,7 @@ class Layout:
     reduce_dtype: str | None = None
     plan: Mapping[str, str] | None = field(default=None)
     offload: bool = False
+    sequence: bool = False
     schedule: str | None = None
     microbatches: int | None = None
     stages_per_rank: int = 1
@@ -170,6 +172,11 @@ class Layout:
                 )
         if self.accumulate < 1:
             raise InspectError(f"cannot accumulate {self.accumulate} batches", "use 1 or more")
+        if self.sequence and self.tensor_parallel < 2:
+            raise InspectError(
+                "sequence parallelism splits over tp, which the mesh does not have",
+                'use e.g. `mesh="dp=4,tp=2"`',
+            )
         if self.offload and not self.fully_sharded:
             raise InspectError(
                 f"`offload=` is a policy of FSDP2, which {self.shard} on {self.text} does not use",
@@ -186,6 +193,10 @@ class Layout:
         if self.replicated:
             raise InspectError(
                 f"{self.shard} beside a pipeline is not simulated", 'use `shard="fsdp"` or "zero2"'
+            )
+        if self.sequence:
+            raise InspectError(
+                "sequence parallelism beside a pipeline is not simulated", "leave one of the two out"
             )
         if self.offload:
             raise InspectError("offload beside a pipeline is not simulated", "leave one of the two out")

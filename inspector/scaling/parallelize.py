@@ -15,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from inspector.core.errors import InspectError, first_line
 from inspector.models.units import units
+from inspector.scaling import sequence
 from inspector.scaling.layout import Layout
-from inspector.scaling.tensor_parallel import own_plan, styles
+from inspector.scaling.tensor_parallel import names, own_plan, styles
 from inspector.tracing import _torch
 
 
@@ -28,12 +29,16 @@ class Names:
     units: Sequence[str]
 
     @staticmethod
-    def of(model: nn.Module, layout: Layout) -> Names:
-        """Those of a whole model. Raises InspectError for what cannot be split as it is asked."""
+    def of(model: nn.Module, layout: Layout, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Names:
+        """Those of a whole model, on meta with its inputs. Raises InspectError for what cannot be split as it
+        is asked."""
         chosen: dict[str, ParallelStyle] = {}
         if layout.tensor_parallel > 1:
             plan = layout.plan if layout.plan is not None else own_plan(model)
             chosen = styles(model, plan, layout.tensor_parallel)
+            if layout.sequence:
+                named = names(model, plan, layout.tensor_parallel)
+                chosen = sequence.styles(model, named, layout.tensor_parallel, args, kwargs)
         return Names(chosen, units(model, layout.wrap) if layout.fully_sharded else ())
 
     def of_part(self, model: nn.Module) -> Names:

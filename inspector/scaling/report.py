@@ -57,6 +57,7 @@ def scale(
     checkpoint_activations: Sequence[str] = (),
     accumulate: int = 1,
     offload: bool = False,
+    sequence_parallel: bool = False,
     schedule: str | None = None,
     microbatches: int | None = None,
     stages_per_rank: int | None = None,
@@ -89,6 +90,7 @@ def scale(
     offload: FSDP2 keeps parameters, gradients and the optimizer's state on the host.
     param_dtype, reduce_dtype: FSDP2's mixed precision. checkpoint_activations: globs of modules that are
         computed again. accumulate: batches a step.
+    sequence_parallel: between the modules of the plan each rank of tp has a part of the sequence.
     tp_plan: a YAML file of styles by module; None takes the plan that a model of transformers brings.
     gpu, nodes, network: the device, nodes x devices ("8x8"), GB/s between nodes for each device: adds bounds
         of the step's time. fits: bytes that a device has, or "80GB". ranks: to simulate; first and last.
@@ -101,7 +103,8 @@ def scale(
     plan = tensor_parallel.read(tp_plan) if tp_plan is not None else None
     layout = Layout.of(
         mesh, shard, reshard=reshard, wrap=tuple(wrap), checkpoints=tuple(checkpoint_activations),
-        accumulate=accumulate, offload=offload, param_dtype=param_dtype, reduce_dtype=reduce_dtype, plan=plan,
+        accumulate=accumulate, offload=offload, sequence=sequence_parallel, param_dtype=param_dtype,
+        reduce_dtype=reduce_dtype, plan=plan,
         **Layout.pipelined(mesh, schedule, microbatches, stages_per_rank),
     )  # fmt: skip
     _check(layout, phase, optimizer, dtype, attention, gpu, nodes, network)

@@ -63,14 +63,14 @@ def simulate_rank(question: Question, layout: Layout, rank: int) -> Rank:
         world.refuse_busy()
         seed_all(question.seed)
         whole = _built(question)
-        names = Names.of(whole, layout)
+        stack.enter_context(question.recipe.context(whole))
+        args, kwargs = materialise(question.inputs, whole, "meta", question.seed)
+        names = Names.of(whole, layout, args, kwargs)
         mesh = stack.enter_context(world.fake_world(layout, rank))
         fake = _torch.FakeTensorMode(allow_non_fake_inputs=True)
         places: dict[int, str | Shared] = {}
         recorder = ParallelRecorder(places, fake)
         on = stack.enter_context(choosing(question.kernels, recorder.named))
-        stack.enter_context(question.recipe.context(whole))
-        args, kwargs = materialise(question.inputs, whole, "meta", question.seed)
         models, stages = [whole], None
         if layout.pipeline > 1:
             from inspector.scaling.stages import Stages, as_called  # a second, for its import

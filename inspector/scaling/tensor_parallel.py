@@ -30,8 +30,8 @@ STYLES = {
 }
 """torch's own styles (torch/distributed/tensor/parallel/style.py) by the names of transformers' plans
 (transformers/integrations/tensor_parallel.py). Sequence parallelism is not among them: what stands between
-its modules would have to be split too, and a plan of names cannot say that; torch would take a whole tensor
-for a part, without a word."""
+its modules must be split too, which a plan of names cannot say, and torch would take a whole tensor for a
+part without a word. `sequence.styles` works that out from a plan."""
 _MOST = 64
 """Ranks of tensor parallelism that a hint goes up to."""
 _HINT = "write a YAML file of `module.*.path: colwise` lines, and pass it as `tp_plan=`"
@@ -56,8 +56,13 @@ def own_plan(model: nn.Module) -> dict[str, str]:
 def styles(model: nn.Module, plan: Mapping[str, str], ranks: int = 1) -> dict[str, ParallelStyle]:
     """The style of each module that `plan` names. Raises InspectError for what cannot be split so over as
     many `ranks`."""
+    return {path: STYLES[style]() for path, style in names(model, plan, ranks).items()}
+
+
+def names(model: nn.Module, plan: Mapping[str, str], ranks: int = 1) -> dict[str, str]:
+    """As `styles`, by the names of the styles."""
     modules = dict(model.named_modules())
-    chosen: dict[str, ParallelStyle] = {}
+    chosen: dict[str, str] = {}
     for pattern, style in plan.items():
         if style not in STYLES:
             hint = nearest(style, STYLES, f"torch has: {', '.join(STYLES)}")
@@ -69,7 +74,7 @@ def styles(model: nn.Module, plan: Mapping[str, str], ranks: int = 1) -> dict[st
         for path in paths:
             _check(path, modules[path])
             _check_sizes(model, path, style, ranks)
-            chosen[path] = STYLES[style]()
+            chosen[path] = style
     _refuse_ties(model, chosen)
     return chosen
 

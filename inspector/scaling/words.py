@@ -134,6 +134,7 @@ def _how(request: Request) -> str:
     how = layout.shard if layout.data_parallel > 1 else "one batch"
     if layout.fully_sharded and layout.shard != "zero2" and not layout.reshard:
         how += ", parameters stay gathered after the forward"
+    how += ", sequence parallel" if layout.sequence else ""
     how += ", offloaded to the host" if layout.offload else ""
     return how
 

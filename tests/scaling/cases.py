@@ -22,12 +22,14 @@ class Case:
     param_dtype: str | None = None
     schedule: str | None = None
     microbatches: int = 4
+    sequence: bool = False
 
     @property
     def name(self) -> str:
         more = ("" if self.reshard else "-kept") + (f"-{self.accumulate}x" if self.accumulate > 1 else "")
         more += f"-{self.param_dtype}" if self.param_dtype else ""
         more += f"-{self.schedule}" if self.schedule else ""
+        more += "-sequence" if self.sequence else ""
         return f"{self.model}-{self.shard}-{self.mesh.replace('=', '').replace(',', '-')}{more}"
 
     @property
@@ -55,6 +57,7 @@ TWO = (
     Case("llama", "pp=2", "fsdp", "sgd", schedule="1f1b"),
     Case("llama4", "pp=2", "fsdp", schedule="interleaved"),
     Case("llama", "tp=2", "fsdp"),
+    Case("llama", "tp=2", "fsdp", sequence=True),
 )
 FOUR = (
     Case("llama", "dp=4", "ddp", "sgd"),
@@ -64,7 +67,7 @@ FOUR = (
     Case("llama", "pp=2,dp=2", "zero2", schedule="gpipe"),
     Case("llama", "dp=2,tp=2", "fsdp"),
 )
-"""The last of each is the one with tensor parallelism: torch 2.8 remembers the first mesh that it saw."""
+"""The last of each are those with tensor parallelism: torch 2.8 remembers the first mesh that it saw."""
 
 
 def build(name: str) -> nn.Module:

@@ -22,8 +22,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Replicate
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -79,6 +85,32 @@ def llama_plan(model: Any) -> dict[str, Any]:
     return plan
 
 
+def sequence_plan(model: Any) -> dict[str, Any]:
+    """As torch's tutorial has it for sequence parallelism."""
+    part, whole = Shard(1), Replicate()
+    plan = llama_plan(model)
+    plan["model.embed_tokens"] = RowwiseParallel(
+        input_layouts=whole, output_layouts=part, use_local_output=False
+    )
+    plan["model.norm"] = SequenceParallel()
+    plan["lm_head"] = ColwiseParallel(input_layouts=part, output_layouts=whole)
+    for number in range(len(model.model.layers)):
+        layer = f"model.layers.{number}"
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            plan[f"{layer}.{name}"] = SequenceParallel()
+        for name in ("self_attn.o_proj", "mlp.down_proj"):
+            plan[f"{layer}.{name}"] = RowwiseParallel(output_layouts=part, use_local_output=False)
+        plan[f"{layer}.self_attn"] = PrepareModuleInput(
+            input_kwarg_layouts={"hidden_states": part},
+            desired_input_kwarg_layouts={"hidden_states": whole},
+            use_local_output=True,
+        )
+        plan[f"{layer}.mlp"] = PrepareModuleInput(
+            input_layouts=(part,), desired_input_layouts=(whole,), use_local_output=True
+        )
+    return plan
+
+
 def blocks(case: cases.Case, model: Any) -> list[nn.Module]:
     if case.model == "resnet50":
         return [block for number in range(1, 5) for block in getattr(model, f"layer{number}")]
@@ -91,7 +123,8 @@ def program(case: cases.Case) -> dict[str, Any]:
     sizes = {part.partition("=")[0]: int(part.partition("=")[2]) for part in case.mesh.split(",")}
     mesh = init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
     if "tp" in sizes:
-        parallelize_module(model, mesh["tp"], llama_plan(model))
+        plan = sequence_plan(model) if case.sequence else llama_plan(model)
+        parallelize_module(model, mesh["tp"], plan)
     wrapped, sharded = model, case.shard in ("fsdp", "zero2", "hsdp") and "dp" in sizes
     if sharded:
         over = mesh["replicate", "dp"] if case.shard == "hsdp" else mesh["dp"]

@@ -29,7 +29,8 @@ def simulate(case: cases.Case, rank: int) -> dict[str, Any]:
     pieces = case.microbatches if case.schedule else None
     layout = Layout.of(
         case.mesh, case.shard, reshard=case.reshard, accumulate=case.accumulate,
-        param_dtype=case.param_dtype, **Layout.pipelined(case.mesh, case.schedule, pieces, None),
+        param_dtype=case.param_dtype, sequence=case.sequence,
+        **Layout.pipelined(case.mesh, case.schedule, pieces, None),
     )  # fmt: skip
     question = Question(as_recipe(model), as_inputs(cases.inputs(case)), case.optimizer, Kernels("cpu"))
     recorded = simulate_rank(question, layout, rank)
