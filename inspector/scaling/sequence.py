@@ -104,13 +104,12 @@ def _gathering(
             if values:
                 rest = (None,) * (len(values) - 1)
                 chosen[path] = PrepareModuleInput(
-                    input_layouts=(part, *rest), desired_input_layouts=(whole, *rest), use_local_output=True
+                    input_layouts=(part, *rest), desired_input_layouts=(whole, *rest)
                 )
                 return
             name = next(name for name, value in named.items() if isinstance(value, Tensor))
             chosen[path] = PrepareModuleInput(
-                input_kwarg_layouts={name: part}, desired_input_kwarg_layouts={name: whole},
-                use_local_output=True,
+                input_kwarg_layouts={name: part}, desired_input_kwarg_layouts={name: whole}
             )  # fmt: skip
 
         return hook

@@ -72,14 +72,19 @@ def names(model: nn.Module, plan: Mapping[str, str], ranks: int = 1) -> dict[str
         if not paths:
             raise InspectError(f"the plan names {pattern}, which the model does not have", _HINT)
         for path in paths:
-            _check(path, modules[path])
+            _check(path, modules[path], style)
             _check_sizes(model, path, style, ranks)
             chosen[path] = style
     _refuse_ties(model, chosen)
     return chosen
 
 
-def _check(path: str, module: nn.Module) -> None:
+def _check(path: str, module: nn.Module, style: str) -> None:
+    if isinstance(module, nn.Embedding) and style == _ROWS:
+        raise InspectError(
+            f"{path} is an Embedding, whose words every rank has: {_ROWS!r} would join those of all ranks",
+            "use embedding_rowwise",
+        )
     if not isinstance(module, (nn.Linear, nn.Embedding)):
         raise InspectError(
             f"torch splits Linear and Embedding, but {path} is a {type(module).__name__}", "leave it out"

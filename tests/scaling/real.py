@@ -103,11 +103,8 @@ def sequence_plan(model: Any) -> dict[str, Any]:
         plan[f"{layer}.self_attn"] = PrepareModuleInput(
             input_kwarg_layouts={"hidden_states": part},
             desired_input_kwarg_layouts={"hidden_states": whole},
-            use_local_output=True,
         )
-        plan[f"{layer}.mlp"] = PrepareModuleInput(
-            input_layouts=(part,), desired_input_layouts=(whole,), use_local_output=True
-        )
+        plan[f"{layer}.mlp"] = PrepareModuleInput(input_layouts=(part,), desired_input_layouts=(whole,))
     return plan
 
 

@@ -356,7 +356,8 @@ class Attends(nn.Module):
         ({"out": "rowwise"}, 5, "out has 24 inputs"),
         ({"words": "embedding_rowwise"}, 4, "words has 10 words"),
         ({"words": "colwise"}, 5, "words has 12 features"),
-        ({"query": "colwise", "out": "rowwise", "words": "rowwise", "plain": "colwise"}, 2, ""),
+        ({"words": "rowwise"}, 2, "words is an Embedding, whose words every rank has"),
+        ({"query": "colwise", "out": "rowwise", "words": "embedding_rowwise", "plain": "colwise"}, 2, ""),
     ],
 )
 def test_sizes_that_tp_does_not_divide_are_refused(plan: dict[str, str], ranks: int, message: str) -> None:
@@ -366,7 +367,9 @@ def test_sizes_that_tp_does_not_divide_are_refused(plan: dict[str, str], ranks: 
         return
     with pytest.raises(inspector.InspectError, match=message) as caught:
         styles(model, plan, ranks)
-    assert "use a tp that does: 2" in str(caught.value.hint)
+    assert "use a tp that does: 2" in str(caught.value.hint) or "use embedding_rowwise" in str(
+        caught.value.hint
+    )
 
 
 def test_the_header_says_what_nobody_asked_for() -> None:
