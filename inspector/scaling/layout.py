@@ -20,6 +20,12 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved")
 """Of a pipeline: ScheduleGPipe, Schedule1F1B and ScheduleInterleaved1F1B of torch.distributed.pipelining."""
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 DTYPES = ("bfloat16", "float16", "float32")
+_OTHERS = {
+    "cp": ("context parallelism", "`sequence_parallel=True` splits the sequence over tp, outside attention"),
+    "sp": ("a dimension of sequence parallelism", "use tp with `sequence_parallel=True`"),
+    "ep": ("expert parallelism", "fsdp shards the experts, and a plan of tp may split their layers"),
+}
+"""Dimensions that others have, and what is possible in their place."""
 _HINT = 'write e.g. `mesh="dp=64,tp=8"`'
 FORWARD, BACKWARD = "F", "B"
 
@@ -222,6 +228,9 @@ def read_mesh(mesh: str | Mapping[str, int]) -> dict[str, int]:
         pairs = [(name.strip(), size.strip()) for name, _, size in split]
     sizes: dict[str, int] = {}
     for name, size in pairs:
+        if name in _OTHERS:
+            what, instead = _OTHERS[name]
+            raise InspectError(f"{what} ({name}={size}) is not simulated", instead)
         if name not in DIMENSIONS:
             hint = (
                 f"write dp={name}" if name.isdecimal() else f"{_HINT}; dimensions are {', '.join(DIMENSIONS)}"

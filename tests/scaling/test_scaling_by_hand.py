@@ -277,7 +277,9 @@ def test_a_callers_own_group_lives_on(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"mesh": "dp=4,cp=2"}, "no dimension 'cp'"),
+        ({"mesh": "dp=4,xp=2"}, "no dimension 'xp'"),
+        ({"mesh": "dp=4,cp=2"}, r"context parallelism \(cp=2\) is not simulated"),
+        ({"mesh": "ep=4"}, r"expert parallelism \(ep=4\) is not simulated"),
         ({"mesh": "dp=0"}, "cannot read the size '0' of dp"),
         ({"mesh": "dp=4", "shard": "hsdp"}, "hsdp shards over dp"),
         ({"mesh": "dp=4", "shard": "zero3"}, "unknown sharding 'zero3'"),
