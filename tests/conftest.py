@@ -36,8 +36,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session", autouse=True)
 def nursery_of_all() -> Iterator[Nursery]:
     """All that tests start in processes of their own is forked from one, which has imported torch."""
-    rooms = ("counters.isolate", "distributed.rank", "freezing.ddp_worker", "scaling.child")
-    with nursery("torchvision", "torch._dynamo", *(f"inspector.{room}" for room in rooms)) as made:
+    rooms = (
+        "counters.isolate",
+        "distributed.rank",
+        "distributed.fsdp",
+        "freezing.ddp_worker",
+        "scaling.child",
+    )
+    used = ("torchvision", "torch._dynamo", "PIL.Image", *(f"inspector.{room}" for room in rooms))
+    with nursery(*used) as made:
         yield made
 
 

@@ -173,7 +173,12 @@ def _reference(trainer: Trainer, everyone: list[list[Batch]], dtype: torch.dtype
             labels = torch.cat([rank[number][1] for rank in everyone])
             backward(trainer, model, (samples, labels), many, dtype)
     else:
+        start = {name: buffer.clone() for name, buffer in model.named_buffers()}
         for rank in everyone:
+            with torch.no_grad():  # all ranks begin with the same buffers, which a forward may use and change
+                for name, buffer in model.named_buffers():
+                    if name in start:
+                        buffer.copy_(start[name])
             for batch in rank:
                 backward(trainer, model, batch, many * len(everyone), dtype)
     return _unscaled(model, trainer.scaler.get_scale() if dtype is None else 1.0)

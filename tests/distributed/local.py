@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import json
-import multiprocessing
 import os
+import pickle
 import socket
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from inspector.core.forking import Nursery, nursery
+from inspector.core.processes import loopback
 from inspector.reporting.report import Report
 
 DEADLINE = 120.0
+_kept = ExitStack()
+atexit.register(_kept.close)
 
 
 def train(
@@ -52,27 +58,29 @@ def train(
             deadline=time.time() + DEADLINE, device=device,
         )  # fmt: skip
         job.write(place)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            ["inspector.distributed.rank", "inspector.distributed.fsdp", "torchvision", "PIL.Image"]
-        )
-        port = _free_port()
+        (place / "work.pickle").write_bytes(pickle.dumps(work))
+        port, forks = _free_port(), _forks()
         workers = [
-            context.Process(target=_work, args=(place, rank, nproc, port, work)) for rank in range(nproc)
-        ]
+            forks.child(
+                f"{__name__}:forked", [name], place, f"worker{rank}",
+                environment={
+                    "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(nproc),
+                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+                    **loopback(),
+                },
+            )
+            for rank in range(nproc)
+        ]  # fmt: skip
         start = time.monotonic()
         for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(max(1.0, DEADLINE - (time.monotonic() - start)))
-            if worker.is_alive():
-                worker.kill()
+            worker.wait(DEADLINE - (time.monotonic() - start))
+            worker.end()
         refused = refusals(place)
         if refused:
             raise InspectError(refused[0]["message"], refused[0]["hint"])
         file = place / "evidence.json"
         ranks = json.loads(file.read_text()) if file.exists() else []
-        code = max((abs(worker.exitcode or 0) for worker in workers), default=0)
+        code = max((abs(worker.code or 0) for worker in workers), default=0)
         return report(job, ranks, Outcome(code, errors=errors(place)), Group(nproc))
 
 
@@ -96,25 +104,21 @@ def _free_port() -> int:
         return port
 
 
-def _work(folder: Path, rank: int, world: int, port: int, work: Callable[..., None] | None) -> None:
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port), OMP_NUM_THREADS="1",
-    )  # fmt: skip
-    if os.uname().sysname == "Linux":
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    import torch
+def _forks() -> Nursery:
+    """That of the tests; outside of them one for the whole process."""
+    modules = "inspector.distributed.rank", "torchvision", "torch._dynamo"
+    forks: Nursery = _kept.enter_context(nursery(*modules))
+    return forks
 
-    torch.set_num_threads(1)
+
+def forked(words: list[str]) -> None:
+    """One process: `run`, or the work in its place."""
     from inspector.distributed.rank import run
 
-    log = (folder / f"worker{rank}.log").open("w")
-    os.dup2(log.fileno(), 2)
+    folder = Path(words[0])
+    work = pickle.loads((folder / "work.pickle").read_bytes()) or (lambda folder, rank, world: run(folder))
     try:
-        if work is None:
-            run(folder)
-        else:
-            work(folder, rank, world)
+        work(folder, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     except BaseException:
         traceback.print_exc()
         raise SystemExit(1) from None

@@ -123,7 +123,10 @@ def test_each_of_four_ranks_asks_its_own_card_alone(tmp_path: Path) -> None:
 
 def test_the_command_starts_a_process_for_each_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEPT, str(tmp_path))
-    small = {"DATA.BATCH": 4, "SOLVER.STEPS": 4, "SOLVER.VALIDATE_EVERY": 2, "DDP.BACKEND": "gloo"}
+    small = {
+        "DATA.BATCH": 4, "DATA.SOURCE": "synthetic", "SOLVER.STEPS": 4, "SOLVER.VALIDATE_EVERY": 2,
+        "DDP.BACKEND": "gloo",
+    }  # fmt: skip
     with FakeGpu(cards=2):
         report = inspector.ddp(
             "tests.distributed.nets:Small", ["4x3x8x8"], kill=False, settings=small,

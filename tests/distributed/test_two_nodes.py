@@ -63,7 +63,8 @@ def test_two_machines_train_together(machines: tuple[str, str]) -> None:
         words = [
             "ip", "netns", "exec", name, sys.executable, "-m", "inspector", "ddp",
             "tests.distributed.nets:Small",
-            "--input", "4x3x8x8", "--batch", "4", "--steps", "6", "--set", "SOLVER.VALIDATE_EVERY", "3",
+            "--input", "4x3x8x8", "--data", "synthetic",
+            "--batch", "4", "--steps", "6", "--set", "SOLVER.VALIDATE_EVERY", "3",
             "--device", "cpu", "--nproc", "1", "--nnodes", "2", "--node-rank", str(number),
             "--rdzv-endpoint", f"{ADDRESSES[0]}:29400", "--format", "json", "--deadline", "150",
         ]  # fmt: skip

@@ -45,3 +45,9 @@ def autocast_to_bfloat16() -> list[Finding]:
 def autocast_to_float16_with_scaler() -> list[Finding]:
     """float16 with GradScaler."""
     return findings(Plain, settings={"AMP.ENABLED": True, "AMP.DTYPE": "float16"})
+
+
+@clean("ddp", "gradients", "later_gradients")
+def outputs_that_depend_on_a_buffer() -> list[Finding]:
+    """Each batch moves a buffer that the outputs are divided by: every rank begins a step with rank 0's."""
+    return findings(Plain, model="tests.distributed.nets:Scaled")

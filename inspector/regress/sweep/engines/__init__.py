@@ -125,12 +125,11 @@ def _versions() -> Callable[[], dict[str, str | None]]:
     """A function that says what is installed; it is sent as code, and so runs where inspector is not."""
 
     def versions() -> dict[str, str | None]:
+        from importlib import import_module
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            import inspector
-
-            known: dict[str, str | None] = {"inspector": inspector.__version__}
+            known: dict[str, str | None] = {"inspector": import_module("inspector").__version__}
         except (ImportError, AttributeError):
             known = {"inspector": None}
         for name in ("torch", "torchvision"):

@@ -4,6 +4,7 @@ setting (distributed.scheduler.allowed-failures)."""
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,9 +25,11 @@ def connect(address: str) -> Iterator[DaskCluster]:
         ) from error
     reachable(address, "tcp://10.0.0.1:8786")
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the error that is raised says it
-    client = within(
-        2 * CONNECT, address, lambda: distributed.Client(address, timeout=CONNECT, set_as_default=False)
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other versions: those that matter are compared, and refused
+        client = within(
+            2 * CONNECT, address, lambda: distributed.Client(address, timeout=CONNECT, set_as_default=False)
+        )
     cluster = DaskCluster(distributed, client)
     try:
         yield cluster

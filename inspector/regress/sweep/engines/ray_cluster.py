@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from inspector.core.errors import InspectError
-from inspector.regress.sweep.engines import Task, reachable, row, within
+from inspector.regress.sweep.engines import Task, reachable, row, unreachable, within
 
 JOIN = 15.0
 """Seconds that a Ray at the address has to take this process in."""
@@ -17,7 +18,6 @@ JOIN = 15.0
 @contextmanager
 def connect(address: str) -> Iterator[RayCluster]:
     """Join the cluster at HOST:PORT, ray://HOST:PORT or "auto"; one that this process has joined is used."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # the error that is raised says it
     try:
         import ray
     except ImportError as error:
@@ -29,11 +29,25 @@ def connect(address: str) -> Iterator[RayCluster]:
         return
     if address != "auto":
         reachable(address, "10.0.0.1:6379")
+        if "://" not in address:
+            _healthy(address)
     within(JOIN, address, lambda: ray.init(address=address, log_to_driver=False, logging_level="ERROR"))
     try:
         yield RayCluster(ray)
     finally:
         ray.shutdown()
+
+
+def _healthy(address: str) -> None:
+    """Raise InspectError unless a Ray says that it is well. Asked in another process: `ray.init` would not
+    return where another service listens, and write to standard error for as long as this process lives."""
+    words = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(words, capture_output=True, timeout=JOIN, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise unreachable(address, f"what listens there has not answered within {JOIN:.0f} s") from error
+    if done.returncode:
+        raise unreachable(address, "what listens there is no Ray, or one that is not well")
 
 
 class RayCluster:
