@@ -24,12 +24,12 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from inspector.core.errors import InspectError, first_line
 from inspector.distributed.digest import is_sharded, sums, whole
 from inspector.distributed.group import gathered
 from inspector.models.units import units
+from inspector.tracing._torch import DispatchMode
 
 FULL = StateDictOptions(full_state_dict=True)
 """Whole tensors on every rank, by the names of parameters."""
@@ -108,7 +108,7 @@ def unreduced(model: FSDPModule) -> Iterator[None]:
         model.set_requires_gradient_sync(True)
 
 
-class Reduced(TorchDispatchMode):
+class Reduced(DispatchMode):
     """Counts the elements of gradients that go into reductions; `elements` is the sum."""
 
     def __init__(self) -> None:

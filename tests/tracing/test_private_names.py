@@ -98,7 +98,7 @@ def test_private_names_of_torch_stand_in_one_file_and_those_of_its_compiler_in_a
         and file.parent.name != "cli"  # which handles nothing of torch
         for name in foreign_privates(file.read_text())
     }
-    assert not places
+    assert places == {"distributed/start.py: atexit._run_exitfuncs"}  # Python's own, for a fork that ends
 
 
 @pytest.mark.parametrize("name", _torch.NAMES)
