@@ -56,6 +56,9 @@ def diff(
     update_baseline: Annotated[
         bool, typer.Option("--update-baseline", help="Write what changed into BASE.")
     ] = False,
+    all: Annotated[
+        bool, typer.Option("--all", help="Also list what is ok, and each module that changed.")
+    ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")] = 1,
     output: Annotated[
         Optional[list[Path]],

@@ -8,6 +8,7 @@ from typing import Any
 
 from inspector.reporting.numbers import counted, digits, duration, si, size
 from inspector.reporting.parts import Content
+from inspector.reporting.registry import quantity
 
 
 def answer(report: Content) -> str:
@@ -121,13 +122,39 @@ def _table(report: Content) -> str:
 
 
 _STATES = ("regressed", "missing", "invalid", "incomparable", "noisy", "improved", "new", "ok")
+_NAMED = 3
+"""Of what failed, so many are named."""
 
 
 def _diff(report: Content) -> str:
     states = {name: int(report.metrics[name].value or 0) for name in _STATES}
-    told = [f"{count} {name}" for name, count in states.items() if count]
-    head = {"fail": "FAILED", "pass": "passed"}.get(report.verdict, "nothing compared")
-    return f"{head}: {', '.join(told)}" if told else head
+    counts = ", ".join(f"{count} {name}" for name, count in states.items() if count)
+    rows = report.tables["rows"].records()
+    failing = [row for row in rows if row["fails"]]
+    if report.verdict != "fail" or not failing:
+        head = {"fail": "FAILED", "pass": "passed"}.get(report.verdict, "nothing compared")
+        return f"{head}: {counts}" if counts else head
+    models = list(dict.fromkeys(row["model"] for row in failing))
+    if len(models) == 1:
+        named = [_failure(row) for row in failing]
+        about = f"{models[0]}: " if models[0] else ""
+    else:  # of each the worst
+        worst = {row["model"]: row for row in reversed(failing)}
+        named = [f"{name} ({_failure(worst[name])})" for name in models]
+        about = f"{len(models)} of {len({row['model'] for row in rows})} models: "
+    more = f", {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    reason = f"; {failing[0]['why']}" if len(models) == 1 and failing[0]["why"] else ""
+    return f"FAILED: {about}{', '.join(named[:_NAMED])}{more}{reason}"
+
+
+def _failure(row: dict[str, Any]) -> str:
+    """MACs +12.3%, or what else became of it."""
+    if row["metric"] == "model":
+        return str(row["state"])
+    label = quantity(row["metric"]).label or str(row["metric"]).replace("_", " ")
+    if row["state"] != "regressed":
+        return f"{label} {row['state']}"
+    return f"{label} {100 * row['relative']:+.3g}%" if row["relative"] else label
 
 
 def _llm(report: Content) -> str:

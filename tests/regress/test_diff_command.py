@@ -103,7 +103,18 @@ class TestALiveModel:
         ]
         macs = next(r for r in content["tables"]["rows"] if r["metric"] == "macs")
         assert macs["delta"] == 16 * 27 * 64 + 160
-        assert macs["why"] == "conv: 16 to 32 channels (and 1 more)"
+        assert macs["why"] == "conv: 16 to 32 channels, 2 layers follow"
+        code, out, _ = inspect("diff", base, f"{net_file}:build", "--model-arg", "width=32")
+        assert out.startswith("FAILED: ")
+        where, rows = out.index("where it changed"), out.index("changes, worst first")
+        assert where < rows  # the answer first
+        assert "conv      +27.81 k          +640  16 to 32 channels, 2 layers follow" in out
+        assert "norm " not in out
+        assert "\nok " not in out
+        assert "ok; --all lists them)" in out
+        out = inspect("diff", base, f"{net_file}:build", "--model-arg", "width=32", "--all")[1]
+        assert "\nnorm " in out
+        assert "\nok " in out
 
     def test_the_same_model_is_counted_on_the_inputs_of_base(self, inspect, net_file, base) -> None:
         code, out, _ = inspect("diff", base, f"{net_file}:build")

@@ -125,10 +125,20 @@ def test_nothing_but_the_result_is_printed() -> None:
 
 def test_a_long_text_gives_way_before_a_column_does() -> None:
     frame = Table({"role": ["weight"], "status": ["ok"], "law": ["word " * 20], "tensors": [3], "numel": [9]})
-    first, _, row = table(Section("laws", frame), 80).splitlines()
+    first, _, *rows = table(Section("laws", frame), 80).splitlines()
     assert first.split() == frame.columns
-    assert "..." in row
-    assert len(row) <= 80
+    assert sum(line.count("word") for line in rows) == 20
+    assert len(rows) == 3
+    assert rows[1].split("word")[0].isspace()  # the other cells are not repeated
+    assert max(map(len, rows)) <= 80
+
+
+def test_the_end_of_a_text_that_takes_too_many_lines_is_cut_off() -> None:
+    frame = Table({"name": ["a"], "why": [" ".join(f"w{number:02d}" for number in range(60))]})
+    rows = table(Section("t", frame), 60).splitlines()[2:]
+    assert len(rows) == 3
+    assert rows[-1].endswith(" ...")
+    assert "w00" in rows[0]
 
 
 def test_names_stay_whole_before_other_columns_do() -> None:
