@@ -112,7 +112,7 @@ def _tell_failures(report: Any) -> None:
     """What failed, on standard error: with the report in files, a log would show an exit code alone."""
     from inspector.reporting.answers import answer
 
-    failed = [finding.sentence for finding in report.findings if finding.status == "fail"]
+    failed = report.failures()
     lines = [answer(report), *(f"FAIL  {text}" for text in failed[:_TOLD])]
     if len(failed) > _TOLD:
         lines.append(f"and {len(failed) - _TOLD} more")

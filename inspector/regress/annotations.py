@@ -19,8 +19,9 @@ MOST = 10
 """Metrics of one model that a failed test lists."""
 
 
-def annotated(report: Report, found: Comparison) -> Report:
-    """`report` with one finding for all of a model's failures, and one for all of its remarks."""
+def annotated(report: Report, found: Comparison, accepting: bool = True) -> Report:
+    """`report` with one finding for all of a model's failures, and one for all of its remarks; `accepting`:
+    the first failure also says how it is accepted."""
     where = {entry.model: entry for entry in found.where}
     alone = str(report.subject.get("name", ""))
     findings = []
@@ -31,7 +32,7 @@ def annotated(report: Report, found: Comparison) -> Report:
         for model, changes in _by_model(chosen).items():
             parts = _states(changes) + (causes(where.get(model)) if status == "fail" else [])
             findings.append(Finding("", status, model or alone, "; ".join(parts)))
-    if findings and findings[0].status == "fail" and not found.base.place.startswith(GIT):
+    if accepting and findings and findings[0].status == "fail" and not found.base.place.startswith(GIT):
         findings[0] = replace(findings[0], message=f"{findings[0].message} ({ACCEPTED})")
     findings += [finding for finding in report.findings if finding.check == "compared"]
     return replace(report, findings=findings)

@@ -11,7 +11,7 @@ from typing import Any
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.core.trust import TRUST, refuse_in_file
-from inspector.regress.annotations import ACCEPTED
+from inspector.regress.annotations import ACCEPTED, annotated
 from inspector.regress.baseline import update
 from inspector.regress.compare import Comparison, compare
 from inspector.regress.content import Side, side
@@ -37,6 +37,9 @@ class DiffReport(Report):
 
     def written(self, form: str, color: bool = False, width: int | None = None) -> str:
         return write(self.comparison, form, color, width, self.every)
+
+    def failures(self) -> list[str]:
+        return Report.failures(annotated(self, self.comparison, accepting=False))
 
     def notes(self) -> Iterator[str]:
         """What was done besides the comparison, or can be. A GitHub job's step summary gets it, too."""

@@ -37,7 +37,8 @@ def test_the_report_is_written_before_the_exit_with_1(inspect, files, tmp_path: 
     code, out, err = inspect("diff", *files, *words)
     assert (code, out) == (1, "")
     assert err.startswith("FAILED: ")  # a log shows why, where the report is in files
-    assert "\nFAIL  " in err
+    assert "\nFAIL  regressed: regressed: params 1,000 to 1,500, +500 (+50%); macs 2,000 to 3,000" in err
+    assert err.count("\nFAIL  ") == 4  # a line for each model
     assert all(file.stat().st_size for file in made)
     assert json.loads(made[0].read_text())["verdict"] == "fail"
     assert summary.read_text().rstrip("\n") == made[2].read_text().rstrip("\n")
