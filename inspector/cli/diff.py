@@ -10,6 +10,7 @@ import typer
 
 from inspector.cli.choices import State, several
 from inspector.cli.command import command
+from inspector.cli.completion import compared_models
 from inspector.core.visible import visible
 
 _Names = Optional[list[str]]
@@ -26,7 +27,10 @@ def diff(
     base: Annotated[str, typer.Argument(help="A JSON report of any command, or git:REVISION:PATH.")],
     head: Annotated[
         Optional[str],
-        typer.Argument(help="The same, or a model's spec. Default: the models of a table, counted now."),
+        typer.Argument(
+            help="The same, or a model's spec. Default: the models of a table, counted now.",
+            autocompletion=compared_models,
+        ),
     ] = None,
     tolerance: Annotated[
         _Names,
