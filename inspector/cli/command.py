@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from functools import reduce
 from importlib import import_module
 from operator import getitem
@@ -62,8 +62,9 @@ def command(
                 before(values)
                 keywords = _keywords(values, signature)
                 try:
+                    title = " ".join(filter(None, (declared.__name__, _model(keywords))))
                     with _forks(early(keywords)):
-                        report = _call(_load(function), keywords, values, progress)
+                        report = _call(function, keywords, values, progress(title))
                 except (InspectError, KeyboardInterrupt) as error:  # what was measured by then is shown
                     if (partial := getattr(error, "report", None)) is not None:
                         emit(partial, values["format"], form, files, values["wide"])
@@ -182,12 +183,21 @@ def _settings(file: Path | None, overrides: Mapping[str, str]) -> Mapping[str, A
     return load(file, overrides)  # type: ignore[no-any-return]
 
 
-def _call(function: Callable[..., Any], keywords: dict[str, Any], values: Any, progress: Any) -> Any:
-    """The function's report. What a user's model prints goes to standard error: standard output is for the
-    result."""
-    takes = inspect.signature(function).parameters
-    keywords.update({name: values[name] for name in OWN if name in takes and values.get(name) is not None})
-    with redirect_stdout(sys.stderr), progress() if "tell" in takes else nullcontext() as tell:
+def _model(keywords: Mapping[str, Any]) -> str:
+    """What the command is about, for the title of its bar."""
+    named = keywords.get("model") or keywords.get("models") or keywords.get("base") or ""
+    return " ".join(map(str, named)) if isinstance(named, list) else str(named)
+
+
+def _call(place: str, keywords: dict[str, Any], values: Any, progress: Any) -> Any:
+    """The report of the function at `place`. What a user's model prints goes to standard error: standard
+    output is for the result. The bar stands while torch is loaded, too."""
+    with redirect_stdout(sys.stderr), progress as tell:
+        function = _load(place)
+        takes = inspect.signature(function).parameters
+        keywords.update(
+            {name: values[name] for name in OWN if name in takes and values.get(name) is not None}
+        )
         return function(**keywords, **({"tell": tell} if "tell" in takes else {}))
 
 
