@@ -49,7 +49,7 @@ def _params(report: Content) -> str:
 
 def _memory(report: Content) -> str:
     name, phase = report.subject["name"], report.subject["phase"]
-    step = "a training step" if phase == "train" else f"a {phase}"
+    step = {"train": "a training step", "forward": "inference"}.get(phase, f"a {phase}")
     peak = (
         f"{_size(report, 'peak_allocated')} allocated, {_size(report, 'peak_reserved')} reserved at the peak"
     )
@@ -57,13 +57,19 @@ def _memory(report: Content) -> str:
         batch = report.metrics["max_batch"].value
         if not batch:
             return f"{name}: no batch fits"
-        most = report.metrics.get("convolution_workspace")
-        bound = (
-            f"; with cuDNN's largest workspaces {size(int(most.value))} more" if most and most.value else ""
-        )
-        return f"{name}: {step} fits with a batch of {batch} ({peak}{bound})"
+        return f"{name}: {step} fits with a batch of {batch}{_safe(report, int(batch))} ({peak})"
     fits = next((finding for finding in report.findings if finding.check == "fits"), None)
     return f"{name}: {step} takes {peak}" + (f"; it {fits.message.partition(' (')[0]}" if fits else "")
+
+
+def _safe(report: Content, batch: int) -> str:
+    """Whether it is safe whatever workspaces libraries take; nothing of a report that does not know."""
+    if "safe_batch" not in report.metrics:
+        return ""
+    safe = int(report.metrics["safe_batch"].value or 0)
+    if not safe:
+        return ", but none does if its libraries take their largest workspaces"
+    return ("" if safe == batch else f", or of {safe}") + " whatever workspaces its libraries take"
 
 
 def _verified(report: Content) -> str:
