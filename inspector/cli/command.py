@@ -17,7 +17,7 @@ import typer
 from inspector.cli import progress as bars
 from inspector.cli.options import DEFAULTS, FIRST, LAST, Setting, assignments
 from inspector.cli.output import check, emit
-from inspector.cli.words import as_options
+from inspector.cli.words import as_options, in_report
 from inspector.core.collection import paused
 from inspector.core.errors import InspectError
 from inspector.core.log import to_console
@@ -66,7 +66,8 @@ def command(
                     with _forks(early(keywords)):
                         report = _call(function, keywords, values, progress(title))
                 except (InspectError, KeyboardInterrupt) as error:  # what was measured by then is shown
-                    if (partial := getattr(error, "report", None)) is not None:
+                    partial = getattr(error, "report", None)
+                    if partial is not None and (files or _says_something(error)):
                         emit(partial, values["format"], form, files, values["wide"])
                     raise
             except InspectError as error:
@@ -74,6 +75,7 @@ def command(
                 raise
             if report is None:  # another rank, or another machine, has it
                 return 0
+            in_report(report, ctx.command.params)
             emit(report, values["format"], form, files, values["wide"])
             if files and report.verdict == "fail":
                 _tell_failures(report)
@@ -104,6 +106,11 @@ def library(model: str) -> tuple[str, ...]:
     source, colon, _ = model.partition(":")
     source = source if colon else "" if "." in model else "torchvision"
     return (source,) if source in ("torchvision", "timm") else ()
+
+
+def _says_something(error: Any) -> bool:
+    """Whether something ran before the error."""
+    return not hasattr(error, "trace") or bool(error.trace.ops)
 
 
 _TOLD = 10

@@ -160,7 +160,8 @@ def _downloaded(incomplete: str) -> Iterator[str]:
 def in_bash(complete: Any) -> int:
     """Run `complete` with words that bash broke at : and = put together again, and leave out of what it
     prints the part that bash does not replace."""
-    words, current = os.environ.get("COMP_WORDS", "").split("\n"), int(os.environ.get("COMP_CWORD") or 0)
+    line, current = os.environ.get("COMP_WORDS", ""), int(os.environ.get("COMP_CWORD") or 0)
+    words = line.split("\n" if "\n" in line else " ")
     joined: list[str] = []
     broken = 0
     for place, word in enumerate(words[: current + 1]):

@@ -173,7 +173,10 @@ FIRST = {
         bool,
         typer.Option("--trust-remote-code", help="hf: run the code that comes with the configuration."),
     ],
-    "weights": Annotated[Optional[Path], typer.Option(help="Load this .pth or .safetensors file first.")],
+    "weights": Annotated[
+        Optional[Path],
+        typer.Option(metavar="FILE", help="Load this .pth or .safetensors file into the model first."),
+    ],
     "phase": Annotated[Phase, typer.Option(help="forward, or train: forward and backward in train mode.")],
     "device": Annotated[
         Optional[str],

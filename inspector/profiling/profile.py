@@ -154,8 +154,7 @@ def _run(model: Model | Trace, inputs: Any, make: Callable[[Trace], Report], **h
     try:
         return trace(model, inputs, **how)
     except ForwardError as error:
-        if error.trace.ops:  # else the report would say nothing
-            error.report = make(error.trace)
+        error.report = make(error.trace)
         raise
 
 

@@ -19,6 +19,7 @@ from inspector.regress.outcome import report
 from inspector.regress.rules import Rules, rules
 from inspector.regress.source import GIT, is_report, live, read
 from inspector.regress.written import add_to_summary, write
+from inspector.reporting.numbers import counted
 from inspector.reporting.report import Report
 from inspector.reporting.schema import as_text
 
@@ -236,4 +237,4 @@ def _rows_now(
     made = table(entries, seed=seed, jobs=jobs, tell=tell)
     names = {entry.name for entry in entries}
     kept = {name: row for name, row in base.rows.items() if name in names}
-    return replace(base, rows=kept), live(made.to_dict(), spec or f"{len(entries)} models")
+    return replace(base, rows=kept), live(made.to_dict(), spec or counted(len(entries), "model"))

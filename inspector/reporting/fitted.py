@@ -13,7 +13,7 @@ from itertools import zip_longest
 FIRST = (
     "metric", "params", "parameters", "macs", "share", "status", "verdict", "state", "what", "law", "head",
     "why", "value", "allocated", "needed", "latency", "speedup", "fits", "tokens/s", "longest",
-    "samples_bound", "before", "after", "change",
+    "samples/s, at most", "before", "after", "change",
 )  # fmt: skip
 """Columns that stay longest, the most important first."""
 LEAST = 24

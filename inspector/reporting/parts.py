@@ -60,8 +60,9 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """The message, with its subject in front where it has one."""
-        return f"{self.subject}: {self.message}" if self.subject else self.message
+        """The message, with its subject in front where it has one and does not begin with it."""
+        named = not self.subject or self.message.startswith(f"{self.subject} ")
+        return self.message if named else f"{self.subject}: {self.message}"
 
 
 @dataclass(frozen=True)

@@ -157,13 +157,27 @@ class TestRevisions:
         assert inspect("diff", "git:HEAD:base.json", "git:HEAD:base.json")[0] == 0
 
     @pytest.mark.parametrize(
-        "text", ["git:none:base.json", "git:HEAD:none.json", "git:HEAD", "git::x", "git:--help:x"]
+        ("text", "message", "hint"),
+        [
+            ("git:none:base.json", "cannot read git:none:base.json", "git fetch origin none"),
+            ("git:HEAD:xyz", "does not exist in 'HEAD'", "commit it there first"),
+            ("git:HEAD:bse.json", "does not exist in 'HEAD'", "did you mean base.json?"),
+            ("git:HEAD", "'git:HEAD' names no file", "e.g. git:HEAD:base.json"),
+            ("git:main:", "'git:main:' names no file", "e.g. git:main:base.json"),
+            ("git::x", "'git::x' names no revision", "e.g. git:main:x"),
+            ("git:--help:x", "names no revision", "e.g. git:main:x"),
+        ],
     )
-    def test_what_is_not_there_is_an_error(self, inspect, repository, text: str) -> None:
+    def test_what_is_not_there_is_an_error(
+        self, inspect, repository, text: str, message: str, hint: str
+    ) -> None:
         code, _, err = inspect("diff", text, "head.json")
         assert code == 2
-        assert err.startswith("error: cannot read")
-        assert "hint: " in err
+        first, second = err.splitlines()
+        assert first.startswith("error: ")
+        assert message in first
+        assert second.startswith("hint: ")
+        assert hint in second
 
     def test_history_is_not_rewritten(self, inspect, repository) -> None:
         code, _, err = inspect("diff", "git:HEAD:base.json", "head.json", "--update-baseline")

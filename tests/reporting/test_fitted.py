@@ -36,7 +36,7 @@ def lines(width: int | None) -> list[str]:
 
 
 def test_without_a_width_all_is_there() -> None:
-    assert lines(None)[0].split() == MODULES.columns
+    assert lines(None)[0].lower().split() == MODULES.columns
     assert max(map(len, lines(None))) > 80
 
 
@@ -48,8 +48,8 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 def test_the_important_columns_stay_and_the_others_are_named() -> None:
     shown = lines(60)
     headings = shown[0].split()
-    assert {"module", "params", "macs", "share"} <= set(headings)
-    gone = [name for name in MODULES.columns if name not in headings]
+    assert {"module", "params", "MACs", "share"} <= set(headings)
+    gone = [name for name in lines(None)[0].split() if name not in headings]
     assert " ".join(shown[4:]) == f"(not shown: {', '.join(gone)}; --wide shows all)"
     assert "4.089 G" in shown[2]
     assert "  layer1.0.conv1 " in shown[3]  # whole, with its indentation
@@ -126,7 +126,7 @@ def test_nothing_but_the_result_is_printed() -> None:
 def test_a_long_text_gives_way_before_a_column_does() -> None:
     frame = Table({"role": ["weight"], "status": ["ok"], "law": ["word " * 20], "tensors": [3], "numel": [9]})
     first, _, *rows = table(Section("laws", frame), 80).splitlines()
-    assert first.split() == frame.columns
+    assert first.split() == ["role", "status", "law", "tensors", "elements"]
     assert sum(line.count("word") for line in rows) == 20
     assert len(rows) == 3
     assert rows[1].split("word")[0].isspace()  # the other cells are not repeated
