@@ -58,7 +58,18 @@ def _length(rows: list[list[str]], place: int) -> int:
 
 def _shorter(rows: list[list[str]], place: int, room: int) -> list[list[str]]:
     """The rows with a column of at most `room`: sentences go on in the next line, names lose their middle."""
-    return [[*row[:place], _cut(row[place], room), *row[place + 1 :]] for row in rows]
+    longest = _length(rows, place)
+    bars = all(set(row[place]) <= _BARS for row in rows)
+    cells = [_scaled(row[place], room / longest) if bars else _cut(row[place], room) for row in rows]
+    return [[*row[:place], cell, *row[place + 1 :]] for row, cell in zip(rows, cells)]
+
+
+_BARS = set(" \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588\u2589\u258a\u258b\u258c\u258d\u258e\u258f")
+
+
+def _scaled(bar: str, scale: float) -> str:
+    """A bar that keeps its proportion to the others."""
+    return "\u2588" * round(len(bar) * scale)
 
 
 def _cut(cell: str, room: int) -> str:

@@ -61,8 +61,10 @@ class Finding:
     @property
     def sentence(self) -> str:
         """The message, with its subject in front where it has one and does not begin with it."""
-        named = not self.subject or self.message.startswith(f"{self.subject} ")
-        return self.message if named else f"{self.subject}: {self.message}"
+        if not self.subject or self.message.startswith(f"{self.subject} "):
+            return self.message
+        colon = "" if self.message.startswith("and ") else ":"  # a.weight and 3 more
+        return f"{self.subject}{colon} {self.message}"
 
 
 @dataclass(frozen=True)
