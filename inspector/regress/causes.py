@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inspector.regress.content import Layer
-from inspector.regress.layers import CHANNELS, Moved, Widths, described, differences, widths
+from inspector.regress.layers import CHANNELS, Moved, Widths, described, differences, outputs, widths
 from inspector.reporting.numbers import counted
 
 _Step = tuple[int, int]
@@ -72,11 +72,12 @@ def grouped(changes: Sequence[Moved]) -> list[Group]:
     """The changes that cost something, each in one group; the largest first. `changes` are those of every
     module of both sides, in the order of HEAD."""
     groups: dict[Any, Group] = {}
-    blocks = _blocks(changes)
+    blocks, doubtful = _blocks(changes), set[_Step]()
     for change in changes:
         if not (change.macs or change.params):
             continue
-        cause = _cause(change, groups)
+        cause = _cause(change, {key: group for key, group in groups.items() if key not in doubtful})
+        doubtful |= _opaque(change)
         if cause is not None:
             cause.followers.append(change)
         elif change.path in blocks:
@@ -125,8 +126,22 @@ def _multiple(step: _Step, of: _Step) -> bool:
 
 def _widened(change: Moved) -> _Step | None:
     """How many outputs a layer had and has, where that changed."""
-    base, head = _both(change)
-    return (base.outputs, head.outputs) if base and head and base.outputs != head.outputs else None
+    if change.base is None or change.head is None or change.base.type != change.head.type:
+        return None
+    base, head = outputs(change.base), outputs(change.head)
+    return (base, head) if base and head and base != head else None
+
+
+def _opaque(change: Moved) -> set[_Step]:
+    """The sizes that changed in a weight of which nothing else is known: what comes after it may read it, and
+    not what was widened alike before."""
+    base, head = change.base, change.head
+    if base is None or head is None or base.shape == head.shape or outputs(head) is not None:
+        return set()
+    old, new = base.shape.split("x"), head.shape.split("x")
+    if len(old) != len(new) or _per_channel(base, head) is not None:
+        return set()
+    return {(int(a), int(b)) for a, b in zip(old, new) if a != b and (a + b).isdigit()}
 
 
 def _read(change: Moved) -> _Step | None:

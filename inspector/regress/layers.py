@@ -201,8 +201,20 @@ def widths(layer: Layer) -> Widths | None:
     return None
 
 
-_LINEAR = ("Linear", "NonDynamicallyQuantizableLinear", "Conv1D")
-"""torch's own, that of its attention, and transformers' whose weight lies the other way round."""
+_LINEAR = ("Linear", "NonDynamicallyQuantizableLinear", "MultiheadAttention", "Conv1D")
+"""torch's own, those of its attention, and transformers' whose weight lies the other way round."""
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def outputs(layer: Layer) -> int | None:
+    """How many channels or features a layer writes; None where its weight does not tell. A recurrent layer's
+    largest weight has as many rows as gates times features, and reads its input or its own state."""
+    known = widths(layer)
+    if known is not None:
+        return known.outputs
+    rows = layer.shape.split("x")[0]
+    gates = _GATES.get(layer.type)
+    return int(rows) // gates if gates and rows.isdigit() else None
 
 
 def _reshaped(base: Layer, head: Layer) -> list[str]:

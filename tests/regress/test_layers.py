@@ -248,3 +248,26 @@ class TestCauses:
                 for _ in range(2)
             ]
             folded(*sides)
+
+    def test_a_recurrent_layer_writes_a_gates_part_of_its_rows(self) -> None:
+        def net(width: int) -> list[Layer]:
+            tokens = Layer("tokens", "Embedding", f"100x{width}", 1, 100 * width, 0)
+            lstm = Layer("lstm", "LSTM", f"{4 * width}x{width}", 1, 8 * width * width, 8 * width * width)
+            return [tokens, lstm, linear("head", 7, width)]
+
+        assert [line[:2] for line in folded(net(8), net(16))] == [
+            ("tokens and 1 more", "8 to 16 channels or features, 1 layer follows")
+        ]
+
+    def test_nothing_follows_past_a_module_that_nobody_knows(self) -> None:
+        def net(width: int) -> list[Layer]:
+            own = Layer("own", "MyMixer", f"{width}x{width}", 1, width * width, width * width)
+            before, after = linear("before", 7, width), linear("after", 7, width)
+            return [linear("wide", width, 4), before, own, after]
+
+        # `after` may read `wide` or `own`.
+        assert [line[:2] for line in folded(net(8), net(16))] == [
+            ("own", "shape 8x8 to 16x16"),
+            ("wide", "8 to 16 features, 1 layer follows"),
+            ("after", "8 to 16 input features"),
+        ]

@@ -148,3 +148,11 @@ def test_names_stay_whole_before_other_columns_do() -> None:
     text = table(Section("models", frame), 70)
     assert "timm:" + "a" * 45 in text
     assert "(not shown: " in text
+
+
+def test_bars_are_scaled_and_not_cut() -> None:
+    frame = Table({"name": ["a" * 30, "b", "c"], "bar": ["█" * 40, "█" * 20, "█" * 9 + "▎"]})
+    rows = table(Section("t", frame), 60).splitlines()[2:]
+    # 60 columns less the name's 30 and the 2 between are 28: of 40, 20 and 10 blocks 28, 14 and 7.
+    assert [row.count("█") for row in rows] == [28, 14, 7]
+    assert "..." not in "".join(rows)

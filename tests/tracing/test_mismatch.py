@@ -187,8 +187,28 @@ def test_an_image_without_a_batch(inspect: Run, spec: str) -> None:
 
 def test_the_command_shows_no_empty_report(inspect: Run, tmp_path: Any) -> None:
     file = tmp_path / "asks.py"
-    file.write_text("from tests.tracing.test_mismatch import Asks\n")
+    file.write_text(
+        "from torch import nn\nclass Asks(nn.Module):\n    def forward(self, x, mask): return x * mask\n"
+    )
     assert inspect("profile", f"{file}:Asks", "--input", "1x8") == (
         2, "",
         "error: Asks.forward() needs `mask`\nhint: add --input 'mask=int64[...]', with its dtype and shape\n",
     )  # fmt: skip
+
+
+def test_without_an_input_the_hint_asks_for_what_the_signature_needs(inspect: Run, tmp_path: Any) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(
+        "from torch import nn\n"
+        "class Image(nn.Module):\n    def forward(self, x): return x\n"
+        "class Text(nn.Module):\n    def forward(self, ids): return ids\n"
+        "class Both(nn.Module):\n    def forward(self, ids, *, lengths, pool='mean'): return ids\n"
+    )
+    hints = [inspect("profile", f"{file}:{name}")[2].splitlines()[1] for name in ("Image", "Text", "Both")]
+    end = "or define example_inputs() in its file"
+    assert hints == [
+        f"hint: pass one with --input 1x3x224x224, {end}",
+        f"hint: pass --input 'ids=int64[...]', with their dtypes and shapes, {end}",
+        "hint: pass --input 'ids=int64[...]' --input 'lengths=int64[...]', with their dtypes and shapes,"
+        f" {end}",
+    ]

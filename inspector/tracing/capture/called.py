@@ -54,6 +54,16 @@ def misfit(
     return f"{owner} needs {needs}", f"add `inputs={list(map(_example, missing))!r}`{_with(missing)}"
 
 
+def required(function: Callable[..., Any]) -> list[str]:
+    """An input of the grammar for each argument that a call must have; none where nothing is known of it."""
+    try:
+        parameters = introspection.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    various = (introspection.Parameter.VAR_POSITIONAL, introspection.Parameter.VAR_KEYWORD)
+    return [_example(one) for one in parameters if one.default is one.empty and one.kind not in various]
+
+
 def _example(parameter: introspection.Parameter) -> str:
     """An input of the grammar: a plain value where the annotation says so, else a tensor."""
     if (value := _plain(parameter)) is not None:
