@@ -90,7 +90,9 @@ def failed_test(found: Comparison, rules: Rules, name: str, command: str) -> str
     ways: dict[str, None] = {}
     for change in failing[:MOST]:
         over = (budget := rules.budget(change.metric)) is not None and f"{OVER} of" in change.why
-        limit = number(budget if over else change.base, change.unit)
+        if over:
+            change = replace(change, base=budget)  # the change is that from the limit
+        limit = number(change.base, change.unit)
         why = "" if over else change.why
         rows.append(
             [change.metric, limit or "-", number(change.head, change.unit) or "-", delta(change), why]
@@ -106,4 +108,6 @@ def failed_test(found: Comparison, rules: Rules, name: str, command: str) -> str
         [headings[place] for place in kept],
     )
     changed = [f"changed: {text}" for entry in found.where for text in causes(entry)]
-    return "\n".join([name, "", table, "", *changed, *(f"accept: {way}" for way in ways)])
+    first, more = rows[0], len(failing) - 1
+    title = f"{name}: {first[0]} is {first[2]}, its limit {first[1]}" + (f", and {more} more" if more else "")
+    return "\n".join([title, "", table, "", *changed, *(f"accept: {way}" for way in ways)])

@@ -74,8 +74,12 @@ def test_a_limit_that_is_exceeded_fails_and_is_shown_with_the_value(pytester, ru
     result = run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["*.py::test_net", "metric*limit*value", "params*447*448", "accept: raise max_params in the mark"],
-        consecutive=False,
+        [
+            "*.py::test_net: params is 448, its limit 447",
+            "metric*limit*value*change*",
+            "params*447*448*+1 (+0.224%)",
+            "accept: raise max_params in the mark",
+        ],
     )
 
 
@@ -111,7 +115,7 @@ def test_a_baseline_is_written_when_asked_for_and_then_holds(pytester, run) -> N
     # 27 weights and a bias for each of 8 more channels, on 64 pixels.
     result.stdout.fnmatch_lines(
         [
-            "*.py::test_net[[]1]",
+            "*.py::test_net[[]1]: *is *, its limit *, and * more",
             "macs*27,648*41,472*+13,824 (+50%)",
             "changed: (the model itself): 16 to 24 channels (+13.82 k MACs, +224 parameters)",
             f"accept: pytest '{file.name}::test_net[[]1]' --inspect-update-baseline",
