@@ -188,8 +188,11 @@ class TestCauses:
         assert [line[:2] for line in folded(base, head)] == [("wide", "8 to 16 channels, 1 layer follows")]
         # With two that fit, 8 x 49 being 4 x 98, none is certain.
         base, head = [conv("a", 4, 3), *base], [conv("a", 8, 3), *head]
-        base[1], head[1] = conv("wide", 8, 3), conv("wide", 16, 3)
-        assert len(folded(base, head)) == 3
+        assert [line[0] for line in folded(base, head)] == ["wide", "a", "head"]
+        # Nor where fewer pixels are left.
+        base = [conv("wide", 8, 4), linear("head", 10, 8 * 49)]
+        head = [conv("wide", 16, 4), linear("head", 10, 16 * 36)]
+        assert len(folded(base, head)) == 2
 
     def test_a_wider_transformer_is_a_line_for_each_width(self) -> None:
         def net(width: int) -> list[Layer]:
