@@ -22,6 +22,7 @@ import importlib
 import json
 import os
 import platform
+import pty
 import re
 import shlex
 import shutil
@@ -38,6 +39,8 @@ if str(HERE) not in sys.path:  # where this file is run by runpy, as the tests d
 
 TEMPLATES = HERE / "templates"
 OUTPUTS = HERE / "results" / "outputs.json"
+WIDTH = "80"
+"""Columns of the terminal that the commands write to."""
 LLAMA = HERE / "llama-3.1-8b.json"
 """What a Llama-3.1-8B is, by its config.json on the hub."""
 ROOMS = {
@@ -204,25 +207,46 @@ def run(words: str) -> str:
 
 def _run(words: str, folder: Path) -> str:
     shutil.rmtree(folder / ".cache", ignore_errors=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "inspector", *shlex.split(words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env={**os.environ, "XDG_CACHE_HOME": str(folder / ".cache")},
-    )
-    if done.returncode not in (0, 1):  # 1: a verification that is shown failing
-        raise SystemExit(f"inspect {words}: {done.stderr}")
-    return done.stdout.rstrip()
+    reader, writer = pty.openpty()
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "inspector", *shlex.split(words)],
+            stdout=writer,
+            stderr=errors,
+            cwd=folder,
+            env={**os.environ, "XDG_CACHE_HOME": str(folder / ".cache"), "COLUMNS": WIDTH, "NO_COLOR": "1"},
+        )
+        os.close(writer)
+        text = _read(reader)
+        if process.wait() not in (0, 1):  # 1: a verification that is shown failing
+            errors.seek(0)
+            raise SystemExit(f"inspect {words}: {errors.read()}")
+    return text.replace("\r\n", "\n").rstrip()
+
+
+def _read(reader: int) -> str:
+    """All that is written to the other end of a terminal."""
+    pieces = []
+    while True:
+        try:
+            piece = os.read(reader, 65536)
+        except OSError:  # Linux says so where the other end is closed
+            piece = b""
+        if not piece:
+            os.close(reader)
+            return b"".join(pieces).decode()
+        pieces.append(piece)
 
 
 def shown(text: str, pattern: str) -> str:
-    """The first line, which is the answer, and those that match; an ellipsis where more than space is cut."""
-    lines: list[str] = []
+    """The answer, which ends at the first empty line, and lines that match, with those that continue them; an
+    ellipsis where more than space is cut."""
+    answer = text.partition("\n\n")[0]
+    lines = answer.splitlines()
     cut: str | None = None
-    for line in text.splitlines():
-        if lines and not re.search(pattern, line):
+    for line in text[len(answer) :].splitlines():
+        continued = cut is None and re.match(r" {4}", line)
+        if not continued and not re.search(pattern, line):
             cut = "..." if line.strip() or cut else ""
             continue
         if cut is not None:

@@ -215,3 +215,14 @@ def test_the_command_writes_the_same_report(folder: str, tmp_path: Path) -> None
     assert main(arguments) == 0
     rows = json.loads(file.read_text())["tables"]["points"]
     assert [row["batch"] for row in rows] == [1, 2]
+
+
+def test_a_context_beyond_what_the_model_was_made_for_is_said(tmp_path: Path) -> None:
+    """Llama-3.1-8B is made for 131,072 tokens: max_position_embeddings of its config.json."""
+    within, beyond = (
+        inspector.llm(f"hf:{LLAMA}", context=tokens, batch=[1]).findings for tokens in (131_072, 131_073)
+    )
+    assert not any("max_position_embeddings" in finding.message for finding in within)
+    said = [finding.message for finding in beyond if "max_position_embeddings" in finding.message]
+    assert len(said) == 1
+    assert said[0].startswith("the model is made for 131,072 tokens")

@@ -13,5 +13,6 @@ from inspector.cli.command import command
 def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove every trace in it.")] = False) -> None:
     """Show or clear the cache of traces.
 
-    It holds traces of torchvision and timm models, which depend on names and versions alone.
+    It holds traces of torchvision and timm models, which depend on names and versions alone, and the names of
+    modules that the shell completes.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from functools import reduce
 from importlib import import_module
 from operator import getitem
@@ -17,7 +17,7 @@ import typer
 from inspector.cli import progress as bars
 from inspector.cli.options import DEFAULTS, FIRST, LAST, Setting, assignments
 from inspector.cli.output import check, emit
-from inspector.cli.words import as_options
+from inspector.cli.words import as_options, in_report
 from inspector.core.collection import paused
 from inspector.core.errors import InspectError
 from inspector.core.log import to_console
@@ -62,10 +62,12 @@ def command(
                 before(values)
                 keywords = _keywords(values, signature)
                 try:
+                    title = " ".join(filter(None, (declared.__name__, _model(keywords))))
                     with _forks(early(keywords)):
-                        report = _call(_load(function), keywords, values, progress)
+                        report = _call(function, keywords, values, progress(title))
                 except (InspectError, KeyboardInterrupt) as error:  # what was measured by then is shown
-                    if (partial := getattr(error, "report", None)) is not None:
+                    partial = getattr(error, "report", None)
+                    if partial is not None and (files or _says_something(error)):
                         emit(partial, values["format"], form, files, values["wide"])
                     raise
             except InspectError as error:
@@ -73,6 +75,7 @@ def command(
                 raise
             if report is None:  # another rank, or another machine, has it
                 return 0
+            in_report(report, ctx.command.params)
             emit(report, values["format"], form, files, values["wide"])
             if files and report.verdict == "fail":
                 _tell_failures(report)
@@ -105,6 +108,11 @@ def library(model: str) -> tuple[str, ...]:
     return (source,) if source in ("torchvision", "timm") else ()
 
 
+def _says_something(error: Any) -> bool:
+    """Whether something ran before the error."""
+    return not hasattr(error, "trace") or bool(error.trace.ops)
+
+
 _TOLD = 10
 
 
@@ -112,7 +120,7 @@ def _tell_failures(report: Any) -> None:
     """What failed, on standard error: with the report in files, a log would show an exit code alone."""
     from inspector.reporting.answers import answer
 
-    failed = [finding.sentence for finding in report.findings if finding.status == "fail"]
+    failed = report.failures()
     lines = [answer(report), *(f"FAIL  {text}" for text in failed[:_TOLD])]
     if len(failed) > _TOLD:
         lines.append(f"and {len(failed) - _TOLD} more")
@@ -182,12 +190,21 @@ def _settings(file: Path | None, overrides: Mapping[str, str]) -> Mapping[str, A
     return load(file, overrides)  # type: ignore[no-any-return]
 
 
-def _call(function: Callable[..., Any], keywords: dict[str, Any], values: Any, progress: Any) -> Any:
-    """The function's report. What a user's model prints goes to standard error: standard output is for the
-    result."""
-    takes = inspect.signature(function).parameters
-    keywords.update({name: values[name] for name in OWN if name in takes and values.get(name) is not None})
-    with redirect_stdout(sys.stderr), progress() if "tell" in takes else nullcontext() as tell:
+def _model(keywords: Mapping[str, Any]) -> str:
+    """What the command is about, for the title of its bar."""
+    named = keywords.get("model") or keywords.get("models") or keywords.get("base") or ""
+    return " ".join(map(str, named)) if isinstance(named, list) else str(named)
+
+
+def _call(place: str, keywords: dict[str, Any], values: Any, progress: Any) -> Any:
+    """The report of the function at `place`. What a user's model prints goes to standard error: standard
+    output is for the result. The bar stands while torch is loaded, too."""
+    with redirect_stdout(sys.stderr), progress as tell:
+        function = _load(place)
+        takes = inspect.signature(function).parameters
+        keywords.update(
+            {name: values[name] for name in OWN if name in takes and values.get(name) is not None}
+        )
         return function(**keywords, **({"tell": tell} if "tell" in takes else {}))
 
 

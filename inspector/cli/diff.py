@@ -10,6 +10,7 @@ import typer
 
 from inspector.cli.choices import State, several
 from inspector.cli.command import command
+from inspector.cli.completion import compared_models
 from inspector.core.visible import visible
 
 _Names = Optional[list[str]]
@@ -26,7 +27,10 @@ def diff(
     base: Annotated[str, typer.Argument(help="A JSON report of any command, or git:REVISION:PATH.")],
     head: Annotated[
         Optional[str],
-        typer.Argument(help="The same, or a model's spec. Default: the models of a table, counted now."),
+        typer.Argument(
+            help="The same, or a model's spec. Default: the models of a table, counted now.",
+            autocompletion=compared_models,
+        ),
     ] = None,
     tolerance: Annotated[
         _Names,
@@ -55,6 +59,9 @@ def diff(
     effect: Annotated[Optional[str], typer.Option(help="Least slowdown that fails. Default: 5%.")] = None,
     update_baseline: Annotated[
         bool, typer.Option("--update-baseline", help="Write what changed into BASE.")
+    ] = False,
+    all: Annotated[
+        bool, typer.Option("--all", help="Also list what is ok, and each module that changed.")
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")] = 1,
     output: Annotated[

@@ -10,6 +10,7 @@ import typer
 
 from inspector.cli.choices import Counting, Norm
 from inspector.cli.command import command, library
+from inspector.cli.completion import module_names, remember
 from inspector.cli.options import Setting, Stages, globs
 
 
@@ -20,7 +21,12 @@ def training(keywords: Mapping[str, Any]) -> tuple[str, ...]:
     return ("inspector.freezing.ddp_worker", "torch._dynamo", *library(keywords["model"]))
 
 
-@command("freezing.handle:freeze_and_verify", "model inputs model_args weights seed", early=training)
+@command(
+    "freezing.handle:freeze_and_verify",
+    "model inputs model_args weights seed",
+    early=training,
+    after=remember,
+)
 def freeze(
     at: Annotated[
         Optional[int],
@@ -37,6 +43,7 @@ def freeze(
         typer.Option(
             "--pattern",
             metavar="GLOB",
+            autocompletion=module_names,
             help="Freeze the parameters that match this glob, e.g. 'layer1.*'; repeatable.",
         ),
         Setting("FREEZE.PATTERNS"),

@@ -129,14 +129,14 @@ EXAMPLES = {name: entry.examples for group in GROUPS.values() for name, entry in
 START = """\
 How big a PyTorch model is, what it computes, and how we know.
 
-  inspect profile resnet50                             parameters, MACs, FLOPs, module by module
-  inspect profile your_net.py:Net --input 1x3x224x224  your own model
-  inspect memory resnet50 --phase train --max-batch 24GiB
-  inspect freeze resnet50 --at 2                       frozen? verified by training steps
-  inspect bench resnet50 --amp                         what half precision buys
-  inspect diff models.json                             did this change make it larger?
+  inspect profile resnet50                          parameters, MACs, FLOPs
+  inspect profile net.py:Net --input 1x3x64x64      your own model
+  inspect memory resnet50 --max-batch 24GiB         the largest batch that fits
+  inspect freeze resnet50 --at 2                    frozen? verified in training
+  inspect bench resnet50 --amp                      what half precision buys
+  inspect diff models.json                          did this make it larger?
 
-All commands: inspect --help. Options and examples of one: inspect profile --help
+All commands: inspect --help. One command, with examples: inspect profile --help
 """
 
 

@@ -9,6 +9,7 @@ import typer
 
 from inspector.cli.choices import Expected, Fan, Scheme, listed
 from inspector.cli.command import command
+from inspector.cli.completion import module_names
 from inspector.cli.options import Setting
 
 _NAMED = ("scheme", "expect")
@@ -53,6 +54,7 @@ def init(
         typer.Option(
             "--layers",
             metavar="GLOB",
+            autocompletion=module_names,
             help="Over layers: 'conv*', 'layer1.*'; repeatable. Default: every layer with a weight "
             "of two or more dimensions; embeddings, recurrent and norm layers must be named.",
         ),

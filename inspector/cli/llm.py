@@ -37,7 +37,8 @@ def llm(
         Optional[str],
         typer.Option(
             metavar="SCHEME",
-            help="Weights in fewer bits: int8, fp8, int4[:group=128], nf4, gptq; w8a8, w8a8-fp8.",
+            help="Weights as if kept in fewer bits, no file: int8, fp8, int4[:group=128], nf4, gptq;"
+            " w8a8, w8a8-fp8.",
         ),
     ] = None,
     reserve: Annotated[

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from inspector.cli.completion import COMPLETING, in_bash
 from inspector.cli.conversion import lightened
 from inspector.cli.guide import COMMANDS, START, write_commands, write_examples
 from inspector.cli.options import FIRST, LAST
@@ -120,7 +121,9 @@ def _root(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 a claim is false, 2 not done."""
     words = sys.argv[1:] if arguments is None else arguments
-    if not words and "_INSPECT_COMPLETE" not in os.environ:
+    if os.environ.get(COMPLETING) == "complete_bash":
+        return in_bash(lambda: _run(words, {}))
+    if not words and COMPLETING not in os.environ:
         print(START, end="")
         return 0
     context: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from inspector.cli.choices import Attn, Format, Phase
+from inspector.cli.completion import model_names, module_names
 from inspector.core.errors import InspectError
 from inspector.core.trust import refuse_in_file
 from inspector.core.values import yaml_value
@@ -112,6 +113,7 @@ Stages = Annotated[
         "--stage",
         metavar="GLOBS",
         callback=globs,
+        autocompletion=module_names,
         help="One stage of your own: globs of modules, 'conv1 bn1'; repeat in order.",
     ),
 ]
@@ -121,7 +123,8 @@ FIRST = {
         Optional[str],
         typer.Argument(
             help="resnet50 (default), NAME@ENTRY, timm:NAME, hf:PATH, hf:ORG/NAME[@REVISION], file.py:ATTR,"
-            " package.module:ATTR, or an exported net.pt2."
+            " package.module:ATTR, or an exported net.pt2.",
+            autocompletion=model_names,
         ),
         Setting("MODEL.NAME"),
     ],
@@ -170,7 +173,10 @@ FIRST = {
         bool,
         typer.Option("--trust-remote-code", help="hf: run the code that comes with the configuration."),
     ],
-    "weights": Annotated[Optional[Path], typer.Option(help="Load this .pth or .safetensors file first.")],
+    "weights": Annotated[
+        Optional[Path],
+        typer.Option(metavar="FILE", help="Load this .pth or .safetensors file into the model first."),
+    ],
     "phase": Annotated[Phase, typer.Option(help="forward, or train: forward and backward in train mode.")],
     "device": Annotated[
         Optional[str],

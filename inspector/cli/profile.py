@@ -9,10 +9,11 @@ import typer
 
 from inspector.cli.choices import Counter, Dtype, Grouping, KvCache, Pass
 from inspector.cli.command import command
+from inspector.cli.completion import remember
 from inspector.cli.options import device_names
 
 
-@command("profiling.profile:profile", "model inputs call model_args phase device seed")
+@command("profiling.profile:profile", "model inputs call model_args phase device seed", after=remember)
 def profile(
     phase: Annotated[
         Pass,

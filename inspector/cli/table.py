@@ -9,6 +9,7 @@ import typer
 
 from inspector.cli.choices import Engine, Measured, Source, several
 from inspector.cli.command import command
+from inspector.cli.completion import model_names
 from inspector.cli.options import Setting
 from inspector.core.errors import InspectError
 
@@ -22,7 +23,10 @@ def _appended(values: Mapping[str, Any]) -> None:
 def table(
     models: Annotated[
         Optional[list[str]],
-        typer.Argument(help="Specs, globs ('resnet*', 'timm:vit*'), or YAML files with a list of models."),
+        typer.Argument(
+            help="Specs, globs ('resnet*', 'timm:vit*'), or YAML files with a list of models.",
+            autocompletion=model_names,
+        ),
         Setting("MODEL.NAME", lambda texts, held: texts or [held], unless=("all",)),
     ] = None,
     all: Annotated[Optional[Source], typer.Option("--all", help="Every model of this source.")] = None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from inspector.core.errors import InspectError
@@ -21,6 +22,31 @@ _SAID = {
 def as_options(error: InspectError, parameters: Iterable[Any]) -> None:
     """Say `error` in the options of the command that has these parameters: `` `phase="train"` `` becomes
     `--phase train`."""
+    said = _translator(parameters)
+    error.message, error.hint = said(error.message), error.hint and said(error.hint)
+
+
+def in_report(report: Any, parameters: Iterable[Any]) -> None:
+    """The same of what a report says people could do: in its findings, and in columns of errors."""
+    said = _translator(parameters)
+
+    def reworded(table: Any) -> Any:
+        if "error" not in table or not any("`" in str(text) for text in table["error"]):
+            return table
+        return table.assign(error=[said(text) if isinstance(text, str) else text for text in table["error"]])
+
+    report.findings = [
+        replace(finding, message=said(finding.message)) if "`" in finding.message else finding
+        for finding in report.findings
+    ]
+    report.tables = {name: reworded(table) for name, table in report.tables.items()}
+    report.sections = [
+        replace(section, frame=reworded(section.frame), note=said(section.note))
+        for section in report.sections
+    ]
+
+
+def _translator(parameters: Iterable[Any]) -> Callable[[str], str]:
     named = {parameter.name: parameter for parameter in parameters}
 
     def option(match: re.Match[str]) -> str:
@@ -36,7 +62,7 @@ def as_options(error: InspectError, parameters: Iterable[Any]) -> None:
             text = text.replace(python, words)
         return _KEYWORD.sub(option, text)
 
-    error.message, error.hint = said(error.message), error.hint and said(error.hint)
+    return said
 
 
 def _texts(name: str, value: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -117,15 +118,52 @@ def _merge(node: CfgNode, pair: list[str], key: str) -> None:
 
 def _explained(node: CfgNode, error: Exception, place: str) -> InspectError:
     text = " ".join((str(error) or type(error).__name__).strip("'\"").split())
-    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     names = keys(node)
     if "Non-existent" in text:
         unknown = text.rpartition(" ")[2]
+        group = unknown.partition(".")[0]
+        near = [name for name in names if name.startswith(f"{group}.")]
         return InspectError(
             f"{place}: no setting is called {unknown}",
-            nearest(unknown, names, f"there are: {', '.join(names)}"),
+            nearest(unknown, names, f"there are: {_some(near, node)}"),
         )
-    return InspectError(f"{place}: {text}", f"there are: {', '.join(names)}")
+    if mismatch := _MISMATCH.search(text):
+        return _another_kind(node, mismatch["key"], mismatch["value"], place)
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return InspectError(f"{place}: {text}", f"there are: {_some([], node)}")
+
+
+_MISMATCH = re.compile(
+    r"Type mismatch .* with values \((?:.* )?vs\. (?P<value>.*)\) for config key: (?P<key>[\w.]+)"
+)
+_KINDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text",
+    list: "a list, such as ['conv1', 'layer1.*']",
+}  # fmt: skip
+
+
+def _another_kind(node: CfgNode, key: str, value: str, place: str) -> InspectError:
+    """The value of a setting is of another kind than its default."""
+    held: Any = node
+    for name in key.split("."):
+        held = held.get(name) if isinstance(held, CfgNode) else None
+    value = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}..."
+    if isinstance(held, CfgNode):
+        return InspectError(
+            f"{place}: {key} is a group of settings", f"there are: {_some(keys(held, key + '.'), node)}"
+        )
+    wanted = _KINDS.get(type(held), type(held).__name__)
+    where = place if key in place else f"{place}: {key}"
+    return InspectError(
+        f"{where}: {value!r} is not {wanted}", f"the default is `settings={{{key!r}: {held!r}}}`"
+    )
+
+
+def _some(names: list[str], node: CfgNode) -> str:
+    """Settings to choose from: those of one group, else the groups."""
+    return ", ".join(
+        names or [f"{name}.*" if isinstance(value, CfgNode) else name for name, value in node.items()]
+    )
 
 
 def keys(node: Any, prefix: str = "") -> list[str]:

@@ -16,6 +16,10 @@ class InspectError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        """The message, and the hint on a line of its own: what a traceback shows."""
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
 
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text, or its class when it has none."""

@@ -17,6 +17,22 @@ def nearest(name: str, choices: Iterable[str], otherwise: str = "see: inspect mo
     return f"did you mean {', '.join(close)}?" if close else otherwise
 
 
+def nearest_globs(pattern: str, paths: Sequence[str], otherwise: str) -> str:
+    """The same for a glob of dotted paths: globs that select some, with a name put right: `layer1.*` for
+    `layr1.*`."""
+    stem = pattern.rstrip("*.")
+    rest = pattern[len(stem) :]
+    parts: dict[str, None] = {}
+    for path in paths:
+        names = path.split(".")
+        parts |= dict.fromkeys(".".join(names[: end + 1]) for end in range(len(names)))
+        parts |= dict.fromkeys(names[-2:])
+    close = get_close_matches(stem, parts, n=20, cutoff=0.6)
+    close += [part for part in parts if stem and stem in part]
+    fitting = [f"{part}{rest}" for part in close if any(matches(path, f"{part}{rest}") for path in paths)]
+    return f"did you mean {', '.join(list(dict.fromkeys(fitting))[:3])}?" if fitting else otherwise
+
+
 def matches(path: str, pattern: str) -> bool:
     """Whether a glob selects a dotted path: the whole path (`layer1.*`, `*` crosses dots), or, for a
     pattern without a dot, also the last part alone at any depth (`conv*` selects `layer1.0.conv1`)."""
@@ -47,6 +63,7 @@ def select(paths: Iterable[str], patterns: Sequence[str], what: str, keyword: st
         if not any(matches(path, pattern) for path in names):
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             otherwise = f"there are: {shown}" if names else f"there is no {what}"
-            hint = nearest(pattern.strip("*."), names, otherwise)
-            raise InspectError(f"`{keyword}=` {pattern!r} matches no {what}", hint)
+            raise InspectError(
+                f"`{keyword}=` {pattern!r} matches no {what}", nearest_globs(pattern, names, otherwise)
+            )
     return [path for path in names if path in exact or any(matches(path, glob) for glob in globs)]

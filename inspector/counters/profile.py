@@ -44,12 +44,12 @@ def counted(
         raise InspectError(f"{counter} counts a forward only", 'leave out `phase="train"`, or use torch')
     base = trace(model, inputs, phase=phase, seed=seed, model_args=model_args, call=call)
     outcome = ask([adapter], Question.of(model, inputs, base, seed, model_args, TIMEOUT))[0]
+    if outcome.status == "not installed":
+        raise InspectError(f"{adapter.package} is not installed", f"install it with: {adapter.install}")
     if outcome.count is None:
         raise InspectError(
             f"{counter} could not count {base.model}: {outcome.message}",
-            adapter.install
-            if outcome.status == "not installed"
-            else 'see what it printed with `logging.getLogger("inspector")`',
+            'see what it printed with `logging.getLogger("inspector")`',
         )
     if not outcome.count.cells and outcome.count.value:
         raise InspectError(f"{counter} gives a total only, no modules", "see it with: inspect reconcile")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,10 +107,11 @@ class Question:
             rules=self.rules,
         )  # fmt: skip
 
-    def needed(self, batch: int) -> int:
-        """Bytes that a device must have for the step."""
+    def needed(self, batch: int) -> tuple[int, int]:
+        """Bytes that a device must have for the step, without and with the largest workspaces."""
         step = self.trace(batch)
-        return simulate(step, self.plan(step)).needed
+        memory = simulate(step, self.plan(step))
+        return memory.needed, memory.needed + memory.workspaces
 
 
 def _channels_last(model: torch.nn.Module) -> bool:
@@ -142,13 +143,19 @@ def parse_size(text: str | int) -> int:
     return int(float(match[1]) * base ** " KMGT".index((match[2] or " ").upper()))
 
 
-def largest_batch(needed: Callable[[int], int], room: int, tried: list[dict[str, Any]]) -> int:
+def largest_batch(
+    needed: Callable[[int], int],
+    room: int,
+    tried: list[dict[str, Any]],
+    known: Mapping[int, int] | None = None,
+) -> int:
     """The largest batch whose step needs no more than `room` bytes, 0 if none does; `tried` is filled.
+    `known`: what some batches need.
 
     Memory is nearly a line in the batch: each guess is where the line through the last two trials meets
     `room`, kept between what fits and what does not, until those are neighbours.
     """
-    needs: dict[int, int] = {}
+    needs: dict[int, int] = dict(known or {})
 
     def fits(batch: int) -> bool:
         if batch not in needs:
@@ -162,8 +169,9 @@ def largest_batch(needed: Callable[[int], int], room: int, tried: list[dict[str,
             return 1 if fits(1) else 0
         except ForwardError:  # batch norm cannot train on one sample
             return 0
-    fitting, failing = 2, LARGEST_BATCH + 1
-    guess = 4
+    failing = min((batch for batch, need in needs.items() if need > room), default=LARGEST_BATCH + 1)
+    fitting = max(batch for batch, need in needs.items() if need <= room and batch < failing)
+    guess = 4 if len(needs) < 3 else _next_guess(needs, fitting, failing, room)
     while failing - fitting > 1 and guess <= LARGEST_BATCH:
         if fits(guess):
             fitting = max(fitting, guess)

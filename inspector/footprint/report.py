@@ -26,7 +26,7 @@ from inspector.tracing.record import Trace
 SHARDS = ("ddp", "fsdp")
 """How the processes of `world_size=` share the model."""
 
-_TRIALS = 8
+_TRIALS = 12
 """About how many batches a search tries: for its progress alone."""
 
 
@@ -133,11 +133,7 @@ def _asked(
                 "`max_batch=` searches for the batch that `batch=` fixes", "leave out one of them"
             )
 
-        def needed(batch: int) -> int:
-            tell(f"batch {batch}", min(len(tried) / _TRIALS, 0.95))
-            return question.needed(batch)
-
-        batch = largest_batch(needed, room, tried)
+        batch, tried = _search(question, room, tell)
         if batch == 0:
             ask, batch = partial(ask, limit=room), 1
     try:
@@ -154,6 +150,30 @@ def _asked(
 
         asked = replace(asked, measured=measured(question, batch))
     return asked
+
+
+def _search(
+    question: Question, room: int, tell: Callable[[str, float], None]
+) -> tuple[int, list[dict[str, Any]]]:
+    """The largest batch that fits, and all that were tried: also for the largest that fits whatever
+    workspaces its libraries take."""
+    needs: dict[int, tuple[int, int]] = {}
+
+    def needed(batch: int, most: bool) -> int:
+        if batch not in needs:
+            tell(f"batch {batch}", min(len(needs) / _TRIALS, 0.95))
+            needs[batch] = question.needed(batch)
+        return needs[batch][most]
+
+    batch = largest_batch(lambda batch: needed(batch, False), room, [])
+    if batch > 1:
+        largest_batch(
+            lambda batch: needed(batch, True), room, [], {b: most for b, (_, most) in needs.items()}
+        )
+    return batch, [
+        {"batch": batch, "needed": need, "at_most": most, "fits": need <= room, "safe": most <= room}
+        for batch, (need, most) in sorted(needs.items())
+    ]
 
 
 def _check_processes(world_size: int | None, shard: str) -> None:

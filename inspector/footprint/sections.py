@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from inspector.footprint import CATEGORIES, Memory, Plan
 from inspector.footprint.blocks import PARALLEL
+from inspector.footprint.question import LARGEST_BATCH
 from inspector.footprint.step import CUDA_CONTEXT
 from inspector.footprint.tables import (
     bars_frame,
@@ -126,11 +127,16 @@ def _metrics(asked: Asked) -> dict[str, Metric]:
         values["attention_workspace"] = memory.extra(ATTENTION)[1]
     if asked.room is not None:
         values["max_batch"] = asked.batch if any(row["fits"] for row in asked.tried) else 0
+        values["safe_batch"] = max((row["batch"] for row in asked.tried if row["safe"]), default=0)
     sums = memory.categories
     values |= {f"peak_{name.replace(' ', '_')}": sums[name] for name in CATEGORIES}
     if asked.rank is not None:
         values["peak_per_process"] = asked.rank["peak_allocated"]
-    return metrics(values)
+    none = [name for name in values if name.endswith(("workspace", "workspace_low")) and not values[name]]
+    return {
+        name: replace(metric, shown=metric.shown and name not in none)
+        for name, metric in metrics(values).items()
+    }
 
 
 def _header(asked: Asked) -> list[tuple[str, str]]:
@@ -173,7 +179,7 @@ def _fits(asked: Asked, composition: Table) -> list[Finding]:
     message = f"needs {_gib(need)} of {_gib(asked.limit)} ({context}): {largest}"
     if need > asked.limit:
         return [Finding("fits", "fail", asked.trace.model, f"does not fit: {message}", evidence)]
-    more = max(asked.memory.extra(owner)[1] for owner in (CUDNN, ATTENTION))
+    more = asked.memory.workspaces
     close = need + more > asked.limit
     tight = f"; too tight if workspaces take the most that they may, {_gib(more)}" if close else ""
     return [Finding("fits", "pass", asked.trace.model, f"fits: {message}{tight}", evidence)]
@@ -186,12 +192,19 @@ def _gib(nbytes: float) -> str:
 def _remarks(asked: Asked) -> list[Finding]:
     trace, plan = asked.trace, asked.plan
     notes = [*trace.notes]
-    low, high = (f"{bound / 2**30:.1f}" for bound in CUDA_CONTEXT)
+    low, high = map(_gib, CUDA_CONTEXT)
+    counted = asked.limit is not None or asked.room is not None
+    context = (
+        f"CUDA's own context takes {low} to {high}, by device and driver: what is needed includes"
+        f" {high} for it, the peaks do not"
+        if counted
+        else f"the peaks do not include CUDA's own context, {low} to {high} by device and driver"
+    )
     notes.append("simulated; this version was compared with torch on a CPU, not yet on a GPU")
     notes += _workspaces(asked)
+    notes.append(context)
     notes.append(
-        f"not in these numbers: CUDA's own context ({low} to {high} GiB, by device and driver), what"
-        " libraries allocate outside torch (NCCL), and fragmentation beyond one step"
+        "in no number: what libraries allocate outside torch (NCCL), and fragmentation beyond one step"
     )
     if any(op.group in ("lstm", "gru", "rnn_tanh", "rnn_relu") for op in trace.ops):
         notes.append(
@@ -206,6 +219,8 @@ def _remarks(asked: Asked) -> list[Finding]:
         notes.append("attention and dropout are simulated as the CPU runs them")
     if plan.optimizer is not None and plan.optimizer.note:
         notes.append(plan.optimizer.note)
+    if asked.room is not None and asked.batch == LARGEST_BATCH:
+        notes.append(f"the search ends at a batch of {LARGEST_BATCH:,}: more may fit")
     if asked.measured is not None:
         notes.append(asked.measured.note)
     place = trace.device.partition(":")[0]

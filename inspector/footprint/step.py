@@ -74,6 +74,11 @@ class Memory:
         return max((low for low, _ in ranges), default=0), max((high for _, high in ranges), default=0)
 
     @property
+    def workspaces(self) -> int:
+        """The most that the workspaces of a library may add to the peak."""
+        return max((high for _, high in self.extras.values()), default=0)
+
+    @property
     def needed(self) -> int:
         """What a device must have: what torch reserves, and the upper end of the CUDA context."""
         return self.reserved + CUDA_CONTEXT[1]

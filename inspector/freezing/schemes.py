@@ -71,10 +71,11 @@ def frozen_stages(at: int, name: str, total: int, swin: bool = False) -> int:
         raise InspectError(f"FREEZE.AT is {at!r}, not a whole number", "write `at=2`, or FREEZE.AT 2")
     frozen = counting.frozen(at, total)
     if not 0 <= frozen <= total:
+        counted = f", as {name} counts" if name != "maskrcnn" else ""
         ends = sorted((counting.written(0, total), counting.written(total, total)))
         raise InspectError(
-            f"`at={at}` is outside the model's {total} stages: {name} counts from {ends[0]} to {ends[1]}",
-            "see them with: inspect stages MODEL",
+            f"`at={at}` is not from {ends[0]} to {ends[1]}{counted}: the model has {total} stages",
+            "list them: inspect stages MODEL",
         )
     return frozen
 

@@ -174,8 +174,10 @@ def _agreement(outcome: Outcome, choice: Choice) -> list[Finding]:
     if any(f.status == "fail" for f in outcome.findings) or not outcome.rows:
         return []
     weak = outcome.count("inconclusive") + outcome.count("ambiguous")
-    more = f"; {weak} of them would also fit another law" if weak else ""
-    message = f"none of {len(outcome.rows)} tensors contradicts {choice.text}{more}"
+    more = f"; {weak} would also fit another law" if weak else ""
+    rows = len(outcome.rows)
+    none = f"none of {rows} tensors contradicts" if rows > 1 else "the one tensor does not contradict"
+    message = f"{none} {choice.text}{more}"
     return [Finding("law", "pass", "", message)]
 
 

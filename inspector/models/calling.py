@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect as introspection
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -48,6 +49,8 @@ class _Method:
         self.model = model
         self.method = method
         self.own = model.__dict__.get("forward")
+        with suppress(TypeError, ValueError):
+            self.__signature__ = introspection.signature(getattr(model, method))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         attributes = self.model.__dict__

@@ -10,12 +10,12 @@ from typing import Any
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
 from inspector.models import timm, torchvision
-from inspector.reporting.registry import Form, Quantity, Unit
+from inspector.reporting.registry import TEXT, Form, Quantity, Unit
 from inspector.reporting.report import Finding, Report, Section, environment, metrics
 from inspector.reporting.tables import Table
 
 SOURCES = {"torchvision": torchvision, "timm": timm}
-_AS_PUBLISHED = {"params": Quantity(Unit.COUNT, own_form=Form.PLAIN)}
+_AS_PUBLISHED = {"params": Quantity(Unit.COUNT, own_form=Form.NUMBER), "entries": TEXT}
 
 
 def models(query: str | None = None, *, source: str | None = None) -> Report:
@@ -42,7 +42,9 @@ def models(query: str | None = None, *, source: str | None = None) -> Report:
         tables={"models": frame},
         findings=findings,
         sections=[
-            Section("models (params and GMACs as torchvision publishes them)", frame, columns=_AS_PUBLISHED)
+            Section(
+                "models (parameters and GMACs as torchvision publishes them)", frame, columns=_AS_PUBLISHED
+            )
         ],
     )
 

@@ -183,13 +183,13 @@ def _check_arguments(spec: str, target: Any, model_args: Mapping[str, Any]) -> N
 
 
 def _examples(module: ModuleType) -> Any:
-    """The file's `example_inputs()`, where it defines one."""
+    """The file's `example_inputs()`, where it defines one: it returns whatever `as_inputs` takes."""
     maker = getattr(module, "example_inputs", None)
 
     def defaults(model: nn.Module, phase: str) -> Inputs | None:
         if maker is None:
             return None
-        hint = "make it return a tensor, a tuple, a dict of keyword inputs or grammar strings"
+        hint = "return a tensor, a tuple, a dict by keyword, ((...), {...}) for both, or a list as ['x=1x8']"
         try:
             made = maker()
         except (Exception, SystemExit) as error:

@@ -12,6 +12,7 @@ from typing import Any
 from inspector.core.errors import InspectError
 from inspector.models import gguf, headers, hub
 from inspector.models.head import of_hub
+from inspector.reporting.numbers import counted
 from inspector.reporting.report import Finding
 from inspector.tracing.record import ITEM_BYTES, StateEntry
 
@@ -171,7 +172,7 @@ def _as_indexed(index: Any, entries: Sequence[StateEntry], files: int) -> Findin
         return Finding(
             "index", "warn", "", f"the index {'; '.join(wrong)}", {"bytes": nbytes, "elements": numel}
         )
-    message = f"{len(names):,} tensors in {files} files with {nbytes:,} bytes, as the index says"
+    message = f"{len(names):,} tensors in {counted(files, 'file')} with {nbytes:,} bytes, as the index says"
     return Finding("index", "pass", "", message)
 
 

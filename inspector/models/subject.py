@@ -20,6 +20,7 @@ from inspector.models.inputs import Inputs, batch_of_two, materialise
 from inspector.models.replica import replica
 from inspector.reporting.report import Finding
 from inspector.tracing._torch import tree_leaves, tree_map
+from inspector.tracing.capture.called import required
 from inspector.tracing.capture.isolate import random_state, seed_all
 from inspector.tracing.capture.pricing import Rule
 from inspector.tracing.record import StateEntry
@@ -91,11 +92,18 @@ class Recipe:
         """`joined`. Raises InspectError where there is no input."""
         inputs = self.joined(model, chosen, phase)
         if inputs is None:
-            raise InspectError(
-                f"{self.name} has no default input",
-                'pass one with `inputs="1x3x224x224"`, or define example_inputs() in its file',
-            )
+            raise InspectError(f"{self.name} has no default input", _inputs_hint(model))
         return inputs
+
+
+def _inputs_hint(model: nn.Module) -> str:
+    """Inputs to pass: an image, or what the signature asks for where that is several, or is named."""
+    missing = required(model.forward)
+    image = len(missing) < 2 and not any(text.partition("=")[2].startswith("int") for text in missing)
+    wanted = "1x3x224x224" if image else missing
+    what = "pass one with" if image else "pass"
+    how = "" if image else ", with their dtypes and shapes"
+    return f"{what} `inputs={wanted!r}`{how}, or define example_inputs() in its file"
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,8 @@ def _why_not_meta(error: ForwardError) -> str | None:
     """Why the meta device is to blame for an error, or None when the model or the input is."""
     failure = error.trace.failure
     assert failure is not None
+    if failure.misfit:
+        return None
     text = failure.message.strip()
     shape = (failure.expects or _SHAPE_ERROR.search(text)) and not _META_ERROR.search(text)
     if shape and failure.error in ("RuntimeError", "AssertionError", "ValueError", "IndexError"):

@@ -14,6 +14,7 @@ from inspector.models.modes import mode_sensitive
 from inspector.models.subject import lazy
 from inspector.profiling.ledger import ledger_report
 from inspector.profiling.views.state import stored_otherwise
+from inspector.reporting.numbers import counted
 from inspector.reporting.report import Finding, Report, Section
 from inspector.reporting.tables import Table
 from inspector.tracing import _torch
@@ -77,20 +78,20 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
         if isinstance(value, Tensor) and not name.endswith(_torch.EXTRA_STATE)
     }
     extra = sorted(name for name in saved if name not in tensors)
-    counted = {name: e for e in entries if e.kind != "packed" for name in (e.name, *e.aliases)}
+    entered = {name: e for e in entries if e.kind != "packed" for name in (e.name, *e.aliases)}
     held = dict(_held(model))
     hidden = {name for name, (_, persistent) in held.items() if not persistent}
-    missing = sorted(name for name in counted if name not in tensors and name not in hidden)
+    missing = sorted(name for name in entered if name not in tensors and name not in hidden)
     packed = {e.name for e in entries if e.kind == "packed"}
     scales = set(_beside(model, tensors))
-    added = sorted(name for name in tensors if name not in counted and name not in packed | scales)
+    added = sorted(name for name in tensors if name not in entered and name not in packed | scales)
     unequal = sorted(
         name
         for name in tensors
         if name in held and not is_lazy(tensors[name]) and _form(tensors[name]) != _form(held[name][0])
     )
     ties = sum(len(entry.aliases) for entry in entries)
-    parts = [f"{len(tensors)} tensors"]
+    parts = [counted(len(tensors), "tensor")]
     if ties:
         parts.append(f"{ties} tied names repeat a storage")
     if hidden:
@@ -100,13 +101,19 @@ def reconcile(model: nn.Module, entries: tuple[StateEntry, ...]) -> list[Finding
     if extra:
         parts.append(f"{len(extra)} entries are not tensors ({', '.join(extra[:3])})")
     wrong = [
-        ("are missing from state_dict", missing),
-        ("are in state_dict only", [] if packed else added),
-        ("have another shape or dtype in state_dict", unequal),
+        ("is missing from state_dict", "are missing from state_dict", missing),
+        ("is in state_dict only", "are in state_dict only", [] if packed else added),
+        ("has another shape or dtype in state_dict", "have another shape or dtype in state_dict", unequal),
     ]
     faults = [
-        Finding("state_dict", "fail", names[0], f"{len(names)} tensors {what}", {"names": names})
-        for what, names in wrong
+        Finding(
+            "state_dict",
+            "fail",
+            names[0],
+            f"{counted(len(names), 'tensor')} {what[len(names) > 1]}",
+            {"names": names},
+        )
+        for *what, names in wrong
         if names
     ]
     if faults:

@@ -8,17 +8,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from inspector.core.errors import InspectError
+from inspector.regress.causes import Group, grouped
 from inspector.regress.content import Number, Row, Scalar, Side
 from inspector.regress.details import why_changed
-from inspector.regress.layers import Moved, described, moved
+from inspector.regress.layers import Moved, moved
 from inspector.regress.noise import OF_ROUNDS, why_not
 from inspector.regress.noise import judge as judge_rounds
 from inspector.regress.rules import STATES, Rules
+from inspector.reporting.numbers import counted
 from inspector.reporting.registry import MODEL, TORCH, quantity
 
 _DIFFERS = {"state_digest": "names or shapes changed: older checkpoints may not load"}
 WHOLE = "model"
 """The name of the change of a whole row: it is new, missing, or could not be counted."""
+OVER = "over the budget"
 _VERSIONS = ("torch", "torchvision")
 _NO_MACHINE = {"inspector", "seed", "python", "torch", "torchvision", "timm", "transformers"}
 """Parts of an environment that may differ on one machine, for a comparison within one job."""
@@ -26,7 +29,8 @@ _NO_MACHINE = {"inspector", "seed", "python", "torch", "torchvision", "timm", "t
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one metric of one model. `only_reported`: it never fails, whatever its state."""
+    """What became of one metric of one model. `only_reported`: it never fails, whatever its state. `cause`:
+    the modules that explain most of it."""
 
     model: str
     metric: str
@@ -37,6 +41,12 @@ class Change:
     why: str = ""
     only_reported: bool = False
     fails: bool = False
+    cause: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why, and the modules that caused it."""
+        return _joined(self.why, self.cause)
 
     @property
     def delta(self) -> int | float | None:
@@ -57,10 +67,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Where:
-    """The modules that explain what changed in one model, and what they leave unexplained."""
+    """The modules that explain what changed in one model, the same grouped by cause, and what they leave
+    unexplained."""
 
     model: str
     modules: tuple[Moved, ...]
+    groups: tuple[Group, ...] = ()
     macs_left: int = 0
     params_left: int = 0
 
@@ -115,7 +127,7 @@ def compare(base: Side, head: Side, rules: Rules | None = None) -> Comparison:
         replace(
             change,
             fails=change.state in rules.fail_on and not change.only_reported,
-            why=_joined(change.why, _module(change, explained.get(change.model))),
+            cause=_module(change, explained.get(change.model)),
         )
         for change in changes
     ]
@@ -270,7 +282,7 @@ class _Context:
         assert head.value is not None
         limit = f"{budget:,}" if isinstance(budget, int) else f"{budget:g}"
         if (head.value < budget) if head.direction == "higher" else (head.value > budget):
-            return replace(change, state="regressed", why=f"over the budget of {limit}", only_reported=False)
+            return replace(change, state="regressed", why=f"{OVER} of {limit}", only_reported=False)
         if head.lower_bound:
             why = f"a lower bound: it cannot show that the budget of {limit} holds"
             return replace(change, state="invalid", why=why, only_reported=False)
@@ -348,26 +360,27 @@ def _where(name: str, base: Row | None, head: Row | None) -> Iterator[Where]:
         return
     if base.question != head.question:
         return
-    costly = [change for change in moved(base.layers, head.layers) if change.macs or change.params]
+    every = moved(base.layers, head.layers)
+    costly = [change for change in every if change.macs or change.params]
     costly.sort(key=lambda change: (-abs(change.macs), -abs(change.params)))
     left = [
         _total(head, metric) - _total(base, metric) - sum(getattr(change, metric) for change in costly)
         for metric in ("macs", "params")
     ]
     if costly or any(left):
-        yield Where(name, tuple(costly), *left)
+        yield Where(name, tuple(costly), tuple(grouped(every)), *left)
 
 
 def _module(change: Change, where: Where | None) -> str:
-    """The module that has most of a change of MACs or parameters, named."""
+    """The cause of most of a change of MACs or parameters, named."""
     if where is None or change.metric not in ("macs", "params") or not change.delta:
         return ""
-    parts = [module for module in where.modules if getattr(module, change.metric)]
-    if not parts:
+    groups = [group for group in where.groups if getattr(group, change.metric)]
+    if not groups:
         return ""
-    largest = max(parts, key=lambda module: abs(getattr(module, change.metric)))
-    more = f" (and {len(parts) - 1} more)" if len(parts) > 1 else ""
-    return f"{largest.path or 'the model itself'}: {described(largest)}{more}"
+    largest = max(groups, key=lambda group: abs(getattr(group, change.metric)))
+    more = f" (and {counted(len(groups) - 1, 'other change')})" if len(groups) > 1 else ""
+    return f"{largest.name}: {largest.what}{more}"
 
 
 def _total(row: Row, metric: str) -> int:

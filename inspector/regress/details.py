@@ -36,11 +36,15 @@ def _renamed(base: Row, head: Row) -> list[str]:
     changes = moved(base.layers, head.layers)
     shapes = [c for c in changes if not c.renamed and c.base and c.head and c.base.shape != c.head.shape]
     return (
-        [f"{c.base.path} is now {c.path}" for c in changes if c.renamed and c.base]
-        + [f"{c.path} {c.base.shape} to {c.head.shape}" for c in shapes if c.base and c.head]
-        + [f"{c.path} is new" for c in changes if c.base is None]
-        + [f"{c.path} is gone" for c in changes if c.head is None]
+        [f"{_name(c.base.path)} is now {_name(c.path)}" for c in changes if c.renamed and c.base]
+        + [f"{_name(c.path)} {c.base.shape} to {c.head.shape}" for c in shapes if c.base and c.head]
+        + [f"{_name(c.path)} is new" for c in changes if c.base is None]
+        + [f"{_name(c.path)} is gone" for c in changes if c.head is None]
     )
+
+
+def _name(path: str) -> str:
+    return path or "the model itself"
 
 
 def _few(differences: list[str]) -> str:

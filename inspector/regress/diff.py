@@ -11,6 +11,7 @@ from typing import Any
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.core.trust import TRUST, refuse_in_file
+from inspector.regress.annotations import ACCEPTED, annotated
 from inspector.regress.baseline import update
 from inspector.regress.compare import Comparison, compare
 from inspector.regress.content import Side, side
@@ -18,6 +19,7 @@ from inspector.regress.outcome import report
 from inspector.regress.rules import Rules, rules
 from inspector.regress.source import GIT, is_report, live, read
 from inspector.regress.written import add_to_summary, write
+from inspector.reporting.numbers import counted
 from inspector.reporting.report import Report
 from inspector.reporting.schema import as_text
 
@@ -32,16 +34,20 @@ class DiffReport(Report):
 
     comparison: Comparison = field(kw_only=True)
     done: str = ""
+    every: bool = False
 
     def written(self, form: str, color: bool = False, width: int | None = None) -> str:
-        return write(self.comparison, form, color, width)
+        return write(self.comparison, form, color, width, self.every)
+
+    def failures(self) -> list[str]:
+        return Report.failures(annotated(self, self.comparison, accepting=False))
 
     def notes(self) -> Iterator[str]:
         """What was done besides the comparison, or can be. A GitHub job's step summary gets it, too."""
         if self.done:
             yield self.done
         elif self.verdict == "fail" and not str(self.subject["base"]).startswith("git:"):
-            yield "a wanted change is accepted by the same command with --update-baseline"
+            yield ACCEPTED
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             try:
                 if not add_to_summary(self.comparison, summary):
@@ -61,6 +67,7 @@ def diff(
     fail_on: Sequence[str] | None = None,
     effect: str | None = None,
     update_baseline: bool = False,
+    all: bool = False,
     inputs: Sequence[str] | None = None,
     model_args: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -74,6 +81,7 @@ def diff(
     effect: the least slowdown that fails, "5%".
     update_baseline: write what changed into the file `base`, or all of `head` where there is none yet; the
         verdict is then that against the new baseline.
+    all: text and pages also list what is ok, and each module that changed. JSON and CSV always do.
     inputs, model_args, seed, jobs: of models that are counted now; `tell` is called with the progress.
 
     The verdict is "fail" where a change fails. Raises InspectError for what cannot be compared.
@@ -82,7 +90,7 @@ def diff(
     if update_baseline and _begins(base, head):
         whole = _side(head)  # type: ignore[arg-type]
         write_whole(str(base), as_text(whole.content) + "\n")
-        return _report(compare(whole, whole, allowed), "none", f"wrote {base}: a new baseline")
+        return _report(compare(whole, whole, allowed), "none", f"wrote {base}: a new baseline", all)
     one = _side(base)
     if head is None or (isinstance(head, str) and not is_report(head)):
         one, two = _now(one, head, inputs, model_args, seed, jobs, tell)
@@ -90,14 +98,14 @@ def diff(
         two = _side(head)
     comparison = compare(one, two, allowed)
     if not update_baseline:
-        return _report(comparison, comparison.verdict)
+        return _report(comparison, comparison.verdict, every=all)
     done, rows = _updated(str(base), comparison)
-    return _report(comparison, _remaining(str(base), comparison, rows, allowed), done)
+    return _report(comparison, _remaining(str(base), comparison, rows, allowed), done, all)
 
 
-def _report(comparison: Comparison, verdict: str, done: str = "") -> DiffReport:
-    made = replace(report(comparison), verdict=verdict)
-    return DiffReport(**vars(made), comparison=comparison, done=done)
+def _report(comparison: Comparison, verdict: str, done: str = "", every: bool = False) -> DiffReport:
+    made = replace(report(comparison, every=every), verdict=verdict)
+    return DiffReport(**vars(made), comparison=comparison, done=done, every=every)
 
 
 def _begins(base: str | Path | Report, head: str | Path | Report | None) -> bool:
@@ -229,4 +237,4 @@ def _rows_now(
     made = table(entries, seed=seed, jobs=jobs, tell=tell)
     names = {entry.name for entry in entries}
     kept = {name: row for name, row in base.rows.items() if name in names}
-    return replace(base, rows=kept), live(made.to_dict(), spec or f"{len(entries)} models")
+    return replace(base, rows=kept), live(made.to_dict(), spec or counted(len(entries), "model"))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, NamedTuple
 
 from inspector.regress.content import Layer
 
@@ -145,9 +145,16 @@ def described(change: Moved) -> str:
         return f"added: {_what(head)}"
     if head is None:
         return f"removed: {_what(base)}"
+    was = [f"was {base.path or 'the model itself'}"] if change.renamed else []
+    return ", ".join(was + differences(change)) or "the same"
+
+
+def differences(change: Moved) -> list[str]:
+    """What is not as it was in a module that both sides have, besides its name: a phrase each."""
+    base, head = change.base, change.head
+    if base is None or head is None:
+        return [described(change)]
     parts = []
-    if change.renamed:
-        parts.append(f"was {base.path or 'the model itself'}")
     if base.type != head.type:
         parts.append(f"{base.type} to {head.type}")
     if base.shape != head.shape:
@@ -156,7 +163,7 @@ def described(change: Moved) -> str:
         parts.append(f"{base.calls} to {head.calls} calls")
     if base.shape == head.shape and base.calls == head.calls and base.macs != head.macs:
         parts.append("same weights on another size of input or output")
-    return ", ".join(parts) or "the same"
+    return parts
 
 
 def _what(layer: Layer | None) -> str:
@@ -164,19 +171,63 @@ def _what(layer: Layer | None) -> str:
     return f"{layer.type} {layer.shape}".strip()
 
 
+class Widths(NamedTuple):
+    """The dimensions of a weight by what they mean; `others` are a kernel, or an embedding's entries."""
+
+    outputs: int
+    inputs: int | None
+    others: tuple[str, ...]
+    noun: str
+
+
+CHANNELS, FEATURES = "channels", "features"
+
+
+def widths(layer: Layer) -> Widths | None:
+    """Those of a convolution, a Linear or an embedding; None of any other layer."""
+    sizes = layer.shape.split("x")
+    if not all(size.isdigit() for size in sizes):
+        return None
+    if "Conv" in layer.type and len(sizes) in (3, 4, 5):
+        out, into = (1, 0) if "Transpose" in layer.type else (0, 1)
+        return Widths(int(sizes[out]), int(sizes[into]), tuple(sizes[2:]), CHANNELS)
+    if len(sizes) != 2:
+        return None
+    if layer.type == "Embedding":
+        return Widths(int(sizes[1]), None, (sizes[0],), FEATURES)
+    if layer.type in _LINEAR:
+        out, into = (1, 0) if layer.type == "Conv1D" else (0, 1)
+        return Widths(int(sizes[out]), int(sizes[into]), (), FEATURES)
+    return None
+
+
+_LINEAR = ("Linear", "NonDynamicallyQuantizableLinear", "MultiheadAttention", "Conv1D")
+"""torch's own, those of its attention, and transformers' whose weight lies the other way round."""
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def outputs(layer: Layer) -> int | None:
+    """How many channels or features a layer writes; None where its weight does not tell. A recurrent layer's
+    largest weight has as many rows as gates times features, and reads its input or its own state."""
+    known = widths(layer)
+    if known is not None:
+        return known.outputs
+    rows = layer.shape.split("x")[0]
+    gates = _GATES.get(layer.type)
+    return int(rows) // gates if gates and rows.isdigit() else None
+
+
 def _reshaped(base: Layer, head: Layer) -> list[str]:
-    """Weights of convolutions and of Linear by what their dimensions mean, others as they are."""
-    old, new = base.shape.split("x"), head.shape.split("x")
-    convolution = "Conv" in head.type and len(new) in (3, 4, 5)
-    if base.type != head.type or len(old) != len(new) or not (convolution or head.type == "Linear"):
+    """Weights whose dimensions have a meaning by it, others as they are."""
+    old, new = widths(base), widths(head)
+    if base.type != head.type or old is None or new is None or len(old.others) != len(new.others):
         return [f"shape {base.shape or 'none'} to {head.shape or 'none'}"]
-    noun = "channels" if convolution else "features"
-    out, into = (1, 0) if "Transpose" in head.type else (0, 1)
     parts = []
-    if old[out] != new[out]:
-        parts.append(f"{old[out]} to {new[out]} {noun}")
-    if old[into] != new[into]:
-        parts.append(f"{old[into]} to {new[into]} input {noun}")
-    if old[2:] != new[2:]:
-        parts.append(f"{'x'.join(old[2:])} to {'x'.join(new[2:])} kernel")
+    if old.outputs != new.outputs:
+        parts.append(f"{old.outputs} to {new.outputs} {new.noun}")
+    if old.inputs != new.inputs:
+        parts.append(f"{old.inputs} to {new.inputs} input {new.noun}")
+    if old.others != new.others:
+        what = "kernel" if new.noun == CHANNELS else "entries"
+        parts.append(f"{'x'.join(old.others)} to {'x'.join(new.others)} {what}")
     return parts

@@ -20,16 +20,15 @@ from inspector.reporting.report import Finding, Report, Section, metrics
 from inspector.reporting.tables import Table
 
 MODULES = 10
-"""Modules of one model that are shown at most; the table `where` has all."""
-FEW = 40
-"""Up to this many rows all are shown; of more, only those that are not ok."""
+"""Causes of one model that are shown at most; the table `where` has every module."""
 _STATUS = {"new": "warn", "noisy": "warn", "incomparable": "warn", "improved": "pass", "ok": "pass"}
 
 
-def report(found: Comparison, rows: int | None = None, plain: bool = False) -> Report:
+def report(found: Comparison, rows: int | None = None, plain: bool = False, every: bool = False) -> Report:
     """The report of `found`. Its tables are whole; the sections show at most `rows` changes, worst first.
 
-    `plain` is for CSV: one section, with every row and its numbers as they are.
+    `plain` is for CSV: one section, with every row and its numbers as they are. `every`: what is ok is
+    listed, too, and each module by itself.
     """
     base, head = found.base, found.head
     table = Table.of([_record(change) for change in found.changes], _COLUMNS)
@@ -43,26 +42,38 @@ def report(found: Comparison, rows: int | None = None, plain: bool = False) -> R
         findings=_findings(found),
         verdict=found.verdict,
         header=_header(found),
-        sections=_sections(found, rows, table if plain else None),
+        sections=_sections(found, rows, every, table if plain else None),
     )
 
 
-def _sections(found: Comparison, rows: int | None, plain: Table | None = None) -> list[Section]:
+def _sections(
+    found: Comparison, rows: int | None, every: bool = False, plain: Table | None = None
+) -> list[Section]:
+    """Where it changed, and what."""
     if plain is not None:
         return [Section("changes", plain)]
-    sections, shown = [], _chosen(found.changes, rows)
-    if shown or any(change.state != "ok" for change in found.changes):  # else the header says it all
-        note = _left(found.changes, len(shown))
-        sections.append(Section("changes, worst first", _written(shown), note, _WRITTEN))
-    return sections + _where_section(found.where, rows)
+    changes = [change for change in found.changes if every or change.state != "ok" or change.fails]
+    sections = _where_section(found.where, rows, every)
+    if changes:  # else the header says it all
+        shown = changes[:rows]
+        sections.append(
+            Section("changes, worst first", _written(shown), _left(found.changes, shown), _WRITTEN)
+        )
+    return sections
 
 
-def fitted(found: Comparison, write: Callable[[Report], str], limit: int, at_most: int = 10_000) -> str:
+def fitted(
+    found: Comparison,
+    write: Callable[[Report], str],
+    limit: int,
+    at_most: int = 10_000,
+    every: bool = False,
+) -> str:
     """What `write` makes of as many of the worst changes as fit in `limit` bytes."""
     whole = report(found, 0)
 
     def cut(rows: int) -> str:
-        return write(replace(whole, sections=_sections(found, rows)))
+        return write(replace(whole, sections=_sections(found, rows, every)))
 
     most = min(len(found.changes), at_most)
     text = cut(most)
@@ -70,13 +81,6 @@ def fitted(found: Comparison, write: Callable[[Report], str], limit: int, at_mos
         too_long = bisect_right(range(most), limit, key=lambda rows: len(cut(rows).encode()))
         text = cut(max(too_long - 1, 0))
     return text.encode()[:limit].decode(errors="ignore")
-
-
-def _chosen(changes: list[Change], rows: int | None) -> list[Change]:
-    """The worst `rows`; of many changes, people need not see those that stayed the same."""
-    if len(changes) > FEW:
-        changes = [change for change in changes if change.state != "ok" or change.fails]
-    return changes[:rows]
 
 
 _COLUMNS = ("state", "fails", "model", "metric", "base", "head", "delta", "relative", "unit", "why")
@@ -88,7 +92,7 @@ _WRITTEN: dict[str, Quantity] = dict.fromkeys(
 
 
 def _record(change: Change) -> dict[str, Any]:
-    record = {name: getattr(change, name) for name in _COLUMNS}
+    record = {name: getattr(change, name) for name in _COLUMNS} | {"why": change.reason}
     infinite = change.relative is not None and math.isinf(change.relative)
     return {**record, "relative": None} if infinite else record
 
@@ -102,13 +106,13 @@ def _written(changes: list[Change]) -> Table:
             "metric": c.metric,
             "base": number(c.base, c.unit),
             "head": number(c.head, c.unit),
-            "change": _change(c),
+            "change": delta(c),
             "why": c.why,
         }
         for c in changes
     ]
     table = Table.of(rows, ("state", "model", "metric", "base", "head", "change", "why"))
-    return table if any(table["model"]) else table.drop("model")
+    return table.drop(*(name for name in ("model", "why") if not any(table[name])))
 
 
 def number(value: Scalar, unit: str) -> str:
@@ -122,7 +126,8 @@ def number(value: Scalar, unit: str) -> str:
     return duration(value) if unit == Unit.SECOND else f"{value:.6g}"
 
 
-def _change(change: Change) -> str:
+def delta(change: Change) -> str:
+    """`+20 (+20%)`; empty where nothing moved."""
     if change.delta is None or change.delta == 0:
         return ""
     relative = change.relative
@@ -131,12 +136,15 @@ def _change(change: Change) -> str:
     return f"{sign}{number(abs(change.delta), change.unit)}{part}"
 
 
-def _left(changes: list[Change], shown: int) -> str:
-    """A note about what is not shown."""
-    rest = changes[shown:]
+def _left(changes: list[Change], shown: list[Change]) -> str:
+    """A note about what is not shown: of what is ok, only how many."""
+    listed = set(map(id, shown))
+    rest = [change for change in changes if id(change) not in listed]
     if not rest:
         return ""
-    return f"({shown:,} of {len(changes):,} rows, worst first; not shown: {_counted(rest)})"
+    if all(change.state == "ok" for change in rest):
+        return f"({len(rest):,} ok; --all lists them)"
+    return f"({len(shown):,} of {len(changes):,} rows, worst first; not shown: {_counted(rest)})"
 
 
 def _counted(changes: Iterable[Change]) -> str:
@@ -149,22 +157,21 @@ def _modules(entry: Where) -> Iterable[dict[str, Any]]:
         was = change.base.path if change.renamed and change.base else ""
         line = (entry.model, change.path, was, change.macs, change.params, described(change))
         yield dict(zip(_WHERE, line))
-    if entry.macs_left or entry.params_left:
-        left = (entry.model, "", "", entry.macs_left, entry.params_left, "not explained by any module")
-        yield dict(zip(_WHERE, left))
+    yield from _unexplained(entry)
 
 
-def _where_section(entries: list[Where], rows: int | None) -> list[Section]:
-    """The modules that explain most of each model, worst models first."""
+def _where_section(entries: list[Where], rows: int | None, every: bool) -> list[Section]:
+    """What explains most of each model, worst models first: a line for each cause, or `every` module."""
 
     def signed(value: int) -> str:
         return f"{'+' if value > 0 else '-'}{si(abs(value))}" if value else ""
 
-    shown, total = [], 0
+    shown, total, folded = [], 0, False
     for entry in entries:
-        lines = list(_modules(entry))
+        lines = list(_modules(entry) if every else _causes(entry))
         total += len(lines)
-        for line in lines[:MODULES]:
+        folded = folded or len(lines) < len(entry.modules)
+        for line in lines if every else lines[:MODULES]:
             shown.append(
                 {
                     "model": line["model"],
@@ -179,8 +186,25 @@ def _where_section(entries: list[Where], rows: int | None) -> list[Section]:
         return []
     table = Table.of(shown)
     table = table if any(table["model"]) else table.drop("model")
-    note = f"({len(shown):,} of {total:,} changed modules)" if len(shown) < total else ""
+    kind = "changed modules" if every else "changes of modules"
+    note = f"({len(shown):,} of {total:,} {kind})" if len(shown) < total else ""
+    note = note or (
+        "(layers that changed alike, or follow, are one line; --all lists each)" if folded else ""
+    )
     return [Section("where it changed, children not included", table, note, _WRITTEN)]
+
+
+def _causes(entry: Where) -> Iterable[dict[str, Any]]:
+    """A line for each group of modules, as `_modules` for each module."""
+    for group in entry.groups:
+        yield dict(zip(_WHERE, (entry.model, group.name, "", group.macs, group.params, group.what)))
+    yield from _unexplained(entry)
+
+
+def _unexplained(entry: Where) -> Iterable[dict[str, Any]]:
+    if entry.macs_left or entry.params_left:
+        left = (entry.model, "", "", entry.macs_left, entry.params_left, "not explained by any module")
+        yield dict(zip(_WHERE, left))
 
 
 def _title(found: Comparison) -> str:
@@ -229,7 +253,12 @@ def _findings(found: Comparison) -> list[Finding]:
 
 def sentence(change: Change) -> str:
     """One line about a change: `regressed: 100 to 120, +20 (+20%)`."""
+    text = values(change)
+    return f"{change.state}: {text}" if text else change.state
+
+
+def values(change: Change) -> str:
+    """What a metric was and is, and why."""
     base, head = number(change.base, change.unit), number(change.head, change.unit)
-    values = f"{base} to {head}" if base and head else head or base
-    parts = [part for part in (values, _change(change), change.why) if part]
-    return f"{change.state}: {', '.join(parts)}" if parts else change.state
+    both = f"{base} to {head}" if base and head else head or base
+    return ", ".join(part for part in (both, delta(change), change.reason) if part)

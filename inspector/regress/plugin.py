@@ -5,6 +5,8 @@ Registered as the entry point `pytest11`; nothing heavy is imported before a tes
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,10 +116,10 @@ class _Checked:
 
     def _hold(self, content: dict[str, Any], name: str, baseline: Path | None) -> None:
         """Fail the test where HEAD is over a budget or worse than its row of the baseline."""
+        from inspector.regress.annotations import failed_test
         from inspector.regress.compare import compare
         from inspector.regress.rules import rules
         from inspector.regress.source import live, read
-        from inspector.regress.written import write
 
         __tracebackhide__ = True
         if baseline is None and not self.budgets:
@@ -131,9 +133,16 @@ class _Checked:
                     f"{baseline.name} has no row {name!r}", "write it: pytest --inspect-update-baseline"
                 )
             base.rows = {name: base.rows[name]}
-        found = compare(base, head, rules(tolerance=self.tolerance, budget=self.budgets))
+        allowed = rules(tolerance=self.tolerance, budget=self.budgets)
+        found = compare(base, head, allowed)
         if found.verdict == "fail":
-            pytest.fail(write(found, "table"), pytrace=False)
+            pytest.fail(failed_test(found, allowed, name, self._accepting()), pytrace=False)
+
+    def _accepting(self) -> str:
+        """The command that writes what this test counts into its baseline, to be run where pytest was."""
+        where = os.path.relpath(self.node.path, self.config.invocation_params.dir)
+        test = "::".join([where, *self.node.nodeid.split("::")[1:]])
+        return f"pytest {shlex.quote(test)} --inspect-update-baseline"
 
 
 class _Gather:

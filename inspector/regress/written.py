@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from inspector.core.errors import InspectError
+from inspector.regress.annotations import annotated
 from inspector.regress.compare import Comparison
 from inspector.regress.outcome import fitted, report
 
@@ -20,23 +21,26 @@ SHOWN = {"table": 100, "html": 2_000}
 """Rows of forms that people scroll through. JSON, CSV, JUnit have all; annotations choose themselves."""
 
 
-def write(found: Comparison, form: str, color: bool = False, width: int | None = None) -> str:
-    """The comparison as text in one of the formats of `inspector.reporting.formats`."""
+def write(
+    found: Comparison, form: str, color: bool = False, width: int | None = None, every: bool = False
+) -> str:
+    """The comparison as text in one of the formats of `inspector.reporting.formats`. `every`: people also
+    see what is ok, and each module that changed."""
     if form == "markdown":
-        return markdown(found, COMMENT_LIMIT)
-    made = report(found, SHOWN.get(form), plain=form == "csv")
+        return markdown(found, COMMENT_LIMIT, every)
+    made = report(found, SHOWN.get(form), plain=form == "csv", every=every)
     if form == "html":
         from inspector.regress.growth import charts
 
         made = replace(made, charts=charts(found))
-    return made.written(form, color, width)
+    return (annotated(made, found) if form == "github" else made).written(form, color, width)
 
 
-def markdown(found: Comparison, limit: int) -> str:
+def markdown(found: Comparison, limit: int, every: bool = False) -> str:
     """The worst changes that fit into `limit` bytes."""
     from inspector.reporting.formats import renderer
 
-    return fitted(found, renderer("markdown"), limit)
+    return fitted(found, renderer("markdown"), limit, every=every)
 
 
 def add_to_summary(found: Comparison, file: str | Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from inspector.reporting.numbers import counted, digits, duration, si, size
 from inspector.reporting.parts import Content
+from inspector.reporting.registry import quantity
 
 
 def answer(report: Content) -> str:
@@ -48,7 +49,7 @@ def _params(report: Content) -> str:
 
 def _memory(report: Content) -> str:
     name, phase = report.subject["name"], report.subject["phase"]
-    step = "a training step" if phase == "train" else f"a {phase}"
+    step = {"train": "a training step", "forward": "inference"}.get(phase, f"a {phase}")
     peak = (
         f"{_size(report, 'peak_allocated')} allocated, {_size(report, 'peak_reserved')} reserved at the peak"
     )
@@ -56,13 +57,19 @@ def _memory(report: Content) -> str:
         batch = report.metrics["max_batch"].value
         if not batch:
             return f"{name}: no batch fits"
-        most = report.metrics.get("convolution_workspace")
-        bound = (
-            f"; with cuDNN's largest workspaces {size(int(most.value))} more" if most and most.value else ""
-        )
-        return f"{name}: {step} fits with a batch of {batch} ({peak}{bound})"
+        return f"{name}: {step} fits with a batch of {batch}{_safe(report, int(batch))} ({peak})"
     fits = next((finding for finding in report.findings if finding.check == "fits"), None)
     return f"{name}: {step} takes {peak}" + (f"; it {fits.message.partition(' (')[0]}" if fits else "")
+
+
+def _safe(report: Content, batch: int) -> str:
+    """Whether it is safe whatever workspaces libraries take; nothing of a report that does not know."""
+    if "safe_batch" not in report.metrics:
+        return ""
+    safe = int(report.metrics["safe_batch"].value or 0)
+    if not safe:
+        return ", but none does if its libraries take their largest workspaces"
+    return ("" if safe == batch else f", or of {safe}") + " whatever workspaces its libraries take"
 
 
 def _verified(report: Content) -> str:
@@ -121,13 +128,39 @@ def _table(report: Content) -> str:
 
 
 _STATES = ("regressed", "missing", "invalid", "incomparable", "noisy", "improved", "new", "ok")
+_NAMED = 3
+"""Of what failed, so many are named."""
 
 
 def _diff(report: Content) -> str:
     states = {name: int(report.metrics[name].value or 0) for name in _STATES}
-    told = [f"{count} {name}" for name, count in states.items() if count]
-    head = {"fail": "FAILED", "pass": "passed"}.get(report.verdict, "nothing compared")
-    return f"{head}: {', '.join(told)}" if told else head
+    counts = ", ".join(f"{count} {name}" for name, count in states.items() if count)
+    rows = report.tables["rows"].records()
+    failing = [row for row in rows if row["fails"]]
+    if report.verdict != "fail" or not failing:
+        head = {"fail": "FAILED", "pass": "passed"}.get(report.verdict, "nothing compared")
+        return f"{head}: {counts}" if counts else head
+    models = list(dict.fromkeys(row["model"] for row in failing))
+    if len(models) == 1:
+        named = [_failure(row) for row in failing]
+        about = f"{models[0]}: " if models[0] else ""
+    else:  # of each the worst
+        worst = {row["model"]: row for row in reversed(failing)}
+        named = [f"{name} ({_failure(worst[name])})" for name in models]
+        about = f"{len(models)} of {len({row['model'] for row in rows})} models: "
+    more = f", {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    reason = f"; {failing[0]['why']}" if len(models) == 1 and failing[0]["why"] else ""
+    return f"FAILED: {about}{', '.join(named[:_NAMED])}{more}{reason}"
+
+
+def _failure(row: dict[str, Any]) -> str:
+    """MACs +12.3%, or what else became of it."""
+    if row["metric"] == "model":
+        return str(row["state"])
+    label = quantity(row["metric"]).label or str(row["metric"]).replace("_", " ")
+    if row["state"] != "regressed":
+        return f"{label} {row['state']}"
+    return f"{label} {100 * row['relative']:+.3g}%" if row["relative"] else label
 
 
 def _llm(report: Content) -> str:

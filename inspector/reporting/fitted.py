@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 FIRST = (
-    "params", "macs", "share", "status", "verdict", "state", "law", "head", "why", "value", "allocated",
-    "needed", "latency", "speedup", "fits", "tokens/s", "longest", "samples_bound", "before",
-    "after", "change",
+    "metric", "params", "parameters", "macs", "share", "status", "verdict", "state", "what", "law", "head",
+    "why", "value", "allocated", "needed", "latency", "speedup", "fits", "tokens/s", "longest",
+    "samples/s, at most", "before", "after", "change",
 )  # fmt: skip
 """Columns that stay longest, the most important first."""
 LEAST = 24
 """Characters of the first column, below which another column goes rather than more of its names."""
+MOST_LINES = 3
+"""Lines of a text in a cell; the end of a longer one is cut off."""
 Aligned = Callable[[list[list[str]], Sequence[bool], Sequence[str]], str]
 
 
@@ -50,18 +53,47 @@ def fitted(
 
 
 def _length(rows: list[list[str]], place: int) -> int:
-    return max(len(row[place]) for row in rows)
+    return max(len(line) for row in rows for line in row[place].split("\n"))
 
 
 def _shorter(rows: list[list[str]], place: int, room: int) -> list[list[str]]:
-    return [[*row[:place], shortened(row[place], room), *row[place + 1 :]] for row in rows]
+    """The rows with a column of at most `room`: sentences go on in the next line, names lose their middle."""
+    longest = _length(rows, place)
+    bars = all(set(row[place]) <= _BARS for row in rows)
+    cells = [_scaled(row[place], room / longest) if bars else _cut(row[place], room) for row in rows]
+    return [[*row[:place], cell, *row[place + 1 :]] for row, cell in zip(rows, cells)]
+
+
+_BARS = set(" \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588\u2589\u258a\u258b\u258c\u258d\u258e\u258f")
+
+
+def _scaled(bar: str, scale: float) -> str:
+    """A bar that keeps its proportion to the others."""
+    return "\u2588" * round(len(bar) * scale)
+
+
+def _cut(cell: str, room: int) -> str:
+    words = cell.split()
+    if len(cell) <= room or len(words) < 2 or cell.startswith(" "):
+        return shortened(cell, room)
+    return textwrap.fill(
+        " ".join(shortened(word, room) for word in words), room, max_lines=MOST_LINES, placeholder=" ...",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _lines(row: list[str]) -> list[list[str]]:
+    """A row as those that it takes on a screen, where a cell has several lines."""
+    if not any("\n" in cell for cell in row):
+        return [row]
+    return [list(line) for line in zip_longest(*(cell.split("\n") for cell in row), fillvalue="")]
 
 
 def _drawn(
     kept: list[int], headings: list[str], rows: list[list[str]], right: list[bool], aligned: Aligned
 ) -> str:
     return aligned(
-        [[row[place] for place in kept] for row in rows],
+        [line for row in rows for line in _lines([row[place] for place in kept])],
         [right[place] for place in kept],
         [headings[place] for place in kept],
     )

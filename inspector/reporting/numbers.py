@@ -39,6 +39,8 @@ def written(value: Any, form: Form) -> str:
     """A cell as text: a text as it is; a missing number is never written as 0."""
     if is_missing(value):
         return MISSING if form in (Form.SI, Form.SIZE) else ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if not is_number(value) or form is Form.PLAIN:
         return str(value)
     return _WRITERS[form](value) if math.isfinite(value) else f"{value:g}"

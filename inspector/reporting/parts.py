@@ -60,8 +60,11 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """The message, with its subject in front where it has one."""
-        return f"{self.subject}: {self.message}" if self.subject else self.message
+        """The message, with its subject in front where it has one and does not begin with it."""
+        if not self.subject or self.message.startswith(f"{self.subject} "):
+            return self.message
+        colon = "" if self.message.startswith("and ") else ":"  # a.weight and 3 more
+        return f"{self.subject}{colon} {self.message}"
 
 
 @dataclass(frozen=True)

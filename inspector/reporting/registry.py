@@ -189,6 +189,9 @@ QUANTITIES: dict[str, Quantity] = {
     "convolution_workspace": Quantity(Unit.BYTE, label="cuDNN's workspaces add at most"),
     "attention_workspace": Quantity(Unit.BYTE, label="attention's workspaces add at most"),
     "max_batch": Quantity(Unit.COUNT, direction="higher", label="largest batch", own_form=Form.PLAIN),
+    "safe_batch": Quantity(
+        Unit.COUNT, direction="higher", label="largest batch under all workspaces", own_form=Form.PLAIN
+    ),
     "peak_per_process": Quantity(Unit.BYTE, label="peak of each process"),
     # What a rank of many holds, sends and takes.
     "param_bytes_per_rank": Quantity(Unit.BYTE, label="parameters of a rank"),

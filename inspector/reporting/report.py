@@ -56,6 +56,10 @@ class Report(Content):
 
         return renderer(form)(self, color, width) if form == "table" else renderer(form)(self)
 
+    def failures(self) -> list[str]:
+        """A sentence for each claim that is false."""
+        return [finding.sentence for finding in self.findings if finding.status == "fail"]
+
     def to_frame(self, table: str | None = None) -> pd.DataFrame:
         """One table as a pandas DataFrame: the first one, or the one named (see `tables`)."""
         if not self.tables:

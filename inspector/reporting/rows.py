@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inspector.reporting.numbers import written
 from inspector.reporting.parts import Content, Finding, Metric, Section
-from inspector.reporting.registry import Unit, form_in, quantity
+from inspector.reporting.registry import Quantity, Unit, form_in, quantity
 
 MARKS = {"pass": "ok", "fail": "FAIL", "warn": "note", "skip": "skipped"}
 
@@ -19,7 +19,14 @@ def cells(section: Section) -> tuple[list[str], list[list[str]], list[bool]]:
         bool(values) and heading not in section.columns and all(isinstance(row[place], str) for row in values)
         for place, heading in enumerate(headings)
     ]
-    return headings, rows, [entry.unit != Unit.NONE and not text for entry, text in zip(held, texts)]
+    named = [heading_of(heading, entry) for heading, entry in zip(headings, held)]
+    return named, rows, [entry.unit != Unit.NONE and not text for entry, text in zip(held, texts)]
+
+
+def heading_of(column: str, entry: Quantity) -> str:
+    """A column's name for people: MACs for macs, words for what has an underscore. `params` is one already,
+    and a narrow one."""
+    return column if column == "params" else entry.label or column.replace("_", " ")
 
 
 def metric_rows(report: Content) -> list[list[str]]:

@@ -94,6 +94,12 @@ def llm(
         tell(f"decode, {size} sequences", (number + 1) / (len(batches) + 1))
         rows.append(service.point(size, limit))
     report = _report(service, prompt, Table.of(rows), reserve)
+    if limit is not None and context > limit:
+        text = (
+            f"the model is made for {limit:,} tokens (max_position_embeddings), fewer than the context of"
+            f" {context:,}: it may not work beyond them"
+        )
+        report.findings.append(Finding("serving", "warn", "", text))
     return report if machine is None else with_measured(report, machine.run(batches, tell), device)
 
 

@@ -191,7 +191,8 @@ class StateEntry:
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Where a pass ended early: the innermost module that raised, its inputs, and its message. Where it is
-    known, `expects` says what that module wanted and got, `better` which inputs of the call would fit."""
+    known, `expects` says what that module wanted and got, `better` which inputs of the call would fit.
+    `misfit`: where the call does not fit the model's signature, what it lacks and what to pass."""
 
     module: str
     type: str
@@ -200,6 +201,7 @@ class Failure:
     message: str
     expects: str = ""
     better: tuple[str, ...] = ()
+    misfit: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +349,7 @@ def _read(content: dict[str, Any]) -> Trace:
     fields = content["storages"]["fields"]
     failure = content["failure"]
     if failure:
-        lists = {name: tuple(failure.get(name, ())) for name in ("inputs", "better")}
+        lists = {name: tuple(failure.get(name, ())) for name in ("inputs", "better", "misfit")}
         failure = Failure(**{**failure, **lists})
     return Trace(
         **{name: content[name] for name in ("model", "source", "phase", "device", "environment")},

@@ -71,6 +71,7 @@ def test_alone_it_says_what_it_can_do_in_ten_lines(inspect) -> None:
     code, out, err = inspect()
     assert (code, out, err) == (0, START, "")
     assert len(out.splitlines()) <= 10
+    assert max(map(len, out.splitlines())) <= 80
     for line in out.splitlines():
         if line.startswith("  inspect "):
             name, *words = line.strip().partition("   ")[0].partition("  ")[0].split()[1:]

@@ -86,11 +86,13 @@ def test_strict_exits_1_on_an_unknown_operator(inspect, tmp_path: Path) -> None:
 
 
 def test_a_forward_that_raises_prints_what_ran_and_exits_2(inspect, tmp_path: Path) -> None:
-    code, out, err = inspect("profile", "resnet18", "--input", "1x4x224x224")
+    file = tmp_path / "net.py"
+    file.write_text("from torch import nn\nnet = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(3, 2, 1))\n")
+    code, out, err = inspect("profile", f"{file}:net", "--input", "1x3x8x8")
     assert code == 2
-    assert "FAIL  conv1: Conv2d raised RuntimeError" in out
+    assert "FAIL  1: Conv2d raised RuntimeError" in out
     first, hint = err.strip().splitlines()
-    assert first.startswith("error: module 'conv1' (Conv2d) expects 3 channels, got 4 in float32")
+    assert first.startswith("error: module '1' (Conv2d) expects 3 channels, got 4 in float32")
     assert hint.startswith("hint: ")
 
 

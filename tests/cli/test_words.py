@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer
 
 from inspector.cli.main import app, main
-from inspector.cli.words import as_options
+from inspector.cli.words import as_options, in_report
 from inspector.core.errors import InspectError
+from inspector.reporting.report import Finding, Report, Section
+from inspector.reporting.tables import Table
 
 pytestmark = pytest.mark.once
 
@@ -122,3 +125,66 @@ def test_what_was_measured_until_ctrl_c_is_written(
     )
     assert (code, err) == (130, "interrupted\n")
     assert "interrupted" in out
+
+
+def test_what_a_report_hints_at_is_said_in_options_too() -> None:
+    errors = Table({"model": ["a", "b"], "error": ['give `inputs="1x8"`', ""]})
+    finding = Finding("signal", "skip", "", "not measured: give `inputs=`")
+    report = Report("table", {}, {}, {}, {"models": errors}, [finding], sections=[Section("models", errors)])
+    in_report(report, typer.main.get_command(app).get_command(None, "table").params)  # type: ignore[attr-defined]
+    assert report.findings[0].message == "not measured: give --input"
+    for table in (report.tables["models"], report.sections[0].frame):
+        assert table["error"] == ["give --input 1x8", ""]
+    assert errors["error"][0] == 'give `inputs="1x8"`'  # nobody else's table
+
+
+def test_a_table_says_what_to_do_in_the_words_of_the_command_line(inspect, net_file: Path) -> None:
+    code, out, _ = inspect("table", f"{net_file}:Net")
+    assert code == 1
+    assert "pass one with --input 1x3x224x224" in out
+    assert "`" not in out
+    assert out.count("has no default input") == 1  # the table says it
+
+
+def test_an_error_shows_its_hint_once(inspect) -> None:
+    code, _, err = inspect("profile", "resnt50")
+    assert code == 2
+    assert err.count("hint: ") == 1
+    assert str(InspectError("no model", "see: models")) == "no model\nhint: see: models"
+    assert str(InspectError("no model")) == "no model"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message", "hint"),
+    [
+        ("SOLVER.BASE_LR=abc", "'abc' is not a number", "the default is --set SOLVER.BASE_LR 0.001"),
+        ("SOLVER=3", "SOLVER is a group of settings", "there are: SOLVER.OPTIMIZER, SOLVER.BASE_LR"),
+        ("FREEZE.PATTERNS=3", "'3' is not a list", "--set FREEZE.PATTERNS []"),
+        ("AMP.ENABLED=3", "'3' is not true or false", "--set AMP.ENABLED False"),
+        ("QQQQ=3", "no setting is called QQQQ", "there are: MODEL.*, INPUT, SEED, FREEZE.*"),
+        ("SOLVER.QQQQQ=3", "no setting is called SOLVER.QQQQQ", "there are: SOLVER.OPTIMIZER"),
+    ],
+)
+def test_a_setting_of_another_kind(inspect, setting: str, message: str, hint: str) -> None:
+    code, _, err = inspect("profile", "resnet18", "--set", setting)
+    first, second = err.splitlines()
+    assert code == 2
+    assert message in first
+    assert hint in second
+    assert len(second) < 300  # not every setting
+
+
+def test_a_setting_of_a_file_is_named(inspect, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("SEED: abc\n")
+    assert "c.yaml: SEED: 'abc' is not a whole number" in inspect("profile", "resnet18", "--config", file)[2]
+
+
+def test_a_counter_that_is_missing_says_how_to_install_it(inspect, monkeypatch: pytest.MonkeyPatch) -> None:
+    from inspector.counters import find
+
+    absent = replace(find("thop"), package="no_such_thop")
+    monkeypatch.setattr("inspector.counters.profile.find", lambda name: absent)
+    code, _, err = inspect("profile", "alexnet", "--counter", "thop")
+    assert code == 2
+    assert err == "error: no_such_thop is not installed\nhint: install it with: pip install no_such_thop\n"

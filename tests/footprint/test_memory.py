@@ -106,6 +106,47 @@ def test_the_largest_batch_fits_and_the_next_does_not() -> None:
     assert not tried[largest + 1]
 
 
+def test_a_batch_that_is_safe_fits_with_the_largest_workspaces_and_the_next_does_not() -> None:
+    convolution = nn.Conv2d(3, 16, 3, padding=1)
+    report = inspector.memory(convolution, "1x3x64x64", max_batch="1GiB")
+    rows = {row["batch"]: row for row in report.tables["batches"].records()}
+    assert list(rows) == sorted(rows)
+    safe, largest = report.safe_batch, report.max_batch
+    assert 0 < safe <= largest
+    assert rows[safe]["at_most"] <= 2**30 < rows[safe + 1]["at_most"]
+    alone = inspector.memory(convolution, "1x3x64x64", batch=safe)
+    more = alone.convolution_workspace
+    assert more > 0  # of the patches, or of transforms
+    assert (
+        rows[safe]["at_most"] == rows[safe]["needed"] + more == alone.peak_reserved + CUDA_CONTEXT[1] + more
+    )
+
+
+def test_the_search_goes_on_from_what_is_known() -> None:
+    tried: list[dict[str, Any]] = []
+    known = {2: 20, 4: 40, 100: 1000, 101: 1010}
+    assert largest_batch(lambda batch: 10 * batch, 500, tried, known) == 50
+    assert len(tried) <= 3
+    assert largest_batch(lambda batch: 10 * batch, 1005, [], known) == 100
+
+
+def test_no_row_says_that_nothing_is_added() -> None:
+    """A model without convolutions has no row for cuDNN's workspaces; JSON has its 0."""
+    report = inspector.memory(nn.Linear(4, 4), "1x4")
+    assert report.convolution_workspace == 0
+    assert "workspaces add" not in str(report)
+    convolution = str(inspector.memory(nn.Conv2d(3, 16, 3), "1x3x64x64"))
+    assert "cuDNN's workspaces add at most" in convolution
+    assert "add at least" not in convolution  # from none
+
+
+@pytest.mark.parametrize("question", [{}, {"fits": "2GiB"}, {"max_batch": "1GiB"}])
+def test_the_notes_agree_with_what_is_needed(question: dict[str, str]) -> None:
+    text = str(inspector.memory(nn.Linear(4, 4), "1x4", **question))  # type: ignore[arg-type]
+    assert ("what is needed includes 0.78 GiB for it" in text) is bool(question)
+    assert ("the peaks do not include CUDA's own context" in text) is not bool(question)
+
+
 @pytest.mark.parametrize(
     ("slope", "room", "expected"), [(10, 1005, 99), (7, 1000, 141), (10, 14, 0), (3, 19, 3)]
 )
@@ -222,7 +263,7 @@ def test_a_search_says_which_batch_it_tries() -> None:
     report = inspector.memory(
         nn.Linear(64, 64), "1x64", max_batch="1GiB", tell=lambda what, share: told.append((what, share))
     )
-    assert [what for what, _ in told] == [
+    assert sorted(what for what, _ in told) == sorted(
         f"batch {row['batch']}" for row in report.tables["batches"].records()
-    ]
+    )
     assert [share for _, share in told] == sorted(share for _, share in told)

@@ -107,3 +107,12 @@ def test_the_catalogue_lists_every_timm_model(inspect: Any) -> None:
     report = inspector.models.catalogue.models(source="timm")
     assert report.metrics["models"].value == len(timm.list_models())
     assert "timm:resnet18" in set(report.to_frame()["spec"])
+
+
+def test_the_catalogue_is_written_for_people(inspect: Any) -> None:
+    """resnet18 has 11,689,512 parameters and 1.814 GMACs: what torchvision publishes."""
+    _, out, _ = inspect("models", "resnet18*")
+    headings, row = (out.splitlines()[place].split() for place in (3, 5))
+    assert headings == ["spec", "source", "task", "params", "GMACs", "entries"]
+    assert row == ["resnet18", "torchvision", "classification", "11,689,512", "1.814", "IMAGENET1K_V1"]
+    assert "unknown" not in out  # timm publishes none of them

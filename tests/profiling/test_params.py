@@ -176,7 +176,7 @@ def invented(module: Any, state: dict, prefix: str, _: Any) -> None:
 
 
 FAULTS = {
-    dropped: ("1.weight", "are missing"),
+    dropped: ("1.weight", "1 tensor is missing"),
     renamed: ("1.kernel", "state_dict only"),
     reshaped: ("1.weight", "another shape"),
     recast: ("1.weight", "dtype"),

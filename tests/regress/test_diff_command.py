@@ -37,7 +37,8 @@ def test_the_report_is_written_before_the_exit_with_1(inspect, files, tmp_path: 
     code, out, err = inspect("diff", *files, *words)
     assert (code, out) == (1, "")
     assert err.startswith("FAILED: ")  # a log shows why, where the report is in files
-    assert "\nFAIL  " in err
+    assert "\nFAIL  regressed: regressed: params 1,000 to 1,500, +500 (+50%); macs 2,000 to 3,000" in err
+    assert err.count("\nFAIL  ") == 4  # a line for each model
     assert all(file.stat().st_size for file in made)
     assert json.loads(made[0].read_text())["verdict"] == "fail"
     assert summary.read_text().rstrip("\n") == made[2].read_text().rstrip("\n")
@@ -103,7 +104,18 @@ class TestALiveModel:
         ]
         macs = next(r for r in content["tables"]["rows"] if r["metric"] == "macs")
         assert macs["delta"] == 16 * 27 * 64 + 160
-        assert macs["why"] == "conv: 16 to 32 channels (and 1 more)"
+        assert macs["why"] == "conv: 16 to 32 channels, 2 layers follow"
+        code, out, _ = inspect("diff", base, f"{net_file}:build", "--model-arg", "width=32")
+        assert out.startswith("FAILED: ")
+        where, rows = out.index("where it changed"), out.index("changes, worst first")
+        assert where < rows  # the answer first
+        assert "conv      +27.81 k          +640  16 to 32 channels, 2 layers follow" in out
+        assert "norm " not in out
+        assert "\nok " not in out
+        assert "ok; --all lists them)" in out
+        out = inspect("diff", base, f"{net_file}:build", "--model-arg", "width=32", "--all")[1]
+        assert "\nnorm " in out
+        assert "\nok " in out
 
     def test_the_same_model_is_counted_on_the_inputs_of_base(self, inspect, net_file, base) -> None:
         code, out, _ = inspect("diff", base, f"{net_file}:build")
@@ -145,13 +157,27 @@ class TestRevisions:
         assert inspect("diff", "git:HEAD:base.json", "git:HEAD:base.json")[0] == 0
 
     @pytest.mark.parametrize(
-        "text", ["git:none:base.json", "git:HEAD:none.json", "git:HEAD", "git::x", "git:--help:x"]
+        ("text", "message", "hint"),
+        [
+            ("git:none:base.json", "cannot read git:none:base.json", "git fetch origin none"),
+            ("git:HEAD:xyz", "does not exist in 'HEAD'", "commit it there first"),
+            ("git:HEAD:bse.json", "does not exist in 'HEAD'", "did you mean base.json?"),
+            ("git:HEAD", "'git:HEAD' names no file", "e.g. git:HEAD:base.json"),
+            ("git:main:", "'git:main:' names no file", "e.g. git:main:base.json"),
+            ("git::x", "'git::x' names no revision", "e.g. git:main:x"),
+            ("git:--help:x", "names no revision", "e.g. git:main:x"),
+        ],
     )
-    def test_what_is_not_there_is_an_error(self, inspect, repository, text: str) -> None:
+    def test_what_is_not_there_is_an_error(
+        self, inspect, repository, text: str, message: str, hint: str
+    ) -> None:
         code, _, err = inspect("diff", text, "head.json")
         assert code == 2
-        assert err.startswith("error: cannot read")
-        assert "hint: " in err
+        first, second = err.splitlines()
+        assert first.startswith("error: ")
+        assert message in first
+        assert second.startswith("hint: ")
+        assert hint in second
 
     def test_history_is_not_rewritten(self, inspect, repository) -> None:
         code, _, err = inspect("diff", "git:HEAD:base.json", "head.json", "--update-baseline")

@@ -24,6 +24,7 @@ from inspector.regress.compare import Comparison, compare
 from inspector.regress.outcome import report
 from inspector.regress.rules import STATES
 from inspector.regress.written import COMMENT_LIMIT, SUMMARY_LIMIT, add_to_summary, markdown, write
+from inspector.reporting.answers import answer
 from inspector.reporting.report import Report, from_json
 from tests.regress.hand import eight_states, row, side, table
 
@@ -90,7 +91,10 @@ def test_junit_counts_its_failures_and_its_cases() -> None:
 
 def test_the_layer_is_named_where_people_look() -> None:
     for form in ("table", "markdown", "html", "junit", "github"):
-        assert "conv: 10 to 20 channels" in write(comparison(), form), form
+        text = write(comparison(), form)
+        if form != "junit":
+            text = " ".join(re.sub(r"<[^>]*>|\|", " ", text).split())
+        assert re.search(r"conv(:| [+]1.000 k [+]500) 10 to 20 channels", text), form
 
 
 def big(models: int = 10_000) -> Comparison:
@@ -171,5 +175,33 @@ def test_every_row_is_in_the_table_whatever_is_shown() -> None:
     made: Report = report(comparison(), rows=2)
     frame: Any = made.tables["rows"]
     assert len(frame) == 9
-    assert len(made.sections[0].frame) == 2
-    assert made.sections[0].note.startswith("(2 of 9 rows, worst first; not shown: 1 missing, 1 invalid")
+    assert len(made.sections[1].frame) == 2
+    assert made.sections[1].note.startswith("(2 of 9 rows, worst first; not shown: 1 missing, 1 invalid")
+    assert len(report(comparison(), every=True).sections[1].frame) == 9
+    assert report(comparison()).sections[1].note == "(1 ok; --all lists them)"
+
+
+def test_an_annotation_is_of_a_model_and_says_what_where_and_what_accepts_it() -> None:
+    lines = write(comparison(), "github").splitlines()
+    assert lines[0] == (
+        "::error title=inspect diff::regressed: regressed: params 1,000 to 1,500, +500 (+50%25); "
+        "macs 2,000 to 3,000, +1,000 (+50%25); conv: 10 to 20 channels (+1.000 k MACs, +500 parameters) "
+        "(a wanted change is accepted by the same command with --update-baseline)"
+    )
+    assert len([line for line in lines if line.startswith("::error")]) == 4  # of 5 failures in 4 models
+    committed = compare(side(eight_states()[0], "git:main:base.json"), side(eight_states()[1], "head.json"))
+    assert "--update-baseline" not in write(committed, "github")  # a revision cannot be written
+
+
+def test_the_sentence_names_what_failed_and_its_cause() -> None:
+    assert answer(report(comparison())) == (
+        "FAILED: 4 of 8 models: regressed (parameters +50%), missing (missing), invalid (parameters invalid),"
+        " 1 more"
+    )
+    base, head = (table([r for r in content["tables"]["models"] if r["model"] in ("regressed", "ok")],
+                        layers=content["tables"]["layers"]) for content in eight_states())  # fmt: skip
+    assert answer(report(compare(side(base), side(head)))) == (
+        "FAILED: regressed: parameters +50%, MACs +50%; conv: 10 to 20 channels"
+    )
+    same = compare(side(base), side(base))
+    assert answer(report(same)) == "passed: 3 ok"

@@ -67,7 +67,7 @@ def test_the_action_fails_and_writes_summary_annotations_and_report(repository: 
     ]
     assert [step.returncode for step in done] == [0, 1], done
     # 16 channels x 27 weights x 1024 pixels and 160 of the head, half as many again.
-    assert "net.py:Net macs: regressed: 442,528 to 663,792" in done[1].stdout
+    assert "net.py:Net: regressed: macs 442,528 to 663,792" in done[1].stdout
     assert done[1].stdout.startswith("::error ")
     assert "16 to 24 channels" in summary.read_text()
     report = Path(output.read_text().strip().removeprefix("report="))

@@ -62,7 +62,7 @@ def test_a_model_within_its_limits_passes_and_its_numbers_can_be_read(pytester, 
     run().assert_outcomes(passed=1)
 
 
-def test_a_limit_that_is_exceeded_fails_and_shows_the_table(pytester, run) -> None:
+def test_a_limit_that_is_exceeded_fails_and_is_shown_with_the_value(pytester, run) -> None:
     pytester.makepyfile(
         NET
         + """
@@ -73,7 +73,14 @@ def test_a_limit_that_is_exceeded_fails_and_shows_the_table(pytester, run) -> No
     )
     result = run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*REGRESSED*params*448*over the budget of 447*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*.py::test_net: params is 448, its limit 447",
+            "metric*limit*value*change*",
+            "params*447*448*+1 (+0.224%)",
+            "accept: raise max_params in the mark",
+        ],
+    )
 
 
 BASELINE = (
@@ -105,7 +112,16 @@ def test_a_baseline_is_written_when_asked_for_and_then_holds(pytester, run) -> N
     before = baseline.read_bytes()
     result = run()
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["*REGRESSED*macs*27,648*41,472*16 to 24 channels*"])
+    # 27 weights and a bias for each of 8 more channels, on 64 pixels.
+    result.stdout.fnmatch_lines(
+        [
+            "*.py::test_net[[]1]: *is *, its limit *, and * more",
+            "macs*27,648*41,472*+13,824 (+50%)",
+            "changed: (the model itself): 16 to 24 channels (+13.82 k MACs, +224 parameters)",
+            f"accept: pytest '{file.name}::test_net[[]1]' --inspect-update-baseline",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*INCOMPARABLE*")
     assert baseline.read_bytes() == before
 
 

@@ -48,7 +48,7 @@ def test_an_entry_is_sound_and_can_be_written(name: str, held: Quantity) -> None
 
 @pytest.mark.parametrize("form", Form)
 def test_every_form_writes_what_is_no_plain_number(form: Form) -> None:
-    assert [written(value, form) for value in (float("inf"), True, [1])] == ["inf", "True", "[1]"]
+    assert [written(value, form) for value in (float("inf"), True, [1])] == ["inf", "yes", "[1]"]
 
 
 def test_a_unit_is_its_text() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from inspector.reporting.report import Finding, Section
+from inspector.reporting.rows import cells
 from inspector.reporting.tables import Table, as_table
 
 pytestmark = pytest.mark.once
@@ -62,3 +64,24 @@ def test_a_frame_of_a_users_own_becomes_a_table() -> None:
     assert table == Table({"net": ["a", "b"], "macs": [1, None], "7": [0.5, None]})
     assert type(table["macs"][0]) is int
     assert as_table(table) is table
+
+
+def test_headings_are_the_registrys_words() -> None:
+    columns = ("name", "params", "macs", "gmacs", "nbytes", "at_most", "state_digest", "largest_thing")
+    frame = Table.of([("a", 1, 2, 3.0, 4, 5, "x", "y")], columns)
+    assert cells(Section("t", frame))[0] == [
+        "name", "params", "MACs", "GMACs", "bytes", "at most", "state digest", "largest thing",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("subject", "message", "sentence"),
+    [
+        ("", "done", "done"),
+        ("conv", "moved", "conv: moved"),
+        ("net.py:Net", "net.py:Net has no default input", "net.py:Net has no default input"),
+        ("conv", "and 3 more moved", "conv and 3 more moved"),
+    ],
+)
+def test_the_subject_of_a_finding_stands_once(subject: str, message: str, sentence: str) -> None:
+    assert Finding("check", "fail", subject, message).sentence == sentence

@@ -59,7 +59,17 @@ def test_the_command_says_it_first_and_shows_what_ran(inspect: Run) -> None:
     assert code == 2
     assert err.splitlines()[0].startswith("error: module 'conv1' (Conv2d) expects 3 channels, got 1")
     assert "hint: pass --input 'float32[1,3,64,64]'" in err
+    assert out == ""  # nothing ran
+
+
+def test_the_command_shows_what_ran_before(inspect: Run, tmp_path: Any) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("from torch import nn\nnet = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(5, 2, 1))\n")
+    code, out, err = inspect("profile", f"{file}:net", "--input", "1x3x8x8")
+    assert code == 2
+    assert err.splitlines()[0].startswith("error: module '1' (Conv2d) expects 5 channels, got 4")
     assert "the totals cover only what ran before it" in out
+    assert "768" in out  # 4 x 3 MACs on 64 pixels
 
 
 def test_a_string_that_looks_like_a_shape(inspect: Run) -> None:
@@ -110,3 +120,95 @@ def test_a_file_or_a_folder_of_that_name(
     (tmp_path / "mybert" / "config.json").write_text("{}")
     assert "write mynet.py:NAME" in inspect("profile", "mynet")[2]
     assert "write hf:mybert" in inspect("profile", "mybert")[2]
+
+
+class Asks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, mask: Tensor, causal: bool = True) -> Tensor:
+        return self.linear(x) * mask if causal else self.linear(x)
+
+    def encode(self, x: Tensor, *, scale: float) -> Tensor:
+        return self.linear(x) * scale
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message", "hint"),
+    [
+        ("1x8", "Asks.forward() needs `mask`",
+         "add `inputs=['mask=int64[...]']`, with its dtype and shape"),
+        (["x=1x8", "msk=4"], "Asks.forward() takes no `msk`", "did you mean mask?"),
+        (["x=1x8", "mask=4", "causl:=true"], "Asks.forward() takes no `causl`", "did you mean causal?"),
+        (["1x8", "4", "3", "2"], "Asks.forward() takes 3 arguments by position, not 4", "it takes: x"),
+        (["1x8", "x=1x8"], "Asks.forward() gets `x` twice, by position and by name", "it takes: x"),
+    ],
+)  # fmt: skip
+def test_a_call_that_does_not_fit_the_signature(inputs: Any, message: str, hint: str) -> None:
+    with pytest.raises(ForwardError) as error:
+        inspector.profile(Asks(), inputs)
+    assert error.value.message == message
+    assert str(error.value.hint).startswith(hint)
+    assert error.value.trace.device == "meta"  # not blamed, and not run again elsewhere
+
+
+def test_a_method_that_needs_a_plain_value() -> None:
+    with pytest.raises(ForwardError) as error:
+        inspector.profile(Asks(), "1x8", call="encode")
+    assert error.value.message == "Asks.encode() needs `scale`"
+    assert error.value.hint == "add `inputs=['scale:=1.0']`"
+    assert inspector.profile(Asks(), ["1x8", "scale:=1.0"], call="encode").macs == 32  # as the hint says
+
+
+def test_an_error_inside_is_the_models_own() -> None:
+    class Wrong(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.missing() if hasattr(self, "missing") else len(3)  # type: ignore[arg-type]
+
+    with pytest.raises(
+        ForwardError, match="Wrong raised on float32\\[1,8\\]: TypeError: object of type 'int'"
+    ):
+        inspector.profile(Wrong(), "1x8")
+
+
+def test_a_hook_that_completes_the_call_is_no_misfit() -> None:
+    model = Asks()
+    model.register_forward_pre_hook(lambda module, args: (*args, torch.ones(4, device=args[0].device)))
+    assert inspector.profile(model, "1x8").macs == 32
+
+
+@pytest.mark.parametrize("spec", ["resnet18", "vit_b_16"])
+def test_an_image_without_a_batch(inspect: Run, spec: str) -> None:
+    code, _, err = inspect("profile", spec, "--input", "3x224x224")
+    assert code == 2
+    assert err.endswith("hint: pass --input 'float32[1,3,224,224]': the batch comes first\n")
+
+
+def test_the_command_shows_no_empty_report(inspect: Run, tmp_path: Any) -> None:
+    file = tmp_path / "asks.py"
+    file.write_text(
+        "from torch import nn\nclass Asks(nn.Module):\n    def forward(self, x, mask): return x * mask\n"
+    )
+    assert inspect("profile", f"{file}:Asks", "--input", "1x8") == (
+        2, "",
+        "error: Asks.forward() needs `mask`\nhint: add --input 'mask=int64[...]', with its dtype and shape\n",
+    )  # fmt: skip
+
+
+def test_without_an_input_the_hint_asks_for_what_the_signature_needs(inspect: Run, tmp_path: Any) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(
+        "from torch import nn\n"
+        "class Image(nn.Module):\n    def forward(self, x): return x\n"
+        "class Text(nn.Module):\n    def forward(self, ids): return ids\n"
+        "class Both(nn.Module):\n    def forward(self, ids, *, lengths, pool='mean'): return ids\n"
+    )
+    hints = [inspect("profile", f"{file}:{name}")[2].splitlines()[1] for name in ("Image", "Text", "Both")]
+    end = "or define example_inputs() in its file"
+    assert hints == [
+        f"hint: pass one with --input 1x3x224x224, {end}",
+        f"hint: pass --input 'ids=int64[...]', with their dtypes and shapes, {end}",
+        "hint: pass --input 'ids=int64[...]' --input 'lengths=int64[...]', with their dtypes and shapes,"
+        f" {end}",
+    ]

@@ -44,7 +44,8 @@ def reproducible(builds: Builds) -> Iterator[Finding]:
         return
     moved = [name for name in first if first[name] != again[name]]
     if not moved:
-        yield passed(f"two builds with one seed give the same bytes in all {len(first)} tensors")
+        every = f"all {len(first)} tensors" if len(first) > 1 else "the one tensor"
+        yield passed(f"two builds with one seed give the same bytes in {every}")
     for cause, names in grouped(moved, lambda name: _cause(builds.origins[name])).items():
         message = f"{count(names, 'differs', 'differ')} between two builds with one seed: {cause}"
         yield failed(message, names[0], **sample(names))

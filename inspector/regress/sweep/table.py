@@ -247,7 +247,7 @@ def report(
         environment=_environment(measured_on, seed),
         metrics=metrics({"models": len(rows), "failed": len(bad)}),
         tables={name: table for name, table in tables.items() if len(table)},
-        findings=[Finding("counted", "fail", row["model"], row["error"]) for row in bad],
+        findings=[Finding("counted", "fail", row["model"], row["error"], shown=False) for row in bad],
         verdict="fail" if bad else "none",
         sections=[Section("models", _shown(rows), _note(rows))],
     )
@@ -273,4 +273,5 @@ def _shown(rows: list[dict[str, Any]]) -> Table:
 
 def _note(rows: list[dict[str, Any]]) -> str:
     bounds = sum(1 for row in rows if row["lower_bound"])
-    return f"({bounds} rows are lower bounds: operators without a formula)" if bounds else ""
+    rows_are = "1 row is a lower bound" if bounds == 1 else f"{bounds} rows are lower bounds"
+    return f"({rows_are}: operators without a formula)" if bounds else ""

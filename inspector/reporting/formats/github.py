@@ -27,7 +27,7 @@ def render(report: Content) -> str:
 
 def _line(kind: str, report: Content, finding: Finding) -> str:
     parts = [part for part in (finding.subject, finding.check) if part]
-    message = f"{' '.join(parts)}: {finding.message}"
+    message = f"{' '.join(parts)}: {finding.message}" if parts else finding.message
     return f"::{kind} title={_property(_title(report))}::{_data(message)}"
 
 

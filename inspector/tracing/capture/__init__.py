@@ -18,6 +18,7 @@ from inspector.tracing import _torch
 from inspector.tracing._torch import tree_leaves, tree_map
 from inspector.tracing.beside import beside
 from inspector.tracing.capture import sharded
+from inspector.tracing.capture.called import misfit
 from inspector.tracing.capture.isolate import (
     countable_kernels,
     preserved,
@@ -58,19 +59,23 @@ class ForwardError(InspectError):
         inputs = ", ".join(failure.inputs)
         lines = failure.message.strip().splitlines()
         message = f"{failure.error}: {lines[0]}" if lines else failure.error
+        self.trace = trace
+        if failure.misfit:
+            super().__init__(*failure.misfit)
+            return
         if failure.expects:
             where += f" expects {failure.expects}" + (f" in {inputs}" if inputs else "")
         else:
             where += " raised" + (f" on {inputs}" if inputs else "")
         super().__init__(f"{where}: {message}", _hint(trace.inputs, failure.better))
-        self.trace = trace
 
 
 def _hint(inputs: tuple[str, ...], better: tuple[str, ...]) -> str:
     """What to pass instead of the inputs."""
     if better and better != inputs:
         fit = better[0] if len(better) == 1 else list(better)
-        return f"pass `inputs={fit!r}`"
+        longer = sum(text.count(",") for text in better) > sum(text.count(",") for text in inputs)
+        return f"pass `inputs={fit!r}`" + (": the batch comes first" if longer else "")
     if any(_looks_like_a_shape(text) for text in inputs):
         return 'a string among call arguments is a value: pass `inputs=["x=1x3x8x8"]`, a list of strings'
     return "check `inputs=` against what the model expects; `error.__cause__` shows the whole error"
@@ -143,7 +148,7 @@ def capture(
         state=state,
         notes=(*notes, *recorder.notes, *unread(ops), *_spread(model, state, gathered)),
         uncounted=uncounted,
-        failure=_failure(recorder, model, error, inputs),
+        failure=_failure(recorder, model, error, inputs, (args, kwargs)),
         runs=tuple(ModuleRun(*run) for run in recorder.runs),
     )
     if error is not None:
@@ -185,7 +190,11 @@ def _modules(paths: Tree, calls: Mapping[str, int]) -> tuple[Module, ...]:
 
 
 def _failure(
-    recorder: Recorder, model: nn.Module, error: BaseException | None, inputs: tuple[str, ...]
+    recorder: Recorder,
+    model: nn.Module,
+    error: BaseException | None,
+    inputs: tuple[str, ...],
+    call: tuple[tuple[Any, ...], Mapping[str, Any]],
 ) -> Failure | None:
     if error is None:
         return None
@@ -194,6 +203,10 @@ def _failure(
     if isinstance(error, OnlyOnMeta):
         wrong, module = error.wrong, model.get_submodule(error.path)
         failure = Failure(error.path, type(module).__name__, (), "RuntimeError", str(error))
+    if isinstance(error, TypeError) and not failure.module and not recorder.raw:
+        forward: Any = model.forward
+        owner = f"{type(model).__name__}.{getattr(forward, 'method', 'forward')}()"
+        return replace(failure, misfit=misfit(forward, owner, *call) or ())
     if wrong is None:
         return failure
     return replace(failure, expects=str(wrong), better=fitting(inputs, wrong))

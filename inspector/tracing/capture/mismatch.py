@@ -16,7 +16,7 @@ from inspector.tracing.record import TensorSpec
 
 class Mismatch(NamedTuple):
     """`wanted` and `got` in words; `dtype` is the one that fits, `axis` and `size` say which size of the
-    input's `shape` must be what."""
+    input's `shape` must be what. `batch`: it has all dimensions but the first."""
 
     wanted: str
     got: str
@@ -24,6 +24,7 @@ class Mismatch(NamedTuple):
     axis: int | None = None
     size: int = 0
     shape: tuple[int, ...] = ()
+    batch: bool = False
 
     def __str__(self) -> str:
         return f"{self.wanted}, got {self.got}"
@@ -36,6 +37,7 @@ def mismatch(module: nn.Module, values: Iterable[Any], message: str) -> Mismatch
     if tensor is None:
         return _features(message)
     wrong = _dtype(module, tensor) or _shape(module, tensor) or _features(message)
+    wrong = wrong or _unpacked(tensor, message)
     return wrong and wrong._replace(shape=tuple(tensor.shape))
 
 
@@ -54,12 +56,12 @@ def _shape(module: nn.Module, tensor: Tensor) -> Mismatch | None:
     if isinstance(module, ConvNd):
         spatial = len(module.kernel_size)
         if tensor.dim() not in (spatial + 1, spatial + 2):
-            return Mismatch(f"{spatial + 2} dimensions", str(tensor.dim()))
+            return _dimensions(tensor, spatial + 2)
         return _size(tensor, tensor.dim() - spatial - 1, module.in_channels, "channels")
     if isinstance(module, NormBase):
         named = re.search(r"([23])d$", type(module).__name__)
         if named and tensor.dim() != int(named[1]) + 2:
-            return Mismatch(f"{int(named[1]) + 2} dimensions", str(tensor.dim()))
+            return _dimensions(tensor, int(named[1]) + 2)
         return _size(tensor, 1, module.num_features, "channels")
     if isinstance(module, nn.GroupNorm):
         return _size(tensor, 1, module.num_channels, "channels")
@@ -72,6 +74,16 @@ def _shape(module: nn.Module, tensor: Tensor) -> Mismatch | None:
     if isinstance(module, nn.MultiheadAttention):
         return _size(tensor, tensor.dim() - 1, module.embed_dim, "features")
     return None
+
+
+def _dimensions(tensor: Tensor, wanted: int) -> Mismatch:
+    return Mismatch(f"{wanted} dimensions", str(tensor.dim()), batch=wanted == tensor.dim() + 1)
+
+
+def _unpacked(tensor: Tensor, message: str) -> Mismatch | None:
+    """`n, c, h, w = x.shape` of an image without a batch."""
+    match = re.search(r"not enough values to unpack \(expected (\d+), got (\d+)\)", message)
+    return _dimensions(tensor, int(match[1])) if match and int(match[2]) == tensor.dim() else None
 
 
 def _size(tensor: Tensor, axis: int, wanted: int, what: str) -> Mismatch | None:
@@ -96,6 +108,8 @@ def fitting(inputs: Sequence[str], wrong: Mismatch) -> tuple[str, ...]:
             return text
         name, dtype, sizes = match[1], match[2], match[3].split(",")
         same = match[3] == ",".join(map(str, wrong.shape))
+        if wrong.batch and len(sizes) == len(wrong.shape) and "float" in dtype:
+            return f"{name}{dtype}[1,{match[3]}]"
         if wrong.dtype and (same or "float" in dtype):
             dtype = wrong.dtype
         if wrong.axis is not None and same:

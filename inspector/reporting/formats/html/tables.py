@@ -16,7 +16,7 @@ def table(section: Section) -> str:
     headings, rows, numeric = cells(section)
     values = section.frame.rows()
     classes = [' class="n"' if number else "" for number in numeric]
-    shares = [section.quantity(heading).form is Form.PERCENT for heading in headings]
+    shares = [section.quantity(name).form is Form.PERCENT for name in section.frame.columns]
     head = "".join(f'<th scope="col"{c}>{escape(h)}</th>' for h, c in zip(headings, classes))
     body = "\n".join(
         "<tr>" + "".join(_cell(*each) for each in zip(row, raw, numeric, shares)) + "</tr>"
