@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from inspector.profiling.views.architecture import Architecture
+from typing import TYPE_CHECKING
+
 from inspector.profiling.views.icicle import icicle_frame
 from inspector.profiling.views.kinds import kinds
 from inspector.reporting.numbers import MISSING, counted, si
 from inspector.reporting.report import Chart
 from inspector.reporting.tables import Table
 from inspector.tracing.record import Trace
+
+if TYPE_CHECKING:  # which reads formulas; a cached trace is shown without them
+    from inspector.profiling.views.architecture import Architecture
 
 _LABELS = {"params": "parameters", "bytes": "bytes moved", "seconds": "time"}
 
