@@ -7,14 +7,14 @@ in a process with torch's fake group; `simulated.py` is what `inspect scale` com
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inspector.core.forking import Nursery
+from inspector.core.processes import Child
 from tests.scaling import cases
 
 pytestmark = pytest.mark.once  # two minutes; the last run with torch 2.8 was on 2026-11-30
@@ -28,39 +28,52 @@ OF_SEQUENCE = 0.02
 """A split sequence is 1.7% above (32 KB of 2 MB)."""
 
 
-def start(module: str, *words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-m", f"tests.scaling.{module}", *words]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+MODELS = ("transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama")
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int, str], Any]:
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Sixteen processes, and one import of torch, transformers and torchvision."""
+    programs = ("tests.scaling.real", "tests.scaling.simulated", "tests.scaling.pipelines")
+    made = Nursery(tmp_path_factory.mktemp("nursery"), [*programs, *MODELS, "torchvision", "torch._dynamo"])
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory, forks: Nursery) -> dict[tuple[str, int, str], Any]:
     """What each side says, by its name, the rank (first and last) and the case."""
     folder, said = tmp_path_factory.mktemp("ranks"), {}
+
+    def start(module: str, side: str, *words: str) -> Child:
+        environment = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+        name = f"log-{side}"
+        function = f"tests.scaling.{module}:main"
+        return forks.child(function, words, folder, name, search=[str(ROOT)], environment=environment)
+
     for chosen in (cases.TWO, cases.FOUR):
         size, names = chosen[0].world_size, [case.name for case in chosen]
         unheard = [case.name for case in chosen if case.shard not in ("ddp", "zero1")]
         store = str(folder / f"store{size}")
         gloo = [
-            start("real", "gloo", str(size), str(rank), store, str(folder / f"gloo{size}-{rank}"), *names)
-            for rank in range(size)
+            start("real", side, "gloo", str(size), str(rank), store, str(folder / side), *names)
+            for rank, side in enumerate(f"gloo{size}-{rank}" for rank in range(size))
         ]
         _ended(gloo)
         for rank in (0, size - 1):
             fake, simulated = folder / f"fake{size}-{rank}", folder / f"simulated{size}-{rank}"
-            alone = start("real", "fake", str(size), str(rank), "", str(fake), *unheard)
-            _ended([alone, start("simulated", str(rank), str(simulated), *names)])
+            alone = start("real", fake.name, "fake", str(size), str(rank), "", str(fake), *unheard)
+            _ended([alone, start("simulated", simulated.name, str(rank), str(simulated), *names)])
             for side in ("gloo", "fake", "simulated"):
                 content = json.loads((folder / f"{side}{size}-{rank}").read_text())
                 said.update({(side, rank, name): answer for name, answer in content.items()})
     return said
 
 
-def _ended(processes: list[subprocess.Popen[str]]) -> None:
+def _ended(processes: list[Child]) -> None:
     for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors[-3000:]
+        assert process.wait(300), process.printed()[-3000:]
+        assert process.code == 0, process.printed()[-3000:]
 
 
 EACH = pytest.mark.parametrize(
