@@ -90,6 +90,7 @@ class TestDdp:
         batch = (torch.randn(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64))
         trainer: Any = SimpleNamespace(
             model=model,
+            plain=model,
             place=SimpleNamespace(rank=0, device="cpu"),
             build_optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.1),
             scaler=torch.amp.GradScaler("cpu", enabled=False),

@@ -17,7 +17,7 @@ from torch.distributed.pipelining import (
 
 from inspector.profiling.meter import metered
 from tests.scaling import cases
-from tests.scaling.real import Seen, held, optimizer_of
+from tests.scaling.real import Seen, held, optimizer_of, uncollected
 
 LAYERS = {
     "llama": [(0, 2), (2, 3)],
@@ -100,7 +100,7 @@ def program(case: cases.Case) -> dict[str, Any]:
     buffers = held(b for model in models for b in model.buffers())
     mine = [ids] if place == 0 else [labels]
     before = held(parameters) + buffers + states + held(mine) + received(stages)
-    with metered("cpu", seen.names) as peak:
+    with uncollected(), metered("cpu", seen.names) as peak:
         step()
     return {
         "parameters": held(parameters), "gradients": gradients, "optimizer state": states,

@@ -10,10 +10,12 @@ real tensors in one process whose group is torch's fake one.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from torch.distributed.tensor.parallel import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from inspector.core.collection import paused
 from inspector.profiling.meter import metered
 from tests.scaling import cases
 
@@ -163,13 +166,21 @@ def program(case: cases.Case) -> dict[str, Any]:
     if wrapped is not model:  # DDP keeps buckets of the gradients' size
         buckets = sum(p.numel() * p.element_size() for p in model.parameters())
     before = parameters + buffers + states + held(kwargs.values()) + buckets
-    with metered("cpu", seen.names) as peak:
+    with uncollected(), metered("cpu", seen.names) as peak:
         step()
     return {
         "parameters": parameters, "gradients": gradients, "optimizer state": states, "buffers": buffers,
         "peak": before + peak.tensors, "whole": before + peak.whole,
         "collectives": seen.collectives, "nbytes": seen.nbytes,
     }  # fmt: skip
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without garbage of former steps, which a collection would take off in the middle of this one."""
+    gc.collect()
+    with paused():
+        yield
 
 
 def optimizer_of(case: cases.Case, parameters: list[nn.Parameter], mesh: Any) -> Any:
