@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 
 PARENT = "INSPECTOR_PARENT"
@@ -179,6 +181,20 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses, below those that the system gives to whoever asks for any: it
+    stays free until it is bound."""
+    for _ in range(100):
+        number = 20_000 + int.from_bytes(os.urandom(2), "big") % 12_000
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                continue
+            return number
+    raise InspectError("no port between 20000 and 32000 is free", "end other programs")
 
 
 def loopback() -> dict[str, str]:

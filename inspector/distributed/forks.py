@@ -6,13 +6,12 @@ safe. In every other case torch's elastic launcher starts the workers (see `laun
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from pathlib import Path
 
 from inspector.core.forking import Nursery
-from inspector.core.processes import Child, loopback
+from inspector.core.processes import Child, free_port, loopback
 
 POLL = 0.02
 GRACE = 5.0
@@ -63,7 +62,7 @@ class Workers:
 
     def _start(self) -> None:
         self.attempt += 1
-        port, threads = _free_port(), max(1, (os.cpu_count() or 1) // self.nproc)
+        port, threads = free_port(), max(1, (os.cpu_count() or 1) // self.nproc)
         shared = {
             "WORLD_SIZE": str(self.nproc), "LOCAL_WORLD_SIZE": str(self.nproc), "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port), "TORCHELASTIC_RESTART_COUNT": str(self.attempt),
@@ -97,10 +96,3 @@ class Workers:
     def _told(self) -> bool:
         """Whether a worker wrote down why it cannot go on: it would only do so again."""
         return any(True for kind in ("error", "refused") for _ in self.folder.glob(f"{kind}*.json"))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

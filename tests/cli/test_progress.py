@@ -14,6 +14,7 @@ pytestmark = pytest.mark.once
 ROOT = Path(__file__).parents[2]
 WORK = """
 import sys, time
+import rich.console, rich.progress  # which takes longer than what is waited for, on a busy machine
 from inspector.cli import progress
 progress.SLOW = float(sys.argv[1])
 with progress.steps("profile [b]net") as tell:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from inspector.core.processes import Child, side_by_side
+from inspector.core.processes import Child, free_port, side_by_side
 
 pytestmark = pytest.mark.once
 
@@ -162,3 +163,13 @@ def test_a_child_that_takes_too_long_is_ended_and_so_are_all_when_nobody_listens
         for process in set(psutil.Process().children(recursive=True)) - before
         if process.status() != psutil.STATUS_ZOMBIE
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads the range from /proc")
+def test_a_free_port_is_one_that_the_system_gives_to_nobody() -> None:
+    low, _ = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = {free_port() for _ in range(20)}
+    assert len(ports) > 1
+    assert max(ports) < min(low, 32_000)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))

@@ -6,7 +6,6 @@ import atexit
 import json
 import os
 import pickle
-import socket
 import tempfile
 import time
 import traceback
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inspector.core.forking import Nursery, nursery
-from inspector.core.processes import loopback
+from inspector.core.processes import free_port, loopback
 from inspector.reporting.report import Report
 
 DEADLINE = 120.0
@@ -59,7 +58,7 @@ def train(
         )  # fmt: skip
         job.write(place)
         (place / "work.pickle").write_bytes(pickle.dumps(work))
-        port, forks = _free_port(), _forks()
+        port, forks = free_port(), _forks()
         workers = [
             forks.child(
                 f"{__name__}:forked", [name], place, f"worker{rank}",
@@ -95,13 +94,6 @@ def launch(trainer: str, kill: bool = False, **settings: Any) -> Report:
     )  # fmt: skip
     assert report is not None
     return report
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _forks() -> Nursery:

@@ -171,7 +171,7 @@ def sharded_network() -> list[Finding]:
     """A network whose buffers drift apart, one of which its outputs depend on: that is told."""
     found = findings(Plain, model="tests.distributed.nets:Scaled", settings=SHARD)
     told = [f for f in found if f.check == "buffers"]
-    assert {f.status for f in told} == {"warn"}
+    assert {f.status for f in told} == {"warn"}, [f.sentence for f in found]
     assert {"norm.running_mean", "norm.running_var", "seen"} == set(told[0].evidence["names"])
     return found
 
