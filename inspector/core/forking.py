@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -185,6 +186,7 @@ def main(words: list[str]) -> None:
                 del alive[number]
                 write_whole(order.with_suffix(".code"), str(os.waitstatus_to_exitcode(status)))
         time.sleep(_LOOK)
+    shutil.rmtree(folder, ignore_errors=True)  # its owner was killed, and cannot
 
 
 def _fork(order: Path) -> int:

@@ -194,6 +194,7 @@ def test_a_nursery_ends_with_the_process_that_started_it(folder: Path) -> None:
         "import sys, time; from pathlib import Path; from inspector.core.forking import nursery\n"
         f"folder = Path({str(folder)!r})\n"
         "with nursery('slow') as forks:\n"
+        "    (folder / 'place').write_text(str(forks.folder))\n"
         f"    forks.child('work:sleep', [str(folder / 'sleeps')], folder, search=[str(folder), {ROOT!r}])\n"
         "    time.sleep(600)\n"
     )
@@ -205,6 +206,7 @@ def test_a_nursery_ends_with_the_process_that_started_it(folder: Path) -> None:
     parent.kill()
     parent.wait()
     assert gone(everyone)
+    assert not Path((folder / "place").read_text()).exists()
 
 
 def test_where_no_fork_is_safe_children_are_started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
