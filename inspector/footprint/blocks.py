@@ -123,10 +123,11 @@ def _category(maker: Op | None, birth: int | None, death: int | None, backwards:
 
 
 def _shapes(trace: Trace) -> dict[int, tuple[int, int]]:
-    """Elements, and bytes of one, of the tensors that fill their storage."""
+    """Elements, and bytes of one, of the tensors that fill the storage of a gradient."""
+    gradients = {index for index, storage in enumerate(trace.storages) if storage.role == "gradient"}
     shapes = {}
     for op in trace.ops:
         for spec in op.outputs:
-            if spec.storage >= 0 and spec.numel:
+            if spec.storage in gradients and spec.numel:
                 shapes[spec.storage] = prod(spec.shape), spec.nbytes // spec.numel
     return shapes

@@ -33,6 +33,9 @@ _FILLING = {
     init.trunc_normal_,
 }  # fmt: skip
 """Initialisation: without effect on a tensor that has no values."""
+_GUARDED = "transformers.initialization"
+"""Where transformers keeps functions of the same names, which it puts in the place of those of `nn.init`."""
+_NAMES = {function.__name__ for function in _FILLING}
 
 
 def build(construct: Callable[[], nn.Module], device: str, seed: int = 0) -> nn.Module:
@@ -92,7 +95,7 @@ class _Meta(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _FILLING:
+        if func in _FILLING or (getattr(func, "__module__", "") == _GUARDED and func.__name__ in _NAMES):
             tensor = args[0] if args else kwargs.get("tensor")
             if tensor is not None and tensor.device.type == "meta" and tensor.dim() > 1:
                 return tensor  # one dimension: a scheme that needs two must still be able to refuse it

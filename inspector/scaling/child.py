@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from inspector.core.collection import paused
 from inspector.core.devices import named
 from inspector.core.errors import InspectError
 from inspector.core.links import links
@@ -92,7 +93,8 @@ def main(words: list[str]) -> dict[str, Any]:
         text = f"the model's class cannot be imported by another process: {error}"
         return _failed(InspectError(text, "put it into a file, and name that: file.py:ATTR"))
     try:
-        return run(request, int(words[1]))
+        with paused():
+            return run(request, int(words[1]))
     except InspectError as error:
         return _failed(error)
 
@@ -112,26 +114,25 @@ def run(request: Request, rank: int) -> dict[str, Any]:
         "cuda", request.attention, "bfloat16" if request.amp else None,
         machine.device.major if machine is not None else None,
     )  # fmt: skip
-    question = Question(
-        recipe, _inputs(request, recipe, phase), request.optimizer, kernels, request.dtype, request.seed
-    )
+    model = recipe.build("meta", request.seed)
+    inputs = _inputs(request, recipe, phase, model)
+    question = Question(recipe, inputs, request.optimizer, kernels, request.dtype, request.seed)
+    samples = batch_size(*materialise(inputs, model, "meta"))
     notes = []
     try:
-        recorded = simulate_rank(question, layout, rank)
+        recorded = simulate_rank(question, layout, rank, model)
     except InspectError as error:
         if request.batch is not None or request.inputs is not None or not needs_two(error):  # type: ignore[arg-type]
             raise
-        inputs = with_batch(question.inputs, 2)
-        recorded = simulate_rank(Question(**{**vars(question), "inputs": inputs}), layout, rank)
+        samples, inputs = 2, with_batch(inputs, 2)
+        recorded = simulate_rank(replace(question, inputs=inputs), layout, rank)
         notes.append("a batch of 2, because BatchNorm cannot train on one value per channel")
     made = summary(recorded, layout, machine)
     made["notes"] += notes
-    samples = batch_size(*materialise(question.inputs, recipe.build("meta"), "meta"))
     return {"name": recipe.name, "source": recipe.source, "samples": samples, **made}
 
 
-def _inputs(request: Request, recipe: Recipe, phase: str) -> Inputs:
-    model = recipe.build("meta", request.seed)
+def _inputs(request: Request, recipe: Recipe, phase: str, model: nn.Module) -> Inputs:
     chosen = as_inputs(request.inputs) if request.inputs is not None else None
     inputs = recipe.inputs(model, chosen, phase)
     own = batch_size(*materialise(inputs, model, "meta"))

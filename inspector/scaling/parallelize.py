@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +66,45 @@ def _fully_shard(model: nn.Module, layout: Layout, mesh: DeviceMesh, paths: Sequ
     if layout.offload:  # pinned memory is the host's affair
         more["offload_policy"] = CPUOffloadPolicy(pin_memory=False)
     reshard = layout.shard != "zero2" and layout.reshard
-    for path in paths:
-        fully_shard(model.get_submodule(path), reshard_after_forward=reshard, **more)
-    # torch's own choice for the root: kept from the forward to the backward, which needs it at once
-    fully_shard(model, reshard_after_forward=False, **more)
+    with _cut_when_asked():
+        for path in paths:
+            fully_shard(model.get_submodule(path), reshard_after_forward=reshard, **more)
+        # torch's own choice for the root: kept from the forward to the backward, which needs it at once
+        fully_shard(model, reshard_after_forward=False, **more)
+
+
+class _Chunks:
+    """The parts of a tensor, as `torch.chunk` cuts them, and empty ones up to `count`; each is made when it
+    is asked for: a rank of thousands looks at two of them."""
+
+    def __init__(self, tensor: torch.Tensor, count: int, dim: int) -> None:
+        self._tensor, self._dim = tensor, dim
+        self._size = tensor.size(dim)
+        self._step = -(-self._size // count)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        start = index * self._step
+        if start >= self._size:
+            return self._tensor.new_empty(0)
+        return self._tensor.narrow(self._dim, start, min(self._step, self._size - start))
+
+
+@contextmanager
+def _cut_when_asked() -> Iterator[None]:
+    kept = _torch.fsdp_parameters
+    original = getattr(kept, _torch.CHUNKS, None)
+
+    def chunks(tensor: torch.Tensor, num_chunks: int, dim: int) -> Any:
+        cut = _Chunks if tensor.size(dim) else original
+        return cut(tensor, num_chunks, dim)  # type: ignore[misc]
+
+    if original is not None:
+        setattr(kept, _torch.CHUNKS, chunks)
+    try:
+        yield
+    finally:
+        if original is not None:
+            setattr(kept, _torch.CHUNKS, original)
 
 
 def replicated(model: nn.Module, mesh: DeviceMesh) -> Any:

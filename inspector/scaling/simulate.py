@@ -55,14 +55,15 @@ class Rank:
     copies: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
-def simulate_rank(question: Question, layout: Layout, rank: int) -> Rank:
-    """The step of one rank. Raises InspectError for what cannot run on tensors without values."""
+def simulate_rank(question: Question, layout: Layout, rank: int, built: nn.Module | None = None) -> Rank:
+    """The step of one rank. `built`: the model on meta, where there is one already, which is used up. Raises
+    InspectError for what cannot run on tensors without values."""
     with ExitStack() as stack:
         for guard in (paused(), random_state(), countable_kernels()):
             stack.enter_context(guard)
         world.refuse_busy()
         seed_all(question.seed)
-        whole = _built(question)
+        whole = _built(question, built)
         stack.enter_context(question.recipe.context(whole))
         args, kwargs = materialise(question.inputs, whole, "meta", question.seed)
         names = Names.of(whole, layout, args, kwargs)
@@ -133,8 +134,8 @@ def _refuse_recomputation(recorder: ParallelRecorder, question: Question, layout
         )
 
 
-def _built(question: Question) -> nn.Module:
-    model = question.recipe.build("meta", question.seed)
+def _built(question: Question, built: nn.Module | None) -> nn.Module:
+    model = built if built is not None else question.recipe.build("meta", question.seed)
     if question.dtype is not None:
         model = model.to(getattr(torch, question.dtype))
     return model.train(question.phase == "train")

@@ -106,20 +106,25 @@ class Step:
         """Run what comes before the step that counts."""
         if self.optimizer is not None:
             self._start()
-            self.optimize()
+            with self.recorder.lists():
+                self._update()
             for model in self.models:
                 model.zero_grad()
 
     def _start(self) -> None:
         """Give each parameter a gradient, from which the optimizer makes its state."""
-        for parameter in self.parameters():
+        parameters = [twin for _, twin in self._locals] or self.parameters()
+        for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
 
     def optimize(self) -> None:
         """The optimizer's step on the gradients that are there."""
-        assert self.optimizer is not None
         for parameter, twin in self._locals:
             twin.grad = local(parameter.grad) if parameter.grad is not None else None
+        self._update()
+
+    def _update(self) -> None:
+        assert self.optimizer is not None
         self.optimizer.step()
         for _, twin in self._locals:
             twin.grad = None

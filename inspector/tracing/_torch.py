@@ -85,9 +85,11 @@ NAMES = {
     "SpectralNorm": "torch.nn.utils.parametrizations._SpectralNorm",
     "batched_nms": "torchvision.ops.boxes._batched_nms_coordinate_trick",
     "FakeTensor": "torch._subclasses.fake_tensor.FakeTensor",
+    "in_fake_kernel": "torch._subclasses.fake_tensor.in_kernel_invocation_manager",
     "FakeTensorMode": "torch._subclasses.fake_tensor.FakeTensorMode",
     "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
     "FSDPParamGroup": "torch.distributed.fsdp._fully_shard._fsdp_param_group.FSDPParamGroup",
+    "fsdp_parameters": "torch.distributed.fsdp._fully_shard._fsdp_param",
     "start_fsdp": "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState._lazy_init",
     "fsdp_state_of": "torch.distributed.fsdp.FSDPModule._get_fsdp_state",
     "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
@@ -162,6 +164,9 @@ FLEX_UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 STAGE_RELEASES = "_output_slot_is_releasable"
 """The method by which a stage of torch.distributed.pipelining (2.15) asks whether an output that was sent may
 go."""
+
+CHUNKS = "_chunk_with_empty"
+"""The function of `fsdp_parameters` by which FSDP2 cuts a tensor into as many parts as there are ranks."""
 
 _GONE = object()
 

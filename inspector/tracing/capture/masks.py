@@ -36,7 +36,8 @@ def share_left(recorder: Recorder, args: Sequence[Any], kwargs: Mapping[str, Any
     given = {**dict(zip(_NAMES, args)), **kwargs}
     if given.get("is_causal"):  # row i sees i + 1 keys
         length, source = given["query"].shape[-2], given["key"].shape[-2]
-        seen = sum(min(row, source) for row in range(1, length + 1))
+        square = min(length, source)
+        seen = square * (square + 1) // 2 + (length - square) * source
         return seen / (length * source) if length * source else 1.0
     mask = given.get("attn_mask")
     if not isinstance(mask, Tensor):

@@ -9,7 +9,7 @@ Beside what every `Recorder` notes, three facts of parallel code meet here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps as keeps_name
 from typing import Any
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from inspector.tracing import _torch
-from inspector.tracing.capture.memo import MetaMemo
+from inspector.tracing.capture.fake import FakeMemo, Lists
 from inspector.tracing.capture.modules import ModuleCall, Places, Shared
+from inspector.tracing.capture.pricing import Operator
 from inspector.tracing.capture.recorder import Recorder
 from inspector.tracing.record import WrappedSpec
 
@@ -39,36 +40,12 @@ _OF_GROUPS = {
 """What FSDP2 does for one group of parameters, and the role of what it makes for that."""
 
 
-class _FakeMemo(MetaMemo):
-    """The memo of fake tensors on the CPU, each around a meta tensor."""
-
-    def __init__(self, mode: Any) -> None:
-        self.active, self.mode = True, mode
-        self._results = {}
-        self._device = torch.device("cpu")
-
-    def plain(self, result: Any) -> bool:
-        """One whose value is remembered (a step's number) may be asked for it."""
-        return type(result) is _torch.FakeTensor and result.constant is None
-
-    def empty(self, shape: Any, stride: Any, dtype: Any) -> Tensor:
-        with _torch.unseen():
-            meta = super().empty(shape, stride, dtype)
-            made: Tensor = _torch.FakeTensor(self.mode, meta, self._device)
-        return made
-
-    def recall(self, signature: Any, operator: Any, args: Any) -> Any:
-        if operator.in_place and not self.plain(args[0]):
-            return NotImplemented
-        return super().recall(signature, operator, args)
-
-
 class ParallelRecorder(Recorder):
     """Records one process of a parallel step on fake tensors."""
 
     def __init__(self, places: Places, mode: Any) -> None:
         super().__init__(places, "cpu")
-        self._memo = _FakeMemo(mode)
+        self._memo: FakeMemo = FakeMemo(mode)
         self.role = "intermediate"
         self.recomputes = self.offloads = False
         self.copies: dict[str, list[int]] = {"to the device": [], "to the host": []}
@@ -87,6 +64,16 @@ class ParallelRecorder(Recorder):
             fake = getattr(args[0], "fake_device", None) if func is _DEVICE else None
             return func(*args, **(kwargs or {})) if fake is None else fake
         return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def lists(self) -> Lists:
+        """Inside, an optimizer's operators on lists are run quickly, and not recorded."""
+        return Lists(self._memo)
+
+    def _result(self, func: Any, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        ordinary = super()._result
+        return self._memo.run(
+            lambda *args, **kwargs: ordinary(func, operator, args, kwargs), func, operator, args, kwargs
+        )
 
     def _made(self, result: Any, index: int) -> Any:
         before = len(self.storages)

@@ -18,14 +18,17 @@ _Price = tuple[int | None, int | None, int]
 
 class Operator:
     """What is fixed for one operator: its name, what it writes in place, whether it is composite, and the
-    function that then runs it in its parts; whether it may be part of an attention written out by hand."""
+    function that then runs it in its parts; whether its result is a view of its first argument; whether it
+    may be part of an attention written out by hand."""
 
-    __slots__ = ("attends", "composite", "in_place", "name", "parts", "rule", "written", "written_names")
+    __slots__ = (
+        "attends", "composite", "in_place", "name", "parts", "rule", "view", "written", "written_names",
+    )  # fmt: skip
 
     def __init__(self, func: Any, rules: Mapping[str, Rule]) -> None:
         self.written: tuple[int, ...] = ()
         self.written_names: tuple[str, ...] = ()
-        self.attends = self.composite = False
+        self.attends = self.composite = self.view = False
         self.parts: Any = None
         if not hasattr(func, "overloadpacket"):  # a higher-order operator, or the name of what is none
             self.name = func if isinstance(func, str) else f"higher_order.{func}"
@@ -41,12 +44,20 @@ class Operator:
             self.composite = has_kernel("CompositeImplicitAutograd") and not has_kernel("Autograd")
             self.parts = func.decompose
             self.in_place = self.written == (0,) and len(schema.returns) == 1
+            self.view = not self.written and _shares(schema)
             reshapes = torch.Tag.inplace_view in func.tags  # transpose_, squeeze_: shapes change in place
             if reshapes or (
                 not self.in_place and (self.written or any(r.alias_info for r in schema.returns))
             ):
                 self.in_place = None  # a view, or several results: always run
         self.rule = rules.get(self.name)
+
+
+def _shares(schema: Any) -> bool:
+    """Whether an operator returns one tensor, in the memory of its first argument."""
+    if len(schema.returns) != 1 or str(schema.returns[0].type) != "Tensor":
+        return False
+    return schema.returns[0].alias_info is not None or schema.name == "aten::_unsafe_view"
 
 
 class Call(NamedTuple):

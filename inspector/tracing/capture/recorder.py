@@ -235,7 +235,7 @@ class Recorder(DispatchMode):
         if result is NotImplemented and operator.rule is not None:
             result = operator.rule(*args, **kwargs)
         if result is NotImplemented:
-            result = run(self, func, operator, args, kwargs)
+            result = self._result(func, operator, args, kwargs)
             made = self._made(result, index)
             self._memo.learn(signature, operator, args, result, tensors(made), storages_before)
         else:
@@ -251,6 +251,9 @@ class Recorder(DispatchMode):
             if operator.attends and group != ATTENTION:
                 self._written_out.see(index)
         return result
+
+    def _result(self, func: Any, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return run(self, func, operator, args, kwargs)
 
     def _operator(self, func: Any) -> Operator:
         operator = Operator(func, self.rules)
