@@ -1,10 +1,12 @@
-"""A training step of Llama 3.1 405B on 4,096 ranks, simulated: seconds and memory of this machine, and how
-they grow with ranks (not) and with layers.
+"""A training step of Llama 3.1 405B on 4,096 ranks, simulated by `inspect scale`: seconds and memory of this
+machine, and how they grow with ranks (not) and with layers.
 
     python benchmarks/scaling.py
 
 The shape is that of Llama 3.1 405B (arXiv 2407.21783, table 3), with one sequence of 8,192 tokens on each
-data-parallel rank. Each row is a process of its own, which starts the one that simulates rank 0; both count.
+data-parallel rank. Each row is a command from a cold start, with the processes that it starts; what it takes
+is also told as a multiple of the time of a script that only imports what it needs, which depends on the
+machine alone.
 """
 
 from __future__ import annotations
@@ -29,40 +31,77 @@ ROWS = [(8, 8), (64, 8), (512, 8), (4096, 8), (4096, 16), (4096, 32), (4096, LAY
 """Ranks, of which 8 are tensor parallel (all, of 8), and layers."""
 
 
-def row(ranks: int, layers: int) -> dict[str, Any]:
-    """One simulated step, in this process and the one that it starts."""
-    import inspector
+IMPORTS = """
+import torch.distributed.fsdp
+from transformers.models.llama import modeling_llama
+"""
+"""What a script that simulated the same would import first."""
 
-    start = time.perf_counter()
+
+def row(ranks: int, layers: int) -> dict[str, Any]:
+    """One simulated step, by the command."""
     mesh = f"dp={ranks // 8},tp=8"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps({**SHAPE, "num_hidden_layers": layers}))
-        inputs = [f"{name}=int64[1,8192]" for name in ("input_ids", "labels")]
-        report = inspector.scale(
-            f"hf:{folder}", mesh, inputs, optimizer="adamw", dtype="bfloat16", gpu="h100", ranks=[0],
-        )  # fmt: skip
-    seconds = time.perf_counter() - start
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    values = {name: metric.value for name, metric in report.metrics.items()}
+        answer = Path(folder) / "answer.json"
+        words = [
+            sys.executable,
+            "-m",
+            "inspector",
+            "scale",
+            f"hf:{folder}",
+            "--mesh",
+            mesh,
+            "-o",
+            str(answer),
+        ]
+        for name in ("input_ids", "labels"):
+            words += ["--input", f"{name}=int64[1,8192]"]
+        words += ["--optimizer", "adamw", "--dtype", "bfloat16", "--gpu", "h100", "--rank", "0"]
+        used = run(words)
+        values = {name: metric["value"] for name, metric in json.loads(answer.read_text())["metrics"].items()}
     return {
-        "ranks": ranks,
-        "layers": layers,
-        "mesh": mesh,
-        "seconds": round(seconds, 2),
-        "cpu_seconds": round(sum(one.ru_utime + one.ru_stime for one in used), 2),
-        "peak_gib": round(sum(one.ru_maxrss for one in used) / 2**20, 3),
+        "ranks": ranks, "layers": layers, "mesh": mesh, **used,
         **{name: values[name] for name in ("collectives", "param_bytes_per_rank", "peak_allocated")},
-        "step_bound": values["step_bound"],
-        "mfu_bound": values["mfu_bound"],
-    }
+        **{name: values[name] for name in ("step_bound", "mfu_bound")},
+    }  # fmt: skip
 
 
-def alone(ranks: int, layers: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, str(ranks), str(layers)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+def run(words: list[str]) -> dict[str, float]:
+    """A command from start to end: seconds of wall and CPU, and the most memory that it and all processes
+    below it held at one moment (their proportional parts of shared pages, looked at ten times a second)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start, peak = time.perf_counter(), 0
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None:
+        peak = max(peak, sum(map(proportional, below(process.pid))))
+        time.sleep(0.1)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        raise SystemExit(process.stderr.read())  # type: ignore[union-attr]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "peak_gib": round(peak / 2**20, 3)}
+
+
+def below(number: int) -> list[int]:
+    """A process and its descendants."""
+    found = [number]
+    for task in Path(f"/proc/{number}/task").glob("*/children"):
+        try:
+            found += [one for child in task.read_text().split() for one in below(int(child))]
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def proportional(number: int) -> int:
+    """KiB of a process, shared pages divided by those who share them."""
+    try:
+        lines = Path(f"/proc/{number}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def plot(rows: list[dict[str, Any]]) -> str:
@@ -82,9 +121,13 @@ def main(words: list[str]) -> None:
         return
     from common import save
 
-    rows = [alone(*which) for which in ROWS]
-    print(plot(rows))
-    save("scaling", {**rows[-1], "load": os.getloadavg()[0], "plot": plot(rows).splitlines(), "rows": rows})
+    row(8, 1)  # what comes from the disk at first
+    rows = [row(*which) for which in ROWS]
+    imports = run([sys.executable, "-c", IMPORTS])["seconds"]
+    times = round(rows[-1]["seconds"] / imports, 2)
+    print(plot(rows), f"\nimports alone: {imports} s, {LAYERS} layers: {times} times that")
+    head = {**rows[-1], "seconds_of_imports": imports, "times_imports": times, "load": os.getloadavg()[0]}
+    save("scaling", {**head, "plot": plot(rows).splitlines(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -82,8 +82,9 @@ def simulate_rank(question: Question, layout: Layout, rank: int, built: nn.Modul
         state = _split(models, stages, layout, mesh, names, on)
         places.update(entry for model in models for entry in places_of(all_paths(model)).items())
         stack.enter_context(fake)
-        for model in models:
-            give_memory(model)
+        with recorder.unrecorded():
+            for model in models:
+                give_memory(model)
         args, kwargs = tree_map(_fake_input(question, fake), (args, kwargs))
         words = models, args, kwargs, layout, question, mesh, recorder, on
         try:

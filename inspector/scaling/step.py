@@ -106,7 +106,7 @@ class Step:
         """Run what comes before the step that counts."""
         if self.optimizer is not None:
             self._start()
-            with self.recorder.lists():
+            with self.recorder.unrecorded():
                 self._update()
             for model in self.models:
                 model.zero_grad()
@@ -114,8 +114,9 @@ class Step:
     def _start(self) -> None:
         """Give each parameter a gradient, from which the optimizer makes its state."""
         parameters = [twin for _, twin in self._locals] or self.parameters()
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)
+        with self.recorder.unrecorded():
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter)
 
     def optimize(self) -> None:
         """The optimizer's step on the gradients that are there."""

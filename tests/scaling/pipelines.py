@@ -15,9 +15,8 @@ from torch.distributed.pipelining import (
     ScheduleInterleaved1F1B,
 )
 
-from inspector.profiling.meter import metered
 from tests.scaling import cases
-from tests.scaling.real import Seen, held, optimizer_of, uncollected
+from tests.scaling.real import Seen, held, optimizer_of, peak_of
 
 LAYERS = {
     "llama": [(0, 2), (2, 3)],
@@ -100,8 +99,7 @@ def program(case: cases.Case) -> dict[str, Any]:
     buffers = held(b for model in models for b in model.buffers())
     mine = [ids] if place == 0 else [labels]
     before = held(parameters) + buffers + states + held(mine) + received(stages)
-    with uncollected(), metered("cpu", seen.names) as peak:
-        step()
+    peak = peak_of(step, optimizer, seen.names)
     return {
         "parameters": held(parameters), "gradients": gradients, "optimizer state": states,
         "buffers": buffers, "peak": before + peak.tensors, "whole": before + peak.whole,

@@ -15,6 +15,7 @@ from inspector.tracing._torch import DispatchMode
 from inspector.tracing.capture.memo import MetaMemo
 
 _LISTS = "aten._foreach_"
+_LIKE = {torch.ops.aten.empty_like.default, torch.ops.aten.zeros_like.default}
 Run = Callable[..., Any]
 
 
@@ -56,7 +57,7 @@ class FakeMemo(MetaMemo):
         if any(len(entries) != count for entries in lists) or any(map(_listed, kwargs.values())):
             return run(*args, **kwargs)
         kinds: dict[Any, int] = {}
-        places = []
+        places: list[int] = []
         for entry in zip(*lists):
             kind = tuple(map(self._kind, entry))
             if None in kind:
@@ -92,16 +93,30 @@ def _listed(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
-class Lists(DispatchMode):
-    """Operators on lists as `FakeMemo` runs them, where nothing is recorded."""
+class Unrecorded(DispatchMode):
+    """The same where nothing is recorded: operators on lists, and tensors like others."""
 
     def __init__(self, memo: FakeMemo) -> None:
         super().__init__()
         self._memo = memo
+        self._layouts: dict[Any, Any] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        kwargs = kwargs or {}
         if func.__name__.startswith("_foreach_"):
-            return self._memo.run_list(func, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
+            return self._memo.run_list(func, args, kwargs)
+        if func in _LIKE and len(args) == 1 and type(args[0]) in (Tensor, _torch.FakeTensor):
+            return self._like(func, args[0], kwargs)
+        return func(*args, **kwargs)
+
+    def _like(self, func: Any, tensor: Tensor, kwargs: Mapping[str, Any]) -> Any:
+        form = tensor.shape, tensor.stride(), tensor.dtype, tensor.layout, tensor.device
+        key = func, type(tensor), form, tuple(kwargs.items())
+        if key in self._layouts:
+            return self._memo.empty(*self._layouts[key])
+        result = func(tensor, **kwargs)
+        if self._memo.plain(result) and result.device.type == "cpu" and not result.is_sparse:
+            self._layouts[key] = result.shape, result.stride(), result.dtype
+        return result

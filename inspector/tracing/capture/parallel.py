@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.tracing import _torch
-from inspector.tracing.capture.fake import FakeMemo, Lists
+from inspector.tracing.capture.fake import FakeMemo, Unrecorded
 from inspector.tracing.capture.modules import ModuleCall, Places, Shared
 from inspector.tracing.capture.pricing import Operator
 from inspector.tracing.capture.recorder import Recorder
@@ -65,9 +65,9 @@ class ParallelRecorder(Recorder):
             return func(*args, **(kwargs or {})) if fake is None else fake
         return super().__torch_dispatch__(func, types, args, kwargs)
 
-    def lists(self) -> Lists:
-        """Inside, an optimizer's operators on lists are run quickly, and not recorded."""
-        return Lists(self._memo)
+    def unrecorded(self) -> Unrecorded:
+        """What runs inside is not recorded, and quick."""
+        return Unrecorded(self._memo)
 
     def _result(self, func: Any, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         ordinary = super()._result

@@ -66,6 +66,7 @@ class Recorder(DispatchMode):
     """
 
     supports_higher_order_operators = True
+    _result = run
 
     def __init__(self, places: Places, device: str, rules: Mapping[str, Rule] | None = None) -> None:
         super().__init__()
@@ -228,8 +229,7 @@ class Recorder(DispatchMode):
         for name, value in kwargs.items():
             key.append(name)
             named[name] = self._shadow(value, key)
-        index = len(self.raw)
-        storages_before = len(self.storages)
+        index, storages_before = len(self.raw), len(self.storages)
         signature = tuple(key)
         result = self._memo.recall(signature, operator, args)
         if result is NotImplemented and operator.rule is not None:
@@ -251,9 +251,6 @@ class Recorder(DispatchMode):
             if operator.attends and group != ATTENTION:
                 self._written_out.see(index)
         return result
-
-    def _result(self, func: Any, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        return run(self, func, operator, args, kwargs)
 
     def _operator(self, func: Any) -> Operator:
         operator = Operator(func, self.rules)
