@@ -34,7 +34,7 @@ def metered(device: str, operators: Collection[str] = ()) -> Iterator[Peak]:
     """The peak of what runs inside, filled in at the end.
 
     operators: names of a trace ("aten.addmm"): a block that is taken and given back inside one of them
-        belongs to its kernel, on a CPU. A CPU's profiler misses the release of what was there before.
+        belongs to its kernel, on a CPU. There the release of what was there before does not count.
 
     Raises InspectError where nothing counts (see `uncounted`).
     """
@@ -89,7 +89,14 @@ def _time(event: _Event) -> int:
 def _count(peak: Peak, events: list[_Event]) -> None:
     own = _kernels_own(events)
     tensors = whole = 0
+    made: set[int] = set()
     for number, event in enumerate(events):
+        if event.nbytes > 0:
+            made.add(event.address)
+        elif event.address not in made:  # it was there before: the profiler tells of those it saw made earlier
+            continue
+        else:
+            made.remove(event.address)
         whole += event.nbytes
         peak.whole = max(peak.whole, whole)
         if number not in own:

@@ -11,7 +11,8 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Case:
-    """`model` on `mesh`, split as `shard`; `optimizer` of torch."""
+    """`model` on `mesh`, split as `shard`; `optimizer` of torch. `checkpoint`: every layer is computed again
+    in the backward. `amp`: autocast to bfloat16."""
 
     model: str
     mesh: str
@@ -23,6 +24,8 @@ class Case:
     schedule: str | None = None
     microbatches: int = 4
     sequence: bool = False
+    checkpoint: bool = False
+    amp: bool = False
 
     @property
     def name(self) -> str:
@@ -30,6 +33,8 @@ class Case:
         more += f"-{self.param_dtype}" if self.param_dtype else ""
         more += f"-{self.schedule}" if self.schedule else ""
         more += "-sequence" if self.sequence else ""
+        more += "-checkpoint" if self.checkpoint else ""
+        more += "-amp" if self.amp else ""
         return f"{self.model}-{self.shard}-{self.mesh.replace('=', '').replace(',', '-')}{more}"
 
     @property
@@ -53,7 +58,12 @@ TWO = (
     Case("gpt2", "dp=2", "fsdp", "momentum"),
     Case("resnet50", "dp=2", "ddp", "momentum"),
     Case("resnet50", "dp=2", "fsdp", "sgd"),
+    Case("llama", "dp=2", "ddp", amp=True),
+    Case("llama", "dp=2", "fsdp", checkpoint=True),
+    Case("llama", "dp=2", "fsdp", checkpoint=True, amp=True),
     Case("llama", "pp=2", "fsdp", schedule="gpipe"),
+    Case("llama", "pp=2", "fsdp", schedule="1f1b", checkpoint=True),
+    Case("llama", "pp=2", "fsdp", schedule="1f1b", amp=True),
     Case("llama", "pp=2", "fsdp", "sgd", schedule="1f1b"),
     Case("llama4", "pp=2", "fsdp", schedule="interleaved"),
     Case("llama", "tp=2", "fsdp"),
@@ -66,6 +76,7 @@ FOUR = (
     Case("llama", "pp=2,dp=2", "fsdp", schedule="1f1b"),
     Case("llama", "pp=2,dp=2", "zero2", schedule="gpipe"),
     Case("llama", "dp=2,tp=2", "fsdp"),
+    Case("llama", "pp=2,tp=2", "fsdp", schedule="1f1b"),
 )
 """The last of each are those with tensor parallelism: torch 2.8 remembers the first mesh that it saw."""
 

@@ -14,9 +14,10 @@ from torch.distributed.pipelining import (
     ScheduleGPipe,
     ScheduleInterleaved1F1B,
 )
+from torch.distributed.tensor.parallel import parallelize_module
 
 from tests.scaling import cases
-from tests.scaling.real import Seen, held, optimizer_of, peak_of
+from tests.scaling.real import Seen, autocast, held, llama_plan, optimizer_of, peak_of, recompute
 
 LAYERS = {
     "llama": [(0, 2), (2, 3)],
@@ -28,14 +29,15 @@ LAYERS = {
 class LossInside(nn.Module):
     """A stage that takes what comes by position, and gives a tensor."""
 
-    def __init__(self, model: Any, last: bool) -> None:
+    def __init__(self, model: Any, last: bool, case: cases.Case) -> None:
         super().__init__()
-        self.model, self.last = model, last
+        self.model, self.last, self.case = model, last, case
 
     def forward(self, value: Tensor, labels: Tensor | None = None) -> Tensor:
-        if self.last:
-            return self.model(value, labels=labels).loss.unsqueeze(0)
-        return self.model(value).logits
+        with autocast(self.case):
+            if self.last:
+                return self.model(value, labels=labels).loss.unsqueeze(0)
+            return self.model(value).logits
 
 
 def stage_of(case: cases.Case, number: int, mesh: Any) -> nn.Module:
@@ -48,7 +50,11 @@ def stage_of(case: cases.Case, number: int, mesh: Any) -> nn.Module:
         model.model.embed_tokens = nn.Identity()
     if number < len(stages) - 1:
         model.model.norm, model.lm_head = nn.Identity(), nn.Identity()
-    part = LossInside(model, number == len(stages) - 1)
+    if "tp" in case.mesh:
+        parallelize_module(model, mesh["tp"], llama_plan(model))
+    if case.checkpoint:
+        recompute(model.model.layers)
+    part = LossInside(model, number == len(stages) - 1, case)
     if "dp" in case.mesh:
         for block in model.model.layers:
             fully_shard(block, mesh=mesh["dp"], reshard_after_forward=case.shard != "zero2")

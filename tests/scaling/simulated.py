@@ -30,9 +30,11 @@ def simulate(case: cases.Case, rank: int) -> dict[str, Any]:
     layout = Layout.of(
         case.mesh, case.shard, reshard=case.reshard, accumulate=case.accumulate,
         param_dtype=case.param_dtype, sequence=case.sequence,
+        checkpoints=("model.layers.*",) if case.checkpoint else (),
         **Layout.pipelined(case.mesh, case.schedule, pieces, None),
     )  # fmt: skip
-    question = Question(as_recipe(model), as_inputs(cases.inputs(case)), case.optimizer, Kernels("cpu"))
+    kernels = Kernels("cpu", autocast="bfloat16" if case.amp else None)
+    question = Question(as_recipe(model), as_inputs(cases.inputs(case)), case.optimizer, kernels)
     recorded = simulate_rank(question, layout, rank)
     calls: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()
