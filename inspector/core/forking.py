@@ -32,8 +32,8 @@ _CLAIMED = 10.0
 
 
 class Nursery:
-    """A process that imports `modules` ("module", or "module:function" to call too) and then forks a child for
-    each order; as long as it lives.
+    """A process that imports `modules` ("module", or "module:function" to call too) and then forks a child
+    for each order; as long as it lives.
 
     Where none can be started, `child` gives ordinary children. `folder` holds orders and what became of them.
     """
@@ -148,7 +148,10 @@ class Forked(Child):
             self.wait(grace)
         with suppress(ProcessLookupError):
             os.killpg(number, signal.SIGKILL)
-        self.wait(_CLAIMED)
+        end = time.monotonic() + _CLAIMED
+        while not self.wait(10 * _LOOK) and time.monotonic() < end:
+            if _dead(number):  # a nursery that prepares something would say so later
+                self._ended = -signal.SIGKILL
 
     def _pid(self) -> int | None:
         """Its number; None where no process came of the order."""
@@ -165,6 +168,14 @@ def _number(file: Path) -> int | None:
         return int(file.read_text())
     except FileNotFoundError:
         return None
+
+
+def _dead(number: int) -> bool:
+    """Whether a process has ended, also where its parent has not looked yet."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def _taken(order: Path) -> bool:

@@ -1,5 +1,5 @@
-"""Whose process this is: our own (the command line's, or one that we started), or one in which a program calls
-inspector."""
+"""Whose process this is: our own (the command line's, or one that was started for it or for the library), or
+one in which a program calls inspector."""
 
 _ours = False
 

@@ -51,8 +51,9 @@ class Outcome:
     """How one counter ended: with a count, or the reason why there is none.
 
     `status` is ok, failed, timed out or not installed. `seconds` are those of building the model (once for
-    several counters, where that is possible) and counting, `peak_bytes` the largest resident size of the counter's own process (None in this one).
-    `at_once` is how many may have run side by side, which makes each slower.
+    several counters, where that is possible) and counting, `peak_bytes` the largest resident size of the
+    counter's own process (None in this one). `at_once` is how many may have run side by side, which makes
+    each slower.
     """
 
     status: str
@@ -271,7 +272,7 @@ def _outcome(child: Child, seconds: float, timeout: float | None) -> Outcome:
 
 @dataclass(frozen=True)
 class _Built:
-    """A model on the CPU, for the counters of the question in `folder`, and the seconds that building took."""
+    """A model on the CPU for the counters of the question in `folder`, and the seconds that building took."""
 
     folder: Path
     model: nn.Module

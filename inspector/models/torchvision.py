@@ -24,8 +24,8 @@ FLOW_SIZE = 512
 
 
 def imported() -> None:
-    """Import torchvision; in a process of our own without torch's compiler, which it imports for one name that
-    it seldom needs."""
+    """Import torchvision; in a process of our own without torch's compiler, which it imports for one name
+    that it seldom needs."""
     with deferred():
         import torchvision.models  # noqa: F401
 

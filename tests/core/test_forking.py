@@ -61,6 +61,9 @@ def prepare(words=("at once",)):
     if words[0] == "in vain":
         raise ValueError("planted here")
 
+def wait(words):
+    time.sleep(float(words[0]))
+
 def seen(words):
     prepared.extend(words)
     return prepared
@@ -249,6 +252,17 @@ def test_what_is_prepared_the_children_find_that_are_ordered_later(folder: Path)
         assert second.wait(60)
         assert first.answer() == ["at once", "first"]
         assert second.answer() == ["at once", "later", "in vain", "second"]
+
+
+def test_a_child_is_ended_at_once_while_its_nursery_prepares(forks: Nursery, folder: Path) -> None:
+    sleeping = child(forks, folder, "sleep", str(folder / "sleeps"))
+    appears(folder / "sleeps")
+    forks.prepare("work:wait", ["6"])
+    appears(forks.folder / "000002.taken")
+    start = time.monotonic()
+    sleeping.end()
+    assert time.monotonic() - start < 3
+    assert sleeping.code == -signal.SIGKILL
 
 
 def test_where_no_fork_is_safe_nothing_is_prepared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
