@@ -14,7 +14,8 @@ from inspector.cli.command import command, library
 
 def counting(keywords: Mapping[str, Any]) -> tuple[str, ...]:
     """What the processes of the counters import."""
-    return ("inspector.counters.isolate", *library(keywords["model"]))
+    own = {"torchvision": "inspector.models.torchvision:imported"}  # without torch's compiler
+    return ("inspector.counters.isolate", *(own.get(name, name) for name in library(keywords["model"])))
 
 
 @command("counters.report:reconcile", "model inputs call model_args phase seed", early=counting)

@@ -6,6 +6,7 @@ on Linux: elsewhere a fork is not safe, or not there, and the children are ordin
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -20,6 +21,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from inspector.core.collection import paused
 from inspector.core.files import write_whole
 from inspector.core.processes import PARENT, Child, installed_search, serve
 
@@ -30,7 +32,8 @@ _CLAIMED = 10.0
 
 
 class Nursery:
-    """A process that imports `modules` and then forks a child for each order; as long as it lives.
+    """A process that imports `modules` ("module", or "module:function" to call too) and then forks a child
+    for each order; as long as it lives.
 
     Where none can be started, `child` gives ordinary children. `folder` holds orders and what became of them.
     """
@@ -57,15 +60,24 @@ class Nursery:
         """As `Child(...)`."""
         if self.process is None or self.process.code is not None:
             return Child(function, words, folder, name, search=search, environment=environment)
-        self._orders += 1
         order = {
             "function": function, "words": list(words), "folder": str(folder.absolute()), "name": name,
             "search": list(search if search is not None else sys.path), "cwd": os.getcwd(),
             "environment": {**self._changed(), **(environment or {})},
         }  # fmt: skip
+        return Forked(self._order(order), self.process, folder, name)
+
+    def prepare(self, function: str, words: Sequence[str]) -> None:
+        """Have the process itself call `function`: children that are ordered later find what it leaves. What
+        it raises is lost; ordinary children find nothing."""
+        if self.process is not None:
+            self._order({"function": function, "words": list(words)})
+
+    def _order(self, order: dict[str, Any]) -> Path:
+        self._orders += 1
         file = self.folder / f"{self._orders:06}.order"
         write_whole(file, json.dumps(order))
-        return Forked(file, self.process, folder, name)
+        return file
 
     def _changed(self) -> dict[str, str | None]:
         """What has changed in the environment since it was started; None for what is gone."""
@@ -136,7 +148,10 @@ class Forked(Child):
             self.wait(grace)
         with suppress(ProcessLookupError):
             os.killpg(number, signal.SIGKILL)
-        self.wait(_CLAIMED)
+        end = time.monotonic() + _CLAIMED
+        while not self.wait(10 * _LOOK) and time.monotonic() < end:
+            if _dead(number):  # a nursery that prepares something would say so later
+                self._ended = -signal.SIGKILL
 
     def _pid(self) -> int | None:
         """Its number; None where no process came of the order."""
@@ -155,6 +170,14 @@ def _number(file: Path) -> int | None:
         return None
 
 
+def _dead(number: int) -> bool:
+    """Whether a process has ended, also where its parent has not looked yet."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def _taken(order: Path) -> bool:
     """Take the order away: one side alone can."""
     try:
@@ -170,16 +193,21 @@ def _taken(order: Path) -> bool:
 def main(words: list[str]) -> None:
     """What the process does: import, then fork for each order until its parent is gone."""
     folder, parent, modules = Path(words[0]), int(words[1]), words[2:]
-    for name in modules:
-        with suppress(Exception):  # the child that needs it raises the same, where it is heard
-            importlib.import_module(name)
+    with paused():
+        for name in modules:
+            _prepare(name)
     alive: dict[int, Path] = {}
     while os.getppid() == parent:
         for order in sorted(folder.glob("*.order")):
-            if _taken(order):
-                number = _fork(order)
-                alive[number] = order
-                write_whole(order.with_suffix(".pid"), str(number))
+            if not _taken(order):
+                continue
+            content = json.loads(order.with_suffix(".taken").read_text())
+            if "folder" not in content:
+                _prepare(content["function"], content["words"])
+                continue
+            number = _fork(content)
+            alive[number] = order
+            write_whole(order.with_suffix(".pid"), str(number))
         for number, order in list(alive.items()):
             ended, status = os.waitpid(number, os.WNOHANG)
             if ended:
@@ -189,13 +217,23 @@ def main(words: list[str]) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # its owner was killed, and cannot
 
 
-def _fork(order: Path) -> int:
+def _prepare(name: str, *arguments: Any) -> None:
+    """Import a module, and call its function where `name` has one."""
+    module, _, function = name.partition(":")
+    with suppress(Exception):  # the child that needs it raises the same, where it is heard
+        imported = importlib.import_module(module)
+        if function:
+            getattr(imported, function)(*arguments)
+    gc.freeze()  # a collection in a child would walk over it, and copy its pages
+
+
+def _fork(order: dict[str, Any]) -> int:
     """The number of the process that carries the order out."""
     sys.stdout.flush()
     sys.stderr.flush()
     number = os.fork()
     if number == 0:
-        _become(json.loads(order.with_suffix(".taken").read_text()))
+        _become(order)
     return number
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
+from inspector.core.whose import own_process
 
 PARENT = "INSPECTOR_PARENT"
 """The environment variable that holds the number of the process that a child must not outlive."""
@@ -162,6 +163,7 @@ def serve(function: str, answer: str, words: list[str]) -> None:
     if parent:
         end_with(parent)
     os.environ[PARENT] = str(os.getpid())
+    own_process()
     module, _, name = function.partition(":")
     result = getattr(importlib.import_module(module), name)(words)
     if result is not None:

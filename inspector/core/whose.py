@@ -1,10 +1,11 @@
-"""Whose process this is: the command line's own, or one in which a program calls inspector."""
+"""Whose process this is: our own (the command line's, or one that was started for it or for the library), or
+one in which a program calls inspector."""
 
 _ours = False
 
 
 def own_process() -> None:
-    """The process is the command line's: no other code in it sees what is imported, or when."""
+    """The process is ours: no other code in it sees what is imported, or when."""
     global _ours
     _ours = True
 

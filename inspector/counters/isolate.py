@@ -14,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,11 @@ from inspector.core.processes import Child, cores, installed_search, side_by_sid
 from inspector.core.version import installed
 from inspector.counters.record import Count, Counter
 from inspector.models import Model, Recipe, Subject, as_recipe
-from inspector.models.build import available_bytes
+from inspector.models.adapters import PEFT
+from inspector.models.build import available_bytes, build
 from inspector.models.inputs import Inputs, as_inputs
 from inspector.models.replica import replica
+from inspector.profiling.run import compiler_left_out
 from inspector.tracing.capture.isolate import random_state, seed_all
 from inspector.tracing.record import Trace
 
@@ -48,9 +50,10 @@ TIMEOUT = 600.0
 class Outcome:
     """How one counter ended: with a count, or the reason why there is none.
 
-    `status` is ok, failed, timed out or not installed. `seconds` are those of building the model and
-    counting, `peak_bytes` the largest resident size of the counter's own process (None in this one).
-    `at_once` is how many may have run side by side, which makes each slower.
+    `status` is ok, failed, timed out or not installed. `seconds` are those of building the model (once for
+    several counters, where that is possible) and counting, `peak_bytes` the largest resident size of the
+    counter's own process (None in this one). `at_once` is how many may have run side by side, which makes
+    each slower.
     """
 
     status: str
@@ -81,6 +84,7 @@ class Question:
     timeout: float
     state_bytes: int = 0  # of parameters and buffers
     call: str = "forward"
+    source: str = ""
 
     @staticmethod
     def of(
@@ -104,6 +108,7 @@ class Question:
             timeout=timeout,
             state_bytes=sum(entry.nbytes for entry in trace.state),
             call=trace.call,
+            source=trace.source,
         )
 
 
@@ -221,12 +226,16 @@ def _in_processes(counters: Sequence[Counter], question: Question) -> Ended:
     searched: a user's file called thop.py must not pass for thop."""
     at_once = _at_once(len(counters), question)
     threads = {"OMP_NUM_THREADS": str(max(1, cores() // at_once)), **os.environ}["OMP_NUM_THREADS"]
+    others = [counter for counter in counters if counter.name != "ours"]
+    first = others[0] if len(others) > 1 and _shared(question) else None
     with tempfile.TemporaryDirectory(prefix="inspector-") as name, nursery(__name__) as forks:
         folder = Path(name)
 
         def start(counter: Counter) -> Child:
             asked = folder / f"{counter.name}.pt"
             torch.save({**vars(question), "counter": counter.name}, asked)
+            if counter is first:
+                forks.prepare(f"{__name__}:build_once", [str(asked)])
             return forks.child(
                 f"{__name__}:work", [str(asked)], folder, counter.name,
                 search=installed_search(), environment={"OMP_NUM_THREADS": threads},
@@ -237,6 +246,12 @@ def _in_processes(counters: Sequence[Counter], question: Question) -> Ended:
             logger.info("%s printed: %s", counters[index].name, child.printed())
             outcome = _outcome(child, seconds, question.timeout if not in_time else None)
             yield index, replace(outcome, at_once=at_once)
+
+
+def _shared(question: Question) -> bool:
+    """Whether one build may serve all counters: a fork has what was built, and not the threads that code of
+    others may have started meanwhile."""
+    return question.source in ("torchvision", "timm") and PEFT not in question.model_args
 
 
 def _at_once(counters: int, question: Question) -> int:
@@ -255,17 +270,61 @@ def _outcome(child: Child, seconds: float, timeout: float | None) -> Outcome:
     return Outcome(**plain, count=Count.from_plain(count) if count else None)
 
 
-def work(words: list[str]) -> dict[str, Any]:
-    """What the child process does with the file of a question: the outcome as plain values."""
+@dataclass(frozen=True)
+class _Built:
+    """A model on the CPU for the counters of the question in `folder`, and the seconds that building took."""
+
+    folder: Path
+    model: nn.Module
+    seconds: float
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """The recipe with this model as the first that it builds."""
+        left = [self.model]
+        return replace(recipe, construct=lambda: left.pop() if left else recipe.construct())
+
+
+_built: _Built | None = None
+
+
+def build_once(words: list[str]) -> None:
+    """Build the model of a question in the process that the children are forked from: each has a copy of its
+    own, as it writes. By one thread, because others would be missing in a fork."""
+    global _built
+    question, _ = _asked(words[0])
+    assert question.spec is not None
+    threads, start = torch.get_num_threads(), time.perf_counter()
+    torch.set_num_threads(1)
+    try:
+        with compiler_left_out(question.spec, question.model_args):
+            model = build(as_recipe(question.spec, question.model_args).construct, "cpu", question.seed)
+    finally:
+        torch.set_num_threads(threads)
+    _built = _Built(Path(words[0]).parent, model, time.perf_counter() - start)
+
+
+def _asked(file: str) -> tuple[Question, Counter]:
     from inspector.counters import find
 
-    content = torch.load(words[0], weights_only=False)
+    content = torch.load(file, weights_only=False)
     counter = find(content.pop("counter"))
-    question = Question(**content)
+    return Question(**content), counter
+
+
+def work(words: list[str]) -> dict[str, Any]:
+    """What the child process does with the file of a question: the outcome as plain values."""
+    question, counter = _asked(words[0])
     assert question.spec is not None
+    ours = counter.package in ("inspector", "torch")  # else code of others runs
+    built = _built if _built is not None and _built.folder == Path(words[0]).parent else None
     try:
-        recipe = as_recipe(question.spec, question.model_args, question.call)
-        outcome = answer(counter, recipe, question)
+        with compiler_left_out(question.spec, question.model_args) if ours else nullcontext():
+            recipe = as_recipe(question.spec, question.model_args, question.call)
+            if built is not None and counter.name != "ours":
+                recipe = built.recipe(recipe)
+            outcome = answer(counter, recipe, question)
+        if built is not None and counter.name != "ours" and outcome.seconds is not None:
+            outcome = replace(outcome, seconds=outcome.seconds + built.seconds)
     except InspectError as error:
         outcome = Outcome("failed", message=error.message)
     plain = {**vars(outcome), "count": vars(outcome.count) if outcome.count else None}

@@ -14,7 +14,7 @@ from inspector.counters.isolate import DOUBLED, TIMEOUT, WORST_CASE, Outcome, Qu
 from inspector.counters.reconcile import Explanation, causes, explain, total_only
 from inspector.counters.record import CAUSES, UNEXPLAINED, Count, Counter
 from inspector.models import Model, Recipe, as_recipe
-from inspector.profiling.run import trace
+from inspector.profiling.run import compiler_left_out, trace
 from inspector.profiling.views.totals import totals
 from inspector.reporting.report import Finding, Metric, Report, Section, environment, metric, metrics
 from inspector.reporting.tables import Table
@@ -50,18 +50,19 @@ def reconcile(
         raise InspectError(
             f"a time-out of {timeout:g} s makes no sense", "pass `timeout=` a number of seconds"
         )
-    recipe = as_recipe(model, model_args, call)
-    base = trace(recipe, inputs, phase=phase, seed=seed)
-    figures = published.table(Path(table), base) if table is not None else []
-    traces = _Circumstances(recipe, inputs, base, seed)
-    question = Question.of(model, inputs, base, seed, model_args, timeout)
-    chosen = [find(name) for name in names if name != "published"]
-    outcomes = ask(chosen, question, tell)
-    results = [_result(counter, outcome, traces) for counter, outcome in zip(chosen, outcomes)]
-    if "published" in names:
-        results.append(_published(base, model_args))
-    results += [_figure(figure, base) for figure in figures]
-    return _report(results, base, table if not figures else None)
+    with compiler_left_out(model, model_args):
+        recipe = as_recipe(model, model_args, call)
+        base = trace(recipe, inputs, phase=phase, seed=seed)
+        figures = published.table(Path(table), base) if table is not None else []
+        traces = _Circumstances(recipe, inputs, base, seed)
+        question = Question.of(model, inputs, base, seed, model_args, timeout)
+        chosen = [find(name) for name in names if name != "published"]
+        outcomes = ask(chosen, question, tell)
+        results = [_result(counter, outcome, traces) for counter, outcome in zip(chosen, outcomes)]
+        if "published" in names:
+            results.append(_published(base, model_args))
+        results += [_figure(figure, base) for figure in figures]
+        return _report(results, base, table if not figures else None)
 
 
 def _chosen(counters: Sequence[str] | None) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import nn
 
 from inspector.core.errors import first_line
 from inspector.core.forking import Nursery, nursery
-from inspector.core.processes import Child, loopback
+from inspector.core.processes import Child, cores, loopback
 from inspector.freezing.plan import Plan
 
 RANKS = 2
@@ -49,6 +49,17 @@ def _folders(modules: Iterable[str]) -> Iterator[str]:
             )
 
 
+@contextmanager
+def _threads_left() -> Iterator[None]:
+    """As many threads as the two processes leave processors: more would wait for each other, and busily."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(threads, max(1, cores() - RANKS)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class TwoProcesses:
     """Two processes, started at once: they import torch while this one works. `wait()` gives the outcome.
 
@@ -76,6 +87,7 @@ class TwoProcesses:
             if not self.why_not:
                 forks = self.stack.enter_context(nursery(_WORKER, "torch._dynamo"))
                 self.processes += [self._start(forks, rank, model) for rank in range(RANKS)]
+                self.stack.enter_context(_threads_left())
         except BaseException:  # interrupted: no __exit__ will come
             self.__exit__()
             raise

@@ -25,6 +25,7 @@ from inspector.models.inputs import Inputs, as_inputs, materialise
 from inspector.models.replica import named_state
 from inspector.models.small import smallest, with_batch
 from inspector.models.subject import trainable
+from inspector.profiling.run import compiler_left_out
 from inspector.reporting.report import Finding, Report
 from inspector.tracing.describe import describe_call
 
@@ -106,11 +107,12 @@ def freeze_and_verify(
         from inspector.models.weights import check_save
 
         check_save(save)
-    frozen = freeze(
-        model, at, scheme=scheme, patterns=patterns, norm=norm, stages=stages, inputs=inputs,
-        model_args=model_args, weights=weights, seed=seed,
-    )  # fmt: skip
-    result = frozen.verify(ddp=ddp, steps=steps, strict=strict) if verify else frozen.report()
+    with compiler_left_out(model, model_args):
+        frozen = freeze(
+            model, at, scheme=scheme, patterns=patterns, norm=norm, stages=stages, inputs=inputs,
+            model_args=model_args, weights=weights, seed=seed,
+        )  # fmt: skip
+        result = frozen.verify(ddp=ddp, steps=steps, strict=strict) if verify else frozen.report()
     if save is not None:
         result.header += [("saved", str(file)) for file in frozen.save(save)]
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -178,7 +178,11 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def available_bytes() -> int | None:
-    """Free memory of this machine, None on a platform that does not report it."""
+    """Memory of this machine that is free or can be at once, None on a platform that does not report it."""
+    with suppress(OSError), open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):  # pages without files alone are few after some hours
+                return 1024 * int(line.split()[1])
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

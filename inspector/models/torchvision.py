@@ -16,10 +16,18 @@ from inspector.core.naming import nearest
 from inspector.models import detection
 from inspector.models.inputs import Inputs, InputSpec
 from inspector.models.subject import Recipe
+from inspector.tracing._deferred import deferred
 
 VIDEO_FRAMES = 16
 FLOW_SIZE = 512
 """The sizes behind torchvision's published figures: test/common_extended_utils.py of pytorch/vision."""
+
+
+def imported() -> None:
+    """Import torchvision; in a process of our own without torch's compiler, which it imports for one name
+    that it seldom needs."""
+    with deferred():
+        import torchvision.models  # noqa: F401
 
 
 def names() -> list[str]:

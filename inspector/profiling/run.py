@@ -59,7 +59,7 @@ def trace(
 
     Raises ForwardError when the model raises, InspectError for everything else that is wrong.
     """
-    with _compiler_left_out(model, model_args):
+    with compiler_left_out(model, model_args):
         step = context, batch, new_tokens, kv_cache
         return _trace(model, inputs, phase, device, seed, model_args, setting, call, step)
 
@@ -121,7 +121,7 @@ def _trace(
 _TORCHVISION = re.compile(r"(?:torchvision:)?(\w+)(?:@\w+)?")
 
 
-def _compiler_left_out(model: Model, model_args: Mapping[str, Any] | None) -> ExitStack:
+def compiler_left_out(model: Model, model_args: Mapping[str, Any] | None) -> ExitStack:
     """`deferred()` where the model is torchvision's: then no code of others runs."""
     stack = ExitStack()
     spec = _TORCHVISION.fullmatch(model) if isinstance(model, str) else None

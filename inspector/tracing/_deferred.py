@@ -138,6 +138,11 @@ def _disable(function: Any = None, recursive: bool = True, **more: Any) -> Any:
     return wraps(function)(plain) if more.get("wrapping", True) else plain
 
 
+def _graph_break(msg: str = "") -> None:
+    """`torch._dynamo.graph_break`, which every step of an optimizer calls: where nothing is compiled, nothing
+    happens."""
+
+
 def _is_compile_supported(device_type: Any) -> Any:
     return _real(_UTILITIES).is_compile_supported(device_type)
 
@@ -190,7 +195,7 @@ def of_plain_values() -> dict[str, tuple[frozenset[type], Callable[..., Any]]]:
 def _stand_ins() -> dict[str, ModuleType]:
     shapes = {name: _of_plain(name, *plain) for name, plain in of_plain_values().items()}
     answers: dict[str, dict[str, Any]] = {
-        COMPILER: {"disable": _disable},
+        COMPILER: {"disable": _disable, "graph_break": _graph_break},
         _UTILITIES: {"is_compile_supported": _is_compile_supported},
         _SHAPES: shapes,
     }

@@ -85,6 +85,19 @@ def test_a_profile_loads_torch_and_nothing_of_its_compiler_and_a_cached_one_neit
     assert not any(name.startswith(("inspector.tracing.", "inspector.models")) for name in cached - ALLOWED)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["freeze", "squeezenet1_1", "--pattern", "features.0.*", "--no-ddp"],
+        ["reconcile", "squeezenet1_1", "--input", "1x3x64x64", "--counter", "thop", "--counter", "torch"],
+    ],
+)
+def test_training_and_reconciling_load_nothing_of_the_compiler(words: list[str], tmp_path: Path) -> None:
+    modules = loaded(*words, folder=tmp_path)
+    assert "torchvision" in modules
+    assert not modules & (COMPILER | OTHERS)
+
+
 ALLOWED = {"inspector.tracing.record"}
 """Of the rooms that count, what shows a trace."""
 

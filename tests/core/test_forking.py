@@ -54,6 +54,20 @@ def sleep(words):
     open(words[0], "w").close()
     time.sleep(600)
 
+prepared = []
+
+def prepare(words=("at once",)):
+    prepared.extend(words)
+    if words[0] == "in vain":
+        raise ValueError("planted here")
+
+def wait(words):
+    time.sleep(float(words[0]))
+
+def seen(words):
+    prepared.extend(words)
+    return prepared
+
 def stubborn(words):
     signal.signal(signal.SIGTERM, lambda number, frame: open(words[0] + ".asked", "w").close())
     sleep(words)
@@ -225,6 +239,39 @@ def test_a_nursery_that_has_died_is_done_without(forks: Nursery, folder: Path) -
     assert type(one) is Child
     assert one.wait(60)
     assert one.answer() == {"sum": 3}
+
+
+def test_what_is_prepared_the_children_find_that_are_ordered_later(folder: Path) -> None:
+    with nursery("work:prepare") as forks:
+        first = child(forks, folder, "seen", "first", name="first")
+        forks.prepare("work:prepare", ["later"])
+        forks.prepare("work:prepare", ["in vain"])
+        forks.prepare("a_module_that_nobody_has:prepare", ["never"])
+        second = child(forks, folder, "seen", "second", name="second")
+        assert first.wait(60)
+        assert second.wait(60)
+        assert first.answer() == ["at once", "first"]
+        assert second.answer() == ["at once", "later", "in vain", "second"]
+
+
+def test_a_child_is_ended_at_once_while_its_nursery_prepares(forks: Nursery, folder: Path) -> None:
+    sleeping = child(forks, folder, "sleep", str(folder / "sleeps"))
+    appears(folder / "sleeps")
+    forks.prepare("work:wait", ["6"])
+    appears(forks.folder / "000002.taken")
+    start = time.monotonic()
+    sleeping.end()
+    assert time.monotonic() - start < 3
+    assert sleeping.code == -signal.SIGKILL
+
+
+def test_where_no_fork_is_safe_nothing_is_prepared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forking.sys, "platform", "darwin")
+    with nursery("work:prepare") as forks:
+        forks.prepare("work:prepare", ["later"])
+        one = child(forks, folder, "seen", "alone")
+        assert one.wait(60)
+        assert one.answer() == ["alone"]
 
 
 def test_a_nursery_inside_another_is_that_one(forks: Nursery) -> None:

@@ -72,3 +72,19 @@ def test_what_cannot_be_pickled_is_skipped_with_its_reason(claim: Plan) -> None:
         finding = judged(claim, processes.wait())
     assert finding.status == "skip"
     assert "cannot be pickled" in finding.message
+
+
+@pytest.mark.parametrize(("processors", "threads"), [(2, 1), (4, 2), (64, 3)])
+def test_this_process_leaves_the_ranks_their_processors(
+    claim: Plan, monkeypatch: pytest.MonkeyPatch, processors: int, threads: int
+) -> None:
+    monkeypatch.setattr(ddp, "cores", lambda: processors)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with ddp.TwoProcesses(model, claim, (torch.ones(2, 2),), {}, 0):
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

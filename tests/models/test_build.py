@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from torch import nn
 import inspector
 from inspector.core.errors import InspectError
 from inspector.models import Recipe, resolve
-from inspector.models.build import build, out_of_memory
+from inspector.models.build import available_bytes, build, out_of_memory
 from inspector.tracing.capture.state import state_entries
 
 
@@ -298,3 +300,11 @@ def test_a_constructor_that_meta_defeats_is_tried_again(wrapped: bool) -> None:
         return layer
 
     assert isinstance(build(construct, "meta"), nn.Linear)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_memory_that_files_hold_is_available() -> None:
+    """What the system counts as available, not the pages alone that nothing uses."""
+    available = available_bytes()
+    assert available is not None
+    assert available == pytest.approx(psutil.virtual_memory().available, rel=0.2)

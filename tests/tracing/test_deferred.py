@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from inspect import signature
 from itertools import product
 from typing import Any
 
@@ -55,6 +56,33 @@ print(json.dumps(traces))
         for trace in (expected, counted):
             del trace["environment"]
         assert counted == expected, name
+
+
+def test_training_steps_give_the_bytes_that_they_give_with_the_compiler() -> None:
+    program = """
+import hashlib, torch
+from inspector.profiling.run import compiler_left_out
+torch.set_num_threads(1)
+made = hashlib.sha256()
+with compiler_left_out("resnet18", {}):
+    from torchvision.models import resnet18
+    for optimizer in ("SGD", "Adam", "AdamW"):
+        torch.manual_seed(0)
+        model = resnet18(num_classes=4).train()
+        made_of = getattr(torch.optim, optimizer)(model.parameters(), lr=0.1, weight_decay=0.1)
+        for step in range(2):
+            made_of.zero_grad()
+            model(torch.randn(2, 3, 32, 32)).square().mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            made_of.step()
+        for tensor in model.state_dict().values():
+            made.update(tensor.numpy().tobytes())
+    inside = loaded()
+print(json.dumps([inside, made.hexdigest()]))
+"""
+    without, with_it = run(program), run(program, INSPECTOR_DEFER_COMPILER="0")
+    assert (without[0], with_it[0]) == (False, True)
+    assert without[1] == with_it[1]
 
 
 def test_afterwards_the_compiler_is_as_ever() -> None:
@@ -143,6 +171,14 @@ def test_each_answer_is_the_real_ones(name: str) -> None:
             warnings.simplefilter("ignore", FutureWarning)  # torch wants to drop some
             expected = real(*arguments)
         assert (type(plain), plain) == (type(expected), expected)
+
+
+def test_a_break_of_a_graph_is_nothing_where_nothing_is_compiled() -> None:
+    import torch._dynamo
+
+    assert torch._dynamo.graph_break() is None is _deferred._graph_break()  # type: ignore[func-returns-value]
+    assert torch._dynamo.graph_break("here") is None is _deferred._graph_break("here")  # type: ignore
+    assert signature(torch._dynamo.graph_break).parameters.keys() == {"msg"}
 
 
 def test_a_mark_is_the_function_until_the_compiler_is_there() -> None:
