@@ -21,11 +21,13 @@ pytestmark = pytest.mark.once  # two minutes; the last run with torch 2.8 was on
 
 ROOT = Path(__file__).parents[2]
 HELD = ("parameters", "gradients", "optimizer state", "buffers")
-TOLERANCE = 0.01 if cases.KV_HEADS == 2 else 0.02
-"""Of the peak. On torch 2.8 the case with parameters in bfloat16 is 1.5% above; of the others the furthest is
-tensor parallelism, 1.0% above."""
-OF_SEQUENCE = 0.02
-"""A split sequence is 1.7% above (32 KB of 2 MB)."""
+NEW = cases.KV_HEADS == 2
+TOLERANCE = 0.0001 if NEW else 0.02
+"""Of the peak, which is equal to the byte in all cases but GPT-2 (72 bytes). On torch 2.8 the case with
+parameters in bfloat16 was 1.5% above on 2026-11-30."""
+RANDOM_STATE = 5056
+"""Bytes of torch's generator, of which a layer that is computed again keeps a copy: in the host's memory, which
+is not simulated."""
 
 
 MODELS = ("transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama")
@@ -104,5 +106,8 @@ def test_its_peak_is_that_of_torchs_memory_events(
 ) -> None:
     side = "gloo" if case.shard in ("ddp", "zero1") else "fake"
     real, simulated = answers[side, rank, case.name]["peak"], answers["simulated", rank, case.name]["peak"]
-    assert simulated == pytest.approx(real, rel=OF_SEQUENCE if case.sequence else TOLERANCE)
+    copies = range(cases.LAYERS + 1) if case.checkpoint else (0,)
+    assert any(
+        simulated + copy * RANDOM_STATE == pytest.approx(real, rel=TOLERANCE) for copy in copies
+    )
     assert real > 1_000_000

@@ -31,6 +31,7 @@ HOST = "host"
 _ON_HOST = {"parameter", "gradient", "optimizer state"}
 _APART = {"DTensor", "AsyncCollectiveTensor"}
 _DEVICE = torch.ops.prim.device.default
+_WAIT = "_c10d_functional.wait_tensor"
 _ASKS = "_propagate_tensor_meta_non_cached"
 _OF_GROUPS = {
     "unshard": GATHERED,
@@ -40,11 +41,16 @@ _OF_GROUPS = {
 """What FSDP2 does for one group of parameters, and the role of what it makes for that."""
 
 
+def _waited(tensor: Tensor) -> Tensor:
+    """On real tensors it returns what it got; the kernel for fake ones makes a new tensor."""
+    return tensor
+
+
 class ParallelRecorder(Recorder):
     """Records one process of a parallel step on fake tensors."""
 
     def __init__(self, places: Places, mode: Any) -> None:
-        super().__init__(places, "cpu")
+        super().__init__(places, "cpu", {_WAIT: _waited})
         self._memo: FakeMemo = FakeMemo(mode)
         self.role = "intermediate"
         self.recomputes = self.offloads = False
