@@ -36,7 +36,7 @@ def stages(
     Raises InspectError where no stages can be found.
     """
     recipe = as_recipe(model, model_args)
-    built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta", seed)
+    built = recipe.shapes(seed=seed)
     backbone, forward = _traced(recipe, built, inputs, stages, seed)
     frame = stage_frame(backbone, built)
     notes = forward.notes if forward and forward.device != "meta" else ()

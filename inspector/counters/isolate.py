@@ -182,9 +182,10 @@ def answer(counter: Counter, recipe: Recipe, question: Question) -> Outcome:
 
 
 def _subject(counter: Counter, recipe: Recipe, question: Question) -> Subject:
-    device = question.device if counter.name == "ours" else "cpu"
+    ours = counter.name == "ours"
+    device = question.device if ours else "cpu"
     phase = question.phase if counter.trains else "forward"
-    subject = Subject.make(recipe, device, question.inputs, phase, question.seed, question.batch)
+    subject = Subject.make(recipe, device, question.inputs, phase, question.seed, question.batch, ours)
     if recipe.rebuilds:
         return subject
     copy = replica(subject.model)

@@ -18,7 +18,7 @@ def run(subject: Subject, phase: str) -> Count:
         subject.kwargs,
         phase=phase,
         device=subject.device,
-        rules=recipe.rules if subject.device == "meta" else {},
+        rules=recipe.rules_on(subject.device),
         context=recipe.context,
     )
     return of_trace(trace)

@@ -55,7 +55,7 @@ def _default_inputs(name: str, entry: str) -> tuple[str, ...]:
     from inspector.models import torchvision as source
 
     recipe = source.recipe(f"{name}@{entry}", {})
-    defaults = recipe.defaults(recipe.build("cpu" if recipe.only_on else "meta"), "forward")
+    defaults = recipe.defaults(recipe.shapes(), "forward")
     return tuple(describe(spec) for spec in (defaults.args if defaults else ()))
 
 

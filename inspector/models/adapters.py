@@ -63,7 +63,8 @@ def adapted(recipe: Recipe, text: str) -> Recipe:
         return _injected(model if recipe.rebuilds else copy.deepcopy(model), adapters)
 
     note = f"the adapters ({text}) {adapters.note}"
-    return replace(recipe, construct=construct, notes=(*recipe.notes, note), checks=lambda entries: ())
+    notes = (*recipe.notes, note)
+    return replace(recipe, construct=construct, outline=None, notes=notes, checks=lambda entries: ())
 
 
 def _read(text: Any) -> Adapters:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from inspector.core.errors import InspectError, first_line
+from inspector.core.log import logger
 from inspector.models.build import build, out_of_memory
 from inspector.models.calling import accepted, calling
 from inspector.models.inputs import Inputs, batch_of_two, materialise
@@ -33,6 +34,7 @@ class Recipe:
     `construct` returns the nn.Module; `defaults(model, phase)` its inputs, or None when only the
     user can supply them. `rules` and `context` make data-dependent work countable on meta, `assumed`
     says under which assumptions. `only_on` names the one device where it can run, with the reason.
+    `outline` calls `construct` so that the model there takes no memory, for what reads shapes alone.
     `reference` builds the float model whose parameters a quantized model's count means. `notes` say what was
     left out of what the source asks for; `checks` hold the state that was built against what its source
     publishes.
@@ -47,12 +49,28 @@ class Recipe:
     assumed: Callable[[nn.Module], tuple[str, ...]] = lambda model: ()
     uncounted: Callable[[nn.Module], tuple[str, ...]] = lambda model: ()
     only_on: tuple[str, str] | None = None
+    outline: Callable[[Callable[[], nn.Module]], nn.Module] | None = None
     reference: Callable[[], nn.Module] | None = None
     notes: tuple[str, ...] = ()
     checks: Callable[[Sequence[StateEntry]], tuple[Finding, ...]] = lambda entries: ()
     rebuilds: bool = True  # a live model is never moved: the pass runs on stand-ins
     call: str = "forward"  # the method that is run
     stated: Callable[[str], tuple[str, ...]] = lambda call: ()  # what is decided once where a method runs
+
+    def shapes(self, device: str | None = None, seed: int = 0) -> nn.Module:
+        """The model, to be counted or listed: on meta, or on `device`. Its values may be missing where it can
+        run on one device only."""
+        place = self.only_on[0] if self.only_on else "meta"
+        if self.outline is not None and self.call == "forward" and device in (None, place):
+            try:
+                return self.outline(self.construct)
+            except Exception:  # it asks for values
+                logger.info("%s is built with values", self.name, exc_info=True)
+        return self.build(device or place, seed)
+
+    def rules_on(self, device: str) -> Mapping[str, Rule]:
+        """`rules`, where tensors have no values."""
+        return self.rules if device == "meta" or (self.outline and device == "cpu") else {}
 
     def build(self, device: str, seed: int = 0) -> nn.Module:
         """The model on `device`. What its constructor raises becomes an InspectError."""
@@ -127,9 +145,11 @@ class Subject:
         phase: str = "forward",
         seed: int = 0,
         batch: int = 1,
+        counted: bool = False,
     ) -> Subject:
-        """Build the recipe's model on `device`, with `inputs` or the source's own (`batch` 1 or 2)."""
-        model = recipe.build(device, seed)
+        """Build the recipe's model on `device`, with `inputs` or the source's own (`batch` 1 or 2). One that
+        is only `counted` may be without values."""
+        model = recipe.shapes(device, seed) if counted else recipe.build(device, seed)
         chosen = recipe.inputs(model, inputs, phase)
         if inputs is None and batch == 2:
             chosen = batch_of_two(chosen)

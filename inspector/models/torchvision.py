@@ -13,7 +13,7 @@ from torch import nn
 
 from inspector.core.errors import InspectError
 from inspector.core.naming import nearest
-from inspector.models import detection
+from inspector.models import detection, int8
 from inspector.models.inputs import Inputs, InputSpec
 from inspector.models.subject import Recipe
 from inspector.tracing._deferred import deferred
@@ -54,7 +54,7 @@ def recipe(name: str, model_args: Mapping[str, Any]) -> Recipe:
     if quantized:
         arguments["quantize"] = True
     detects = kind == "detection"
-    rules: Mapping[str, Any] = detection.RULES if detects else {}
+    rules: Mapping[str, Any] = detection.RULES if detects else int8.RULES if quantized else {}
     return Recipe(
         name=name,
         source="torchvision",
@@ -65,6 +65,7 @@ def recipe(name: str, model_args: Mapping[str, Any]) -> Recipe:
         assumed=detection.assumptions if detects else lambda model: (),
         uncounted=detection.uncounted if detects else lambda model: (),
         only_on=("cpu", "quantized kernels exist on the CPU only") if quantized else None,
+        outline=int8.outline if quantized else None,
         reference=_float_twin(builder, arguments) if quantized else None,
     )
 

@@ -129,7 +129,7 @@ def _stages(trace: Trace, recipe: Recipe | None, chosen: Sequence[Sequence[str]]
         raise InspectError("a trace alone does not hold the model", "pass the model")
     if any(entry.kind == "packed" for entry in trace.state):
         raise InspectError("quantized weights are packed and never train", "name the float model")
-    model = recipe.build(recipe.only_on[0] if recipe.only_on else "meta", seed)
+    model = recipe.shapes(seed=seed)
     if lazy(model):
         raise InspectError("the parameters of the model are lazy", "run the model once first")
     forward = replace(trace, ops=tuple(op for op in trace.ops if op.phase == "forward"))

@@ -188,7 +188,7 @@ class _Attempt:
         recipe = self.recipe if step is None else step.recipe
         logger.info("running %s (%s) on %s", recipe.name, self.phase, device)
         setting = self.setting if device == "meta" else self.setting.on_a_device(recipe.name, notes)
-        subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch)
+        subject = Subject.make(recipe, device, self.inputs, self.phase, self.seed, batch, counted=True)
         notes += (
             recipe.notes
             + recipe.stated(recipe.call)
@@ -206,7 +206,7 @@ class _Attempt:
                 name=recipe.name,
                 source=recipe.source,
                 seed=self.seed,
-                rules=recipe.rules if device == "meta" else {},
+                rules=recipe.rules_on(device),
                 context=recipe.context,
                 notes=notes,
                 uncounted=recipe.uncounted(subject.model) if device == "meta" else (),

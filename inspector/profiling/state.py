@@ -28,7 +28,7 @@ def of_model(
 ) -> Report:
     """The parameters and buffers of a model that is built on meta."""
     recipe = as_recipe(model, model_args)
-    built = recipe.build(recipe.only_on[0] if recipe.only_on else "meta")
+    built = recipe.shapes()
     entries = state_entries(built)
     modes = Table.of(mode_sensitive(built), ["module", "type", "mode", "train", "eval"])
     result = ledger_report(recipe.name, recipe.source, entries, top)

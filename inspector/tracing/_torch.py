@@ -76,6 +76,7 @@ NAMES = {
     "NestedTensor": "torch.nested._internal.nested_tensor.NestedTensor",
     "EventType": "torch._C._profiler._EventType",
     "make_subclass": "torch.Tensor._make_subclass",
+    "empty_quantized": "torch._empty_affine_quantized",
     "EXTRA_STATE": "torch.nn.modules.module._EXTRA_STATE_KEY_SUFFIX",
     "BatchNorm": "torch.nn.modules.batchnorm._BatchNorm",
     "ConvNd": "torch.nn.modules.conv._ConvNd",

@@ -1,4 +1,5 @@
-"""Results that meta cannot give although the shapes are known."""
+"""Results that meta cannot give although the shapes are known, and those of norms, for which it runs a dozen
+operators in Python."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from inspector.tracing.capture.pricing import Rule
+from inspector.tracing.subclass import PLAIN
 
 
 def int8_double_quant(x: Tensor, threshold: float = 0.0) -> Any:
@@ -28,7 +30,50 @@ def weight_int4pack_mm(x: Tensor, packed: Tensor, *_: Any) -> Any:
     return x.new_empty(x.shape[0], 8 * packed.shape[0]) if packed.dim() == 4 else NotImplemented
 
 
+def batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
+    """With the statistics that are stored, of float32 in the usual order: x again, and a mean and a deviation
+    for each channel."""
+    if training or mean is None or variance is None or x.dim() < 2:
+        return NotImplemented
+    return _normed(x, x.shape[1:2], x.shape[1:2], weight, bias, mean, variance)
+
+
+def layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Any:
+    """Over the last dimension, of float32 in the usual order: x again, and a mean and a deviation for each
+    sample."""
+    if len(shape) != 1 or not x.dim() or shape[0] != x.shape[-1]:
+        return NotImplemented
+    return _normed(x, x.shape[-1:], (*x.shape[:-1], 1), weight, bias)
+
+
+def _normed(x: Tensor, width: Sequence[int], each: Sequence[int], *beside: Tensor | None) -> Any:
+    """x again and two statistics of shape `each`, where shapes alone decide: all are of float32, with one
+    element after the other, x is not empty, and what is `beside` it has the shape `width`."""
+    tensors = [x, *(one for one in beside if one is not None)]
+    if not x.numel() or not all(
+        type(one) in PLAIN and one.device.type == "meta" and one.dtype is torch.float32 for one in tensors
+    ):
+        return NotImplemented
+    if not all(one.shape == width and one.stride() == (1,) for one in tensors[1:]):
+        return NotImplemented
+    out, mean, deviation = (torch.empty(size, dtype=x.dtype, device="meta") for size in (x.shape, each, each))
+    return (out, mean, deviation) if out.stride() == x.stride() else NotImplemented
+
+
 ON_META: dict[str, Rule] = {
+    "aten.native_batch_norm": batch_norm,
+    "aten.native_layer_norm": layer_norm,
     "aten._weight_int4pack_mm": weight_int4pack_mm,
     "bitsandbytes.int8_double_quant": int8_double_quant,
 }
