@@ -33,6 +33,8 @@ _FILLING = {
     init.trunc_normal_,
 }  # fmt: skip
 """Initialisation: without effect on a tensor that has no values."""
+_OF_TWO = {"kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_"}
+"""Those that need two dimensions, and must still be able to refuse a tensor of one."""
 _GUARDED = "transformers.initialization"
 """Where transformers keeps functions of the same names, which it puts in the place of those of `nn.init`."""
 _NAMES = {function.__name__ for function in _FILLING}
@@ -97,8 +99,9 @@ class _Meta(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _FILLING or (getattr(func, "__module__", "") == _GUARDED and func.__name__ in _NAMES):
             tensor = args[0] if args else kwargs.get("tensor")
-            if tensor is not None and tensor.device.type == "meta" and tensor.dim() > 1:
-                return tensor  # one dimension: a scheme that needs two must still be able to refuse it
+            if tensor is not None and tensor.device.type == "meta":
+                if tensor.dim() > 1 or func.__name__ not in _OF_TWO:
+                    return tensor
         if func in _ALLOCATING and kwargs.get("device") is None and "generator" not in kwargs:
             kwargs = {**kwargs, "device": "meta"}
         try:

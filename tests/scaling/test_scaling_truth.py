@@ -106,8 +106,6 @@ def test_its_peak_is_that_of_torchs_memory_events(
 ) -> None:
     side = "gloo" if case.shard in ("ddp", "zero1") else "fake"
     real, simulated = answers[side, rank, case.name]["peak"], answers["simulated", rank, case.name]["peak"]
-    copies = range(cases.LAYERS + 1) if case.checkpoint else (0,)
-    assert any(
-        simulated + copy * RANDOM_STATE == pytest.approx(real, rel=TOLERANCE) for copy in copies
-    )
+    copies = range(4) if case.checkpoint else (0,)
+    assert any(simulated + copy * RANDOM_STATE == pytest.approx(real, rel=TOLERANCE) for copy in copies)
     assert real > 1_000_000
