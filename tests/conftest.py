@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from inspector.cli.main import main
 from inspector.core.forking import Nursery, nursery
@@ -77,6 +76,8 @@ def net_file(tmp_path: Path) -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked gpu skip with a reason where there is none."""
+    import torch  # not above: the process that hands tests out to others needs none
+
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="no CUDA device on this machine")
