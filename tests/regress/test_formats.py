@@ -21,10 +21,11 @@ import pytest
 
 from inspector.core.errors import InspectError
 from inspector.regress.compare import Comparison, compare
-from inspector.regress.outcome import report
+from inspector.regress.outcome import fitted, report
 from inspector.regress.rules import STATES
 from inspector.regress.written import COMMENT_LIMIT, SUMMARY_LIMIT, add_to_summary, markdown, write
 from inspector.reporting.answers import answer
+from inspector.reporting.formats import renderer
 from inspector.reporting.report import Report, from_json
 from tests.regress.hand import eight_states, row, side, table
 
@@ -153,6 +154,16 @@ class TestLimits:
 
 def test_a_limit_that_holds_no_row_is_still_kept() -> None:
     assert len(markdown(big(50), 400).encode()) <= 400
+
+
+def test_as_many_rows_are_shown_as_fit() -> None:
+    found, write_all = big(30), renderer("markdown")
+    texts = [fitted(found, write_all, 10**9, at_most=rows) for rows in range(61)]
+    sizes = [len(text.encode()) for text in texts]
+    assert len(set(sizes)) > 30
+    for limit in (*range(sizes[0], sizes[-1] + 200, 311), *sizes[1:30], *(size - 1 for size in sizes[1:30])):
+        most = max(rows for rows in range(61) if sizes[rows] <= limit)
+        assert markdown(found, limit) == texts[most], limit
 
 
 def test_hostile_names_stay_text() -> None:
