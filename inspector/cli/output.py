@@ -53,7 +53,7 @@ def emit(report: Report, form: str | None, default: str, files: Sequence[Path], 
 
 @contextmanager
 def unless_closed() -> Iterator[None]:
-    """Where the reader closed the pipe (`| head`), go on: nothing more can be printed, and nothing is wrong."""
+    """Go on where the reader closed the pipe (`| head`): nothing is wrong, and nothing more can be shown."""
     try:
         yield
     except BrokenPipeError:
