@@ -88,7 +88,7 @@ def program(case: cases.Case) -> dict[str, Any]:
         schedule.step(*first, **last)
         optimizer.step()
 
-    for _ in range(2):
+    for _ in range(3):
         step()
     seen = Seen()
     with seen:
