@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def for_type_checkers(tree: ast.AST) -> set[int]:
 
 def imported(file: Path, top_level_only: bool) -> set[str]:
     """Imports outside the standard library, `inspector.` cut off; TYPE_CHECKING blocks left out."""
-    tree = ast.parse(file.read_text())
+    tree = parsed(file)
     typing_only = for_type_checkers(tree)
     nodes = tree.body if top_level_only else list(ast.walk(tree))
     found: set[str] = set()
@@ -112,8 +113,14 @@ def imported(file: Path, top_level_only: bool) -> set[str]:
     }
 
 
-def files() -> list[Path]:
-    return sorted(ROOT.rglob("*.py"))
+@cache
+def files() -> tuple[Path, ...]:
+    return tuple(sorted(ROOT.rglob("*.py")))
+
+
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
 
 
 def place(file: Path) -> str:
@@ -173,15 +180,20 @@ def test_no_circle_between_files() -> None:
         visit(name, ())
 
 
+@cache
+def modules() -> frozenset[str]:
+    return frozenset(module(file) for file in files())
+
+
 def module(file: Path) -> str:
     return place(file).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def targets(file: Path) -> set[str]:
     """The files of inspector that a file imports anywhere."""
-    names = {module(f) for f in files()}
+    names = modules()
     found = set()
-    tree = ast.parse(file.read_text())
+    tree = parsed(file)
     typing_only = for_type_checkers(tree)
     for node in ast.walk(tree):
         if id(node) in typing_only or not isinstance(node, (ast.Import, ast.ImportFrom)):

@@ -217,10 +217,10 @@ def test_the_command_writes_the_same_report(folder: str, tmp_path: Path) -> None
     assert [row["batch"] for row in rows] == [1, 2]
 
 
-def test_a_context_beyond_what_the_model_was_made_for_is_said(tmp_path: Path) -> None:
-    """Llama-3.1-8B is made for 131,072 tokens: max_position_embeddings of its config.json."""
+def test_a_context_beyond_what_the_model_was_made_for_is_said() -> None:
+    model = small(max_position_embeddings=131_072)
     within, beyond = (
-        inspector.llm(f"hf:{LLAMA}", context=tokens, batch=[1]).findings for tokens in (131_072, 131_073)
+        inspector.llm(model, context=tokens, batch=[1]).findings for tokens in (131_072, 131_073)
     )
     assert not any("max_position_embeddings" in finding.message for finding in within)
     said = [finding.message for finding in beyond if "max_position_embeddings" in finding.message]

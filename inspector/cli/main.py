@@ -16,6 +16,7 @@ from inspector.cli.completion import COMPLETING, in_bash
 from inspector.cli.conversion import lightened
 from inspector.cli.guide import COMMANDS, START, write_commands, write_examples
 from inspector.cli.options import FIRST, LAST
+from inspector.cli.output import unless_closed
 from inspector.core.collection import leave
 from inspector.core.errors import InspectError
 from inspector.core.log import without_libraries_own_lines
@@ -129,11 +130,8 @@ def main(arguments: list[str] | None = None) -> int:
     context: dict[str, Any] = {}
     try:
         code = _run(words, context)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader closed the pipe (`| head`): nothing is wrong, and nothing more can be printed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        with unless_closed():
+            sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,17 @@ def emit(report: Report, form: str | None, default: str, files: Sequence[Path], 
 
             plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
             color, width = not plain, None if wide else terminal_width()
-        print(report.written(form or default, color, width), end="")
-    sys.stdout.flush()
+        with unless_closed():
+            print(report.written(form or default, color, width), end="", flush=True)
+
+
+@contextmanager
+def unless_closed() -> Iterator[None]:
+    """Go on where the reader closed the pipe (`| head`): nothing is wrong, and nothing more can be shown."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _format(form: str | None, file: Path, files: Sequence[Path]) -> str:

@@ -93,9 +93,7 @@ def _count(peak: Peak, events: list[_Event]) -> None:
     for number, event in enumerate(events):
         if event.nbytes > 0:
             made.add(event.address)
-        elif (
-            event.address not in made
-        ):  # it was there before: the profiler tells of those it saw made earlier
+        elif event.address not in made:  # it was there before; the profiler tells of what it saw made earlier
             continue
         else:
             made.remove(event.address)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -76,11 +75,27 @@ def fitted(
         return write(replace(whole, sections=_sections(found, rows, every)))
 
     most = min(len(found.changes), at_most)
-    text = cut(most)
-    if len(text.encode()) > limit:
-        too_long = bisect_right(range(most), limit, key=lambda rows: len(cut(rows).encode()))
-        text = cut(max(too_long - 1, 0))
-    return text.encode()[:limit].decode(errors="ignore")
+    text = cut(most).encode()
+    if len(text) > limit:
+        text = _longest(lambda rows: cut(rows).encode(), most, len(text), limit)
+    return text[:limit].decode(errors="ignore")
+
+
+def _longest(cut: Callable[[int], bytes], most: int, size: int, limit: int) -> bytes:
+    """The last of `cut(0)`, `cut(1)`, ... that fits in `limit`; the first where none does. That of `most` has
+    `size` bytes and does not. Rows are about equally long, so every other guess is on a line."""
+    fits, too_many, text = 0, most, cut(0)
+    on_line = True
+    while len(text) <= limit and too_many - fits > 1:
+        share = (limit - len(text)) / (size - len(text)) if on_line else 0.5
+        rows = min(max(fits + int(share * (too_many - fits)), fits + 1), too_many - 1)
+        longer = cut(rows)
+        if len(longer) <= limit:
+            fits, text = rows, longer
+        else:
+            too_many, size = rows, len(longer)
+        on_line = not on_line
+    return text
 
 
 _COLUMNS = ("state", "fails", "model", "metric", "base", "head", "delta", "relative", "unit", "why")

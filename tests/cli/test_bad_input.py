@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.once
+BASELINE = Path(__file__).parents[2] / "benchmarks" / "baselines" / "torchvision.json"
 
 
 @pytest.mark.parametrize(
@@ -126,23 +126,27 @@ def test_a_missing_extra_names_the_install_command(inspect, monkeypatch: pytest.
         assert f"pip install 'torch-inspector[{extra}]'" in err
 
 
-def test_a_closed_pipe_is_not_an_error() -> None:
+def _unread(*words: str) -> tuple[int, str]:
+    """The exit code and the errors of a command whose reader is gone before it prints."""
     program = "from inspector.cli.main import entry; entry()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "params", "resnet152"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    errors = process.stderr.read().decode()
-    process.stderr.close()
-    assert process.wait() == 0, errors
-    assert "Traceback" not in errors
-    assert "BrokenPipe" not in errors
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read().decode()
+    return process.returncode, errors
+
+
+def test_a_closed_pipe_is_not_an_error() -> None:
+    assert _unread("diff", str(BASELINE), str(BASELINE)) == (0, "")
+
+
+def test_a_closed_pipe_hides_no_regression() -> None:
+    code, errors = _unread("diff", str(BASELINE), str(BASELINE), "--max", "params=1")
+    assert code == 1
+    assert "Error" not in errors
 
 
 def test_the_module_and_the_script_are_the_same_program() -> None:

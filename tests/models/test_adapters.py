@@ -12,7 +12,6 @@ from inspector.freezing.handle import freeze_and_verify
 from inspector.models.adapters import adapted
 from inspector.models.specs import resolve
 
-pytest.importorskip("peft")
 pytestmark = pytest.mark.once
 
 NET = """
@@ -33,6 +32,12 @@ LIVE = Net()
 def example_inputs():
     return torch.arange(96.0).reshape(3, 32) / 96
 """
+
+
+@pytest.fixture(autouse=True)
+def peft() -> Any:
+    """Not imported above: that takes seconds of every process that collects tests."""
+    return pytest.importorskip("peft")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def browser() -> Iterator[Any]:
     if found is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         yield opened
         opened.close()
 
@@ -33,10 +33,14 @@ class Visit:
         self.page = page
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        page.on("console", lambda message: self._complain(message.type, message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: self._dismiss(dialog))
-        page.on("request", lambda request: self.requests.append(request.url))
+        self._hear: dict[str, Callable[[Any], None]] = {
+            "console": lambda message: self._complain(message.type, message.text),
+            "pageerror": lambda error: self.complaints.append(str(error)),
+            "dialog": lambda dialog: self._dismiss(dialog),
+            "request": lambda request: self.requests.append(request.url),
+        }
+        for event, hear in self._hear.items():
+            page.on(event, hear)
 
     def _complain(self, kind: str, text: str) -> None:
         if kind in ("error", "warning"):
@@ -51,24 +55,36 @@ class Visit:
         self.page.wait_for_selector(".boxes button", timeout=30_000)
         return self
 
+    def leave(self) -> None:
+        """Close the document, and hear no more of it."""
+        self.page.goto("about:blank")
+        for event, hear in self._hear.items():
+            self.page.remove_listener(event, hear)
+
+
+@pytest.fixture(scope="session")
+def tab(browser: Any) -> Iterator[Any]:
+    """One for all: a process of its own would cost each page more than its drawing. Pages store nothing."""
+    context = browser.new_context(offline=True)
+    context.set_default_timeout(30_000)
+    yield context.new_page()
+    context.close()
+
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
-    """Open a file, from the disk and without a network."""
-    contexts = []
+def visit(tab: Any) -> Iterator[Callable[..., Visit]]:
+    """Open a file, from the disk and without a network; one at a time."""
+    visits: list[Visit] = []
 
-    def opened(file: Path, *, width: int = 1280, scheme: str = "light", before: str = "") -> Visit:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
-        )
-        contexts.append(context)
-        context.set_default_timeout(30_000)
-        if before:
-            context.add_init_script(before)
-        found = Visit(context.new_page())
-        found.page.goto(file.resolve().as_uri())
-        return found
+    def opened(file: Path, *, width: int = 1280, scheme: str = "light") -> Visit:
+        assert not visits, "the page of before would be gone"
+        tab.set_viewport_size({"width": width, "height": 900})
+        tab.emulate_media(color_scheme=scheme)
+        tab.mouse.move(0, 0)
+        visits.append(Visit(tab))
+        tab.goto(file.resolve().as_uri())
+        return visits[0]
 
     yield opened
-    for context in contexts:
-        context.close()
+    for one in visits:
+        one.leave()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from inspector.core.errors import InspectError
+from inspector.core.forking import Nursery
 from inspector.regress.sweep import engines, table
 from inspector.regress.sweep.pool import sweep
 from inspector.regress.sweep.row import Entry
@@ -126,27 +127,35 @@ def test_an_interrupt_keeps_the_rows_and_a_resume_counts_the_others(
     assert not journal.exists()
 
 
-JOINING = (
-    "import sys; from inspector.regress.sweep.engines import dask_cluster, ray_cluster\n"
-    "dask_cluster.CONNECT, ray_cluster.JOIN = 1.0, 4.0\n"
-    "from inspector.cli.main import main; sys.exit(main(sys.argv[1:]))"
-)
-"""The command with less patience."""
+def impatient(words: list[str]) -> int:
+    """The command with less patience, in a process of its own: what fails there may write to the end."""
+    from inspector.cli.main import main
+    from inspector.regress.sweep.engines import dask_cluster, ray_cluster
+
+    dask_cluster.CONNECT, ray_cluster.JOIN = 1.0, 4.0
+    out, *command = words
+    os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT), 1)
+    return main(command)
 
 
 @pytest.mark.parametrize(("engine", "scheme"), [("ray", ""), ("dask", "tcp://")])
 @pytest.mark.parametrize("what", ["nothing", "another service"])
-def test_a_wrong_address_is_one_line_within_seconds(engine: str, scheme: str, what: str) -> None:
+def test_a_wrong_address_is_one_line_within_seconds(
+    engine: str, scheme: str, what: str, nursery_of_all: Nursery, tmp_path: Path
+) -> None:
     pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
+    out = tmp_path / "out"
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if what != "nothing":
             listener.listen()
         address = f"{scheme}127.0.0.1:{listener.getsockname()[1]}"
-        words = [sys.executable, "-c", JOINING, "table", "resnet18", "--engine", engine, "--address", address]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=90)
-    assert (done.returncode, done.stdout) == (2, "")
-    first, second = done.stderr.strip().splitlines()
+        words = [str(out), "table", "resnet18", "--engine", engine, "--address", address]
+        place = f"{__package__}.test_engines:impatient"
+        with nursery_of_all.child(place, words, tmp_path, search=[ROOT]) as done:
+            assert done.wait(90)
+            assert (done.code, done.answer(), out.read_text()) == (0, 2, "")
+    first, second = done.printed().splitlines()
     assert first.startswith(f"error: no cluster answers at {address}: ")
     assert second.startswith("hint: ")
 

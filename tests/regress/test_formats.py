@@ -21,10 +21,11 @@ import pytest
 
 from inspector.core.errors import InspectError
 from inspector.regress.compare import Comparison, compare
-from inspector.regress.outcome import report
+from inspector.regress.outcome import fitted, report
 from inspector.regress.rules import STATES
 from inspector.regress.written import COMMENT_LIMIT, SUMMARY_LIMIT, add_to_summary, markdown, write
 from inspector.reporting.answers import answer
+from inspector.reporting.formats import renderer
 from inspector.reporting.report import Report, from_json
 from tests.regress.hand import eight_states, row, side, table
 
@@ -97,9 +98,9 @@ def test_the_layer_is_named_where_people_look() -> None:
         assert re.search(r"conv(:| [+]1.000 k [+]500) 10 to 20 channels", text), form
 
 
-def big(models: int = 10_000) -> Comparison:
+def big(models: int = 4_000) -> Comparison:
     """Every model got larger by its own number; names are long and hostile."""
-    names = [f"<script>|model_{number:05d}`*{'x' * 60}" for number in range(models)]
+    names = [f"<script>|model_{number:05d}`*{'x' * 120}" for number in range(models)]
     base = table([row(name, params=100_000, macs=100_000) for name in names])
     head = table([row(name, params=100_000 + n, macs=100_000) for n, name in enumerate(names, 1)])
     return compare(side(base), side(head))
@@ -115,9 +116,9 @@ class TestLimits:
         text = write(found, "markdown")
         assert COMMENT_LIMIT * 0.8 < len(text.encode()) <= COMMENT_LIMIT
         shown = text.count("| REGRESSED |")
-        assert f"({shown:,} of 20,000 rows, worst first; not shown: {10_000 - shown:,} regressed" in text
-        assert "10,000 ok" in text
-        assert "model\\_09999" in text  # the largest change, by construction
+        assert f"({shown:,} of 8,000 rows, worst first; not shown: {4_000 - shown:,} regressed" in text
+        assert "4,000 ok" in text
+        assert "model\\_03999" in text  # the largest change, by construction
         assert "model\\_00000" not in text
         assert "<script>" not in text
 
@@ -137,22 +138,32 @@ class TestLimits:
         lines = write(found, "github").splitlines()
         assert len(lines) == 10
         assert all(line.startswith("::error ") for line in lines)
-        assert lines[-1].endswith("::9,991 more: see the whole report")
+        assert lines[-1].endswith("::3,991 more: see the whole report")
 
     def test_a_table_for_the_screen_is_cut_and_says_so(self, found: Comparison) -> None:
         text = write(found, "table")
         assert text.count("REGRESSED") == 100
-        assert "(100 of 20,000 rows" in text
+        assert "(100 of 8,000 rows" in text
 
     def test_machines_get_all(self, found: Comparison) -> None:
-        assert len(json.loads(write(found, "json"))["tables"]["rows"]) == 20_000
-        assert len(write(found, "csv").splitlines()) == 20_001
+        assert len(json.loads(write(found, "json"))["tables"]["rows"]) == 8_000
+        assert len(write(found, "csv").splitlines()) == 8_001
         suite = ElementTree.fromstring(write(found, "junit"))[0]
-        assert suite.get("failures") == "10000"
+        assert suite.get("failures") == "4000"
 
 
 def test_a_limit_that_holds_no_row_is_still_kept() -> None:
     assert len(markdown(big(50), 400).encode()) <= 400
+
+
+def test_as_many_rows_are_shown_as_fit() -> None:
+    found, write_all = big(30), renderer("markdown")
+    texts = [fitted(found, write_all, 10**9, at_most=rows) for rows in range(61)]
+    sizes = [len(text.encode()) for text in texts]
+    assert len(set(sizes)) > 30
+    for limit in (*range(sizes[0], sizes[-1] + 200, 311), *sizes[1:30], *(size - 1 for size in sizes[1:30])):
+        most = max(rows for rows in range(61) if sizes[rows] <= limit)
+        assert markdown(found, limit) == texts[most], limit
 
 
 def test_hostile_names_stay_text() -> None:

@@ -71,7 +71,7 @@ TWO = (
 )
 FOUR = (
     Case("llama", "dp=4", "ddp", "sgd"),
-    Case("resnet50", "dp=4", "fsdp", "adamw"),
+    Case("resnet14", "dp=4", "fsdp", "adamw"),
     Case("llama", "replicate=2,dp=2", "hsdp"),
     Case("llama", "pp=2,dp=2", "fsdp", schedule="1f1b"),
     Case("llama", "pp=2,dp=2", "zero2", schedule="gpipe"),
@@ -81,12 +81,16 @@ FOUR = (
 """The last of each are those with tensor parallelism: torch 2.8 remembers the first mesh that it saw."""
 
 
-def build(name: str) -> nn.Module:
-    """Small models of odd sizes, so that shards are uneven. transformers' own plan splits llama."""
-    if name == "resnet50":
-        from torchvision.models import resnet50
+RESNETS = {"resnet50": [3, 4, 6, 3], "resnet14": [1, 1, 1, 1]}
 
-        return resnet50(num_classes=101)
+
+def build(name: str) -> nn.Module:
+    """Small models of odd sizes, so that shards are uneven. transformers' own plan splits llama. resnet50
+    fills several buckets of DDP; resnet14 has one block of it in each stage."""
+    if name in RESNETS:
+        from torchvision.models.resnet import Bottleneck, ResNet
+
+        return ResNet(Bottleneck, RESNETS[name], num_classes=101)
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     if name == "gpt2":
@@ -101,7 +105,7 @@ def build(name: str) -> nn.Module:
 
 
 def inputs(case: Case) -> list[str]:
-    if case.model == "resnet50":
+    if case.model in RESNETS:
         return ["2x3x64x64"]
     return [f"input_ids=int64[{samples(case)},40]", f"labels=int64[{samples(case)},40]"]
 
@@ -112,7 +116,7 @@ def samples(case: Case) -> int:
 
 def call(case: Case) -> dict[str, Any]:
     """The inputs as tensors, by keyword."""
-    if case.model == "resnet50":
+    if case.model in RESNETS:
         return {"x": torch.randn(2, 3, 64, 64)}
     ids = torch.randint(0, 100, (samples(case), 40))
     return {"input_ids": ids, "labels": ids.clone()}

@@ -115,7 +115,7 @@ def sequence_plan(model: Any) -> dict[str, Any]:
 
 
 def blocks(case: cases.Case, model: Any) -> list[nn.Module]:
-    if case.model == "resnet50":
+    if case.model in cases.RESNETS:
         return [block for number in range(1, 5) for block in getattr(model, f"layer{number}")]
     return list(model.transformer.h if case.model == "gpt2" else model.model.layers)
 
@@ -162,13 +162,14 @@ def program(case: cases.Case) -> dict[str, Any]:
             if sharded:
                 model.set_requires_gradient_sync(last)
             with nullcontext() if sharded or last else wrapped.no_sync():
+                images = case.model in cases.RESNETS
                 with autocast(case):
-                    out = wrapped(*kwargs.values()) if case.model == "resnet50" else wrapped(**kwargs).loss
+                    out = wrapped(*kwargs.values()) if images else wrapped(**kwargs).loss
                 out.backward(torch.ones_like(out))
                 del out
         optimizer.step()
 
-    for _ in range(3):
+    for _ in range(2):  # in the second DDP makes its buckets anew
         step()
     seen = Seen()
     with seen:
