@@ -105,7 +105,7 @@ def program(case: cases.Case) -> dict[str, Any]:
     buffers = held(b for model in models for b in model.buffers())
     mine = [ids] if place == 0 else [labels]
     before = held(parameters) + buffers + states + held(mine) + received(stages)
-    peak = peak_of(step, optimizer, seen.names)
+    peak = peak_of(step, seen.names)
     return {
         "parameters": held(parameters), "gradients": gradients, "optimizer state": states,
         "buffers": buffers, "peak": before + peak.tensors, "whole": before + peak.whole,

@@ -183,7 +183,7 @@ def program(case: cases.Case) -> dict[str, Any]:
     if wrapped is not model:  # DDP keeps buckets of the gradients' size
         buckets = sum(p.numel() * p.element_size() for p in model.parameters())
     before = parameters + buffers + states + held(kwargs.values()) + buckets
-    peak = peak_of(step, optimizer, seen.names)
+    peak = peak_of(step, seen.names)
     return {
         "parameters": parameters, "gradients": gradients, "optimizer state": states, "buffers": buffers,
         "peak": before + peak.tensors, "whole": before + peak.whole,
@@ -191,17 +191,12 @@ def program(case: cases.Case) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def peak_of(step: Callable[[], None], optimizer: Any, names: set[str]) -> Peak:
-    """The peak of a step, without garbage of former ones; the same each time."""
-    peaks = []
-    for _ in range(2):
-        gc.collect()
-        with paused(), metered("cpu", names) as peak:
-            step()
-        optimizer.zero_grad()
-        peaks.append(peak)
-    assert peaks[0].tensors == peaks[1].tensors
-    return peaks[0]
+def peak_of(step: Callable[[], None], names: set[str]) -> Peak:
+    """The peak of a step, without garbage of former ones."""
+    gc.collect()
+    with paused(), metered("cpu", names) as peak:
+        step()
+    return peak
 
 
 def optimizer_of(case: cases.Case, parameters: list[nn.Parameter], mesh: Any) -> Any:

@@ -26,7 +26,7 @@ TOLERANCE = 0.0001 if NEW else 0.02
 """Of the peak, which is equal to the byte in all cases but GPT-2 (72 bytes). On torch 2.8 the case with
 parameters in bfloat16 was 1.5% above on 2026-11-30."""
 RANDOM_STATE = 5056
-"""Bytes of torch's generator, of which a layer that is computed again keeps a copy: in the memory of the host,
+"""Bytes of torch's generator, of which a layer that is computed again keeps a copy: in memory of the host,
 which is not simulated."""
 
 
