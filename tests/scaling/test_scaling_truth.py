@@ -22,12 +22,12 @@ pytestmark = pytest.mark.once  # two minutes; the last run with torch 2.8 was on
 ROOT = Path(__file__).parents[2]
 HELD = ("parameters", "gradients", "optimizer state", "buffers")
 NEW = cases.KV_HEADS == 2
-TOLERANCE = 0.0001 if NEW else 0.02
-"""Of the peak, which is equal to the byte in all cases but GPT-2 (72 bytes). On torch 2.8 the case with
-parameters in bfloat16 was 1.5% above on 2026-11-30."""
+TOLERANCE = {"fake": 0.0001, "gloo": 0.01} if NEW else {"fake": 0.02, "gloo": 0.02}
+"""Of the peak. Without gloo's threads and buffers it is equal to the byte in all cases but GPT-2 (72 bytes).
+On torch 2.8 the case with parameters in bfloat16 was 1.5% above on 2026-11-30."""
 RANDOM_STATE = 5056
 """Bytes of torch's generator, of which a layer that is computed again keeps a copy: in memory of the host,
-which is not simulated."""
+which is not simulated. Two layers of two microbatches in flight keep four."""
 
 
 MODELS = ("transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama")
@@ -106,6 +106,6 @@ def test_its_peak_is_that_of_torchs_memory_events(
 ) -> None:
     side = "gloo" if case.shard in ("ddp", "zero1") else "fake"
     real, simulated = answers[side, rank, case.name]["peak"], answers["simulated", rank, case.name]["peak"]
-    copies = range(4) if case.checkpoint else (0,)
-    assert any(simulated + copy * RANDOM_STATE == pytest.approx(real, rel=TOLERANCE) for copy in copies)
+    copies = range(5) if case.checkpoint else (0,)
+    assert any(simulated + copy * RANDOM_STATE == pytest.approx(real, rel=TOLERANCE[side]) for copy in copies)
     assert real > 1_000_000
