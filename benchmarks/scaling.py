@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,14 @@ def row(ranks: int, layers: int) -> dict[str, Any]:
 
 def run(words: list[str]) -> dict[str, float]:
     """A command from start to end: seconds of wall and CPU, and the most memory that it and all processes
-    below it held at one moment (their proportional parts of shared pages, looked at once a second, which takes
-    time of its own)."""
+    below it held at one moment: their proportional parts of shared pages, looked at once a second."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1)
         peak = max(peak, sum(map(proportional, below(process.pid))))
-        time.sleep(1)
     seconds = time.perf_counter() - start
     if process.returncode:
         raise SystemExit(process.stderr.read())  # type: ignore[union-attr]
