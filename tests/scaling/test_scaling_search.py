@@ -7,6 +7,7 @@ import pytest
 import inspector
 from inspector.core.errors import InspectError
 from inspector.reporting.tables import Table
+from inspector.scaling.child import Request, run
 from inspector.scaling.layout import Layout
 from inspector.scaling.search import _best, _row, candidates
 from tests.scaling import test_scaling_by_hand as by_hand
@@ -63,3 +64,15 @@ def test_a_search_reports_every_mesh() -> None:
 def test_a_bad_search_is_refused(words: dict[str, object], message: str) -> None:
     with pytest.raises(InspectError, match=message):
         inspector.scale(f"{by_hand.__file__}:Stack", inputs="4x64", **words)  # type: ignore[arg-type]
+
+
+def test_a_batch_that_was_doubled_counts_double() -> None:
+    """BatchNorm over one value cannot train: the samples of a second are those of the step that ran."""
+    request = Request(
+        "deeplabv3_mobilenet_v3_large", {}, None, None, None, Layout.of("dp=2"), "sgd", False, None, "fused",
+        0, None, None, None,
+    )  # fmt: skip
+    answer = run(request, 0)
+    assert "a batch of 2, because BatchNorm cannot train on one value per channel" in answer["notes"]
+    assert answer["samples"] == 2
+    assert answer["inputs"][0].startswith("float32[2,3,")
