@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect as signatures
 from importlib import import_module
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, get_args
 
