@@ -8,6 +8,7 @@ scales are 1. QNNPACK packs a weight when it first runs; until then it keeps the
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -32,7 +33,9 @@ def outline(construct: Callable[[], nn.Module]) -> nn.Module:
         with _valueless():
             return construct()
 
-    model = build(quantised, "meta").to_empty(device="cpu")
+    with warnings.catch_warnings():  # torch 2.15 says once that tensors of such dtypes will go
+        warnings.filterwarnings("ignore", message=".*quantized tensor creation", category=UserWarning)
+        model = build(quantised, "meta").to_empty(device="cpu")
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.detach().fill_(1 if tensor.is_floating_point() else 0)
     return model
