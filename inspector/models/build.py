@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from types import MethodDescriptorType
 from typing import Any
 
 import torch
@@ -100,6 +101,8 @@ class _Meta(TorchFunctionMode):
         if func in _FILLING or (getattr(func, "__module__", "") == _GUARDED and func.__name__ in _NAMES):
             tensor = args[0] if args else kwargs.get("tensor")
             if tensor is not None and tensor.device.type == "meta":
+                if _refused(func, tensor):
+                    return func(*args, **kwargs)
                 if tensor.dim() > 1 or func.__name__ not in _OF_TWO:
                     return tensor
         if func in _ALLOCATING and kwargs.get("device") is None and "generator" not in kwargs:
@@ -108,6 +111,12 @@ class _Meta(TorchFunctionMode):
             return func(*args, **kwargs)
         except RuntimeError as error:
             return _together(error, func, args, kwargs)
+
+
+def _refused(func: Any, tensor: Tensor) -> bool:
+    """Whether autograd may refuse it: a method that writes to (a part of) a parameter, outside `no_grad`."""
+    method = isinstance(func, MethodDescriptorType)
+    return method and tensor.requires_grad and torch.is_grad_enabled()
 
 
 def _together(error: RuntimeError, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -308,3 +308,19 @@ def test_memory_that_files_hold_is_available() -> None:
     available = available_bytes()
     assert available is not None
     assert available == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+
+
+@pytest.mark.parametrize("part", [False, True])
+@pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 4, 5)])
+def test_a_parameter_that_autograd_guards_is_no_place_to_write(shape: tuple[int, ...], part: bool) -> None:
+    """A constructor that raises on the CPU raises on meta, whatever is skipped there."""
+
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(shape))
+            (self.weight[0] if part else self.weight).fill_(1.0)
+
+    for device in ("cpu", "meta"):
+        with pytest.raises(RuntimeError, match="in-place operation"):
+            build(Writes, device)
