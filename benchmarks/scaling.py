@@ -5,8 +5,9 @@ machine, and how they grow with ranks (not) and with layers.
 
 The shape is that of Llama 3.1 405B (arXiv 2407.21783, table 3), with one sequence of 8,192 tokens on each
 data-parallel rank. Each row is a command from a cold start, with the processes that it starts; what it takes
-is also told as a multiple of the time of a script that only imports what it needs, which depends on the
-machine alone.
+is also told as a multiple of the time of a script that only imports what it needs, and as a part of the time
+of a bare script that does the same with torch alone (scaling_bare.py): seconds depend on the machine, these
+two do not.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def row(ranks: int, layers: int) -> dict[str, Any]:
     """One simulated step, by the command."""
     mesh = f"dp={ranks // 8},tp=8"
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps({**SHAPE, "num_hidden_layers": layers}))
+        _config(folder, layers)
         answer = Path(folder) / "answer.json"
         words = [
             sys.executable,
@@ -66,6 +67,20 @@ def row(ranks: int, layers: int) -> dict[str, Any]:
         **{name: values[name] for name in ("collectives", "param_bytes_per_rank", "peak_allocated")},
         **{name: values[name] for name in ("step_bound", "mfu_bound")},
     }  # fmt: skip
+
+
+def bare() -> float:
+    """Seconds of the bare script for all layers, from a cold start."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = _config(folder, LAYERS)
+        script = Path(__file__).with_name("scaling_bare.py")
+        return run([sys.executable, str(script), str(file)])["seconds"]
+
+
+def _config(folder: str, layers: int) -> Path:
+    file = Path(folder) / "config.json"
+    file.write_text(json.dumps({**SHAPE, "num_hidden_layers": layers}))
+    return file
 
 
 def run(words: list[str]) -> dict[str, float]:
@@ -126,9 +141,17 @@ def main(words: list[str]) -> None:
     row(8, 1)  # what comes from the disk at first
     rows = [row(*which) for which in ROWS]
     imports = run([sys.executable, "-c", IMPORTS])["seconds"]
-    times = round(rows[-1]["seconds"] / imports, 2)
-    print(plot(rows), f"\nimports alone: {imports} s, {LAYERS} layers: {times} times that")
-    head = {**rows[-1], "seconds_of_imports": imports, "times_imports": times, "load": os.getloadavg()[0]}
+    script = bare()
+    seconds = rows[-1]["seconds"]
+    head = {
+        **rows[-1],
+        "seconds_of_imports": imports,
+        "times_imports": round(seconds / imports, 2),
+        "seconds_of_bare_script": script,
+        "part_of_bare_script": round(seconds / script, 3),
+        "load": os.getloadavg()[0],
+    }
+    print(plot(rows), f"\n{LAYERS} layers: {seconds} s; imports alone: {imports} s; bare script: {script} s")
     save("scaling", {**head, "plot": plot(rows).splitlines(), "rows": rows})
 
 

@@ -110,15 +110,16 @@ class Transformed(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         sample, label = self.base[index]
-        state = random.getstate()
-        with torch.random.fork_rng(devices=[]):
-            number = hash((self.seed, self.epoch, self.rank, index)) & 0x7FFFFFFF
-            torch.manual_seed(number)
-            random.seed(number)
-            try:
-                return self.transform(sample), label
-            finally:
-                random.setstate(state)
+        generator = torch.default_generator  # torch.manual_seed would seed those of all devices as well
+        states = random.getstate(), generator.get_state()
+        number = hash((self.seed, self.epoch, self.rank, index)) & 0x7FFFFFFF
+        random.seed(number)
+        generator.manual_seed(number)
+        try:
+            return self.transform(sample), label
+        finally:
+            random.setstate(states[0])
+            generator.set_state(states[1])
 
 
 def transform(channels: int, height: int, width: int, augment: bool) -> Callable[[Any], Tensor]:

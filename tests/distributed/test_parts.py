@@ -84,6 +84,15 @@ def test_a_sample_leaves_the_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_sample_does_not_seed_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the masks of dropout would follow from the last sample: equal on all ranks after a validation."""
+    data = load_data(defaults().DATA, IMAGE, 2, 0, 0, 2)
+    expected = data.dataset[3][0]
+    for device in (torch.cuda, torch.xpu, torch.mtia):
+        monkeypatch.setattr(device, "manual_seed_all", lambda seed: pytest.fail(f"seeded with {seed}"), False)
+    assert torch.equal(data.dataset[3][0], expected)
+
+
 def test_loader_workers_give_what_the_process_itself_gives() -> None:
     def epochs(workers: int) -> list[torch.Tensor]:
         node = defaults().DATA
