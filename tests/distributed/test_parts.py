@@ -85,7 +85,7 @@ def test_a_sample_leaves_the_random_state_alone() -> None:
 
 
 def test_a_sample_does_not_seed_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU the masks of dropout would follow from the last sample: equal on all ranks after a validation."""
+    """On a GPU the masks of dropout would follow from the last sample, on all ranks alike in a validation."""
     data = load_data(defaults().DATA, IMAGE, 2, 0, 0, 2)
     expected = data.dataset[3][0]
     for device in (torch.cuda, torch.xpu, torch.mtia):
