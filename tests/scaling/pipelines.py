@@ -62,7 +62,7 @@ def stage_of(case: cases.Case, number: int, mesh: Any) -> nn.Module:
     return part
 
 
-def program(case: cases.Case) -> dict[str, Any]:
+def program(case: cases.Case, peaks: bool) -> dict[str, Any]:
     sizes = {part.partition("=")[0]: int(part.partition("=")[2]) for part in case.mesh.split(",")}
     mesh = init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
     place, count = mesh.get_local_rank("pp"), len(LAYERS[case.model])
@@ -94,8 +94,7 @@ def program(case: cases.Case) -> dict[str, Any]:
         schedule.step(*first, **last)
         optimizer.step()
 
-    for _ in range(3):
-        step()
+    step()
     seen = Seen()
     with seen:
         step()
@@ -105,10 +104,9 @@ def program(case: cases.Case) -> dict[str, Any]:
     buffers = held(b for model in models for b in model.buffers())
     mine = [ids] if place == 0 else [labels]
     before = held(parameters) + buffers + states + held(mine) + received(stages)
-    peak = peak_of(step, seen.names)
     return {
         "parameters": held(parameters), "gradients": gradients, "optimizer state": states,
-        "buffers": buffers, "peak": before + peak.tensors, "whole": before + peak.whole,
+        "buffers": buffers, "peak": before + peak_of(step, seen.names) if peaks else None,
         "collectives": seen.collectives, "nbytes": seen.nbytes,
     }  # fmt: skip
 
