@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ class Job:
         """The job of a folder."""
         return Job(**json.loads((folder / "job.json").read_text()))
 
-    @property
+    @cached_property
     def settings(self) -> Any:
-        """The configuration as a tree of attributes."""
+        """The configuration as a tree of attributes, read once."""
         from inspector.core.config import parse
 
         return parse(self.config)
