@@ -46,6 +46,7 @@ def own_cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
 def nursery_of_all() -> Iterator[Nursery]:
     """All that tests start in processes of their own is forked from one, which has imported torch."""
     rooms = (
+        "core.config",
         "counters.isolate",
         "distributed.rank",
         "distributed.fsdp",

@@ -20,7 +20,8 @@ def training(keywords: Mapping[str, Any]) -> tuple[str, ...]:
     if not alone or cards or keywords.get("device") == "cuda":
         return ()
     sharded = ("inspector.distributed.fsdp",) if keywords.get("shard") == "fsdp" else ()
-    return ("inspector.distributed.rank", "torch._dynamo", "torchvision", "PIL.Image", *sharded)
+    own = ("inspector.distributed.rank", "inspector.core.config", *sharded)
+    return (*own, "torch._dynamo", "torchvision", "PIL.Image")
 
 
 @command(

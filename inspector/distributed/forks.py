@@ -16,7 +16,7 @@ from inspector.core.processes import Child, free_port, loopback
 POLL = 0.02
 GRACE = 5.0
 """Seconds that the other workers get to end by themselves when one has died."""
-PRELOADED = ("inspector.distributed.rank", "torch._dynamo")
+PRELOADED = ("inspector.distributed.rank", "inspector.core.config", "torch._dynamo")
 """torch imports its compiler in the first step of any optimizer."""
 IMAGES = ("torchvision", "PIL.Image")
 SHARDED = ("inspector.distributed.fsdp",)

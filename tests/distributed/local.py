@@ -98,7 +98,7 @@ def launch(trainer: str, kill: bool = False, **settings: Any) -> Report:
 
 def _forks() -> Nursery:
     """That of the tests; outside of them one for the whole process."""
-    modules = "inspector.distributed.rank", "torchvision", "torch._dynamo"
+    modules = "inspector.distributed.rank", "inspector.core.config", "torchvision", "torch._dynamo"
     forks: Nursery = _kept.enter_context(nursery(*modules))
     return forks
 
