@@ -245,8 +245,23 @@ def test_cudnn_in_tf32_is_caught_on_a_gpu() -> None:
         assert probe("cuda", torch.float32, None).conv < IEEE_ERROR
 
 
-def test_switches_apart_and_together() -> None:
-    # Two switches: none, each, both; of two precisions.
+def test_torchs_own_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Torch compiles programs for half a minute to see what vectors the compiler knows of.
+    monkeypatch.setattr("torch._inductor.cpu_vec_isa.VecISA.check_build", lambda *_: True)
+    net, how = nn.Sequential(nn.Linear(8, 8), nn.Tanh()), {"modes": ["infer"], "precisions": ["fp32"]}
+    report = inspector.bench(net, "2x8", compile=True, **{**QUICK, **how})  # type: ignore[arg-type]
+    (row,) = report.to_frame("rows").to_dict("records")
+    assert row["status"] == "measured", row["reason"]
+    assert row["drift"] < 1e-6
+    assert row["first_call_seconds"] > 100 * row["latency"]  # it compiled
+    assert report.environment["compile"]
+
+
+def test_switches_apart_and_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two switches: none, each, both; of two precisions. The programs are traced, not compiled.
+    compile = partial(torch.compile, backend="aot_eager")
+    compile.__signature__ = signature(torch.compile)  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch, "compile", compile)
     report = bench(channels_last=True, compile=True, combine=True, modes=["infer"], seconds=0.05)
     rows = report.to_frame("rows").set_index("precision")
     ways = ["", "+channels-last", "+compile", "+channels-last+compile"]
