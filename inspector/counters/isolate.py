@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from inspector.core.collection import paused
 from inspector.core.errors import InspectError, first_line
 from inspector.core.forking import nursery
 from inspector.core.log import logger
@@ -166,11 +167,12 @@ def _here(counters: Sequence[Counter], question: Question) -> Ended:
 
 
 def answer(counter: Counter, recipe: Recipe, question: Question) -> Outcome:
-    """Build (or copy) the model and count; what the counter raises becomes the outcome."""
+    """Build (or copy) the model and count, without collections of garbage, which would walk over what others
+    have left; what the counter raises becomes the outcome."""
     start = time.perf_counter()
     version = installed(counter.package)
     try:
-        with harmless():
+        with harmless(), paused():
             seed_all(question.seed)
             subject = _subject(counter, recipe, question)
             count = counter.run(subject, question.phase if counter.trains else "forward")

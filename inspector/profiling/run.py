@@ -59,7 +59,7 @@ def trace(
 
     Raises ForwardError when the model raises, InspectError for everything else that is wrong.
     """
-    with compiler_left_out(model, model_args):
+    with paused(), compiler_left_out(model, model_args):
         step = context, batch, new_tokens, kv_cache
         return _trace(model, inputs, phase, device, seed, model_args, setting, call, step)
 
@@ -75,13 +75,12 @@ def _trace(
     call: str | None,
     step: tuple[Any, ...],
 ) -> Trace:
-    with paused():
-        from inspector.models import as_recipe
-        from inspector.models.device import check_device
-        from inspector.models.inputs import as_inputs
-        from inspector.models.serving import Serving
-        from inspector.tracing.capture import ForwardError
-        from inspector.tracing.capture.setting import PORTABLE
+    from inspector.models import as_recipe
+    from inspector.models.device import check_device
+    from inspector.models.inputs import as_inputs
+    from inspector.models.serving import Serving
+    from inspector.tracing.capture import ForwardError
+    from inspector.tracing.capture.setting import PORTABLE
 
     serving = Serving.of(phase, *step)
     recipe = as_recipe(model, model_args, call)
