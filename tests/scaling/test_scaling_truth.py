@@ -17,7 +17,7 @@ from inspector.core.forking import Nursery
 from inspector.core.processes import Child
 from tests.scaling import cases
 
-pytestmark = pytest.mark.once  # two minutes; the last run with torch 2.8 was on 2026-11-30
+pytestmark = pytest.mark.once  # two minutes; the last run with torch 2.8 was on 2026-12-01
 
 ROOT = Path(__file__).parents[2]
 HELD = ("parameters", "gradients", "optimizer state", "buffers")
