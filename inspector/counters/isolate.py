@@ -281,11 +281,6 @@ class _Built:
     model: nn.Module
     seconds: float
 
-    def recipe(self, recipe: Recipe) -> Recipe:
-        """The recipe with this model as the first that it builds."""
-        left = [self.model]
-        return replace(recipe, construct=lambda: left.pop() if left else recipe.construct())
-
 
 _built: _Built | None = None
 
@@ -324,7 +319,7 @@ def work(words: list[str]) -> dict[str, Any]:
         with compiler_left_out(question.spec, question.model_args) if ours else nullcontext():
             recipe = as_recipe(question.spec, question.model_args, question.call)
             if built is not None and counter.name != "ours":
-                recipe = built.recipe(recipe)
+                recipe = recipe.first(built.model)
             outcome = answer(counter, recipe, question)
         if built is not None and counter.name != "ours" and outcome.seconds is not None:
             outcome = replace(outcome, seconds=outcome.seconds + built.seconds)

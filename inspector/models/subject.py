@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,19 @@ class Recipe:
                 "name an nn.Module, or a class or function that returns one",
             )
         return model if self.call == "forward" else calling(model, self.call, self.name)
+
+    def first(self, model: nn.Module) -> Recipe:
+        """The recipe whose first build is `model`, which it has built before on the same device."""
+        left, outline = [model], self.outline
+
+        def construct() -> nn.Module:
+            return left.pop() if left else self.construct()
+
+        def outlined(construct: Callable[[], nn.Module]) -> nn.Module:
+            assert outline is not None
+            return left.pop() if left else outline(construct)
+
+        return replace(self, construct=construct, outline=outlined if outline is not None else None)
 
     def joined(self, model: nn.Module, chosen: Inputs | None, phase: str = "forward") -> Inputs | None:
         """`chosen`, or what the source calls `model` with, joined by `chosen` where that is plain values by

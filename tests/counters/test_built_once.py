@@ -40,7 +40,7 @@ def digest(model):
 
 def spoil(words):
     question, counter = isolate._asked(words[0])
-    recipe = isolate._built.recipe(as_recipe(question.spec))
+    recipe = as_recipe(question.spec).first(isolate._built.model)
     subject = isolate._subject(counter, recipe, question)
     model, own = subject.model, isolate._built.model
     first = {"shared": model is own, "digest": digest(model), "input": subject.args[0].sum().item()}

@@ -163,13 +163,30 @@ def test_a_model_that_fails_is_a_row_with_its_error_and_not_the_end(inspect, zoo
     models = specs(zoo, "good", "bad", "wrong", "leaves", "none", "noisy")
     code, out, err = inspect("table", *models, "--format", "json")
     found = rows(out)
-    assert (code, err) == (1, "building\nbuilding\n")
+    assert (code, err) == (1, "building\n")  # once: what is run is what is listed
     assert [bool(row["error"]) for row in found.values()] == [False, True, True, True, True, False]
     assert "no such layer" in found[models[1]]["error"]
     assert found[models[1]]["macs"] is None
     assert found[models[0]]["macs"] == 2 * 4 * 5
     assert found[models[5]]["macs"] == 2 * 4 * 6
     assert json.loads(out)["metrics"]["failed"]["value"] == 4
+
+
+def test_where_meta_cannot_run_a_model_it_is_built_again_on_the_cpu(tmp_path: Path) -> None:
+    file = tmp_path / "asks.py"
+    file.write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Asks(nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x if x.sum().item() == x.sum().item() else x[:1])\n"
+        "def asks(): return Asks(4, 5)\n"
+        "def lazy(): return nn.Sequential(nn.LazyLinear(5), nn.BatchNorm1d(5))\n"
+        "def example_inputs(): return torch.zeros(2, 4)\n"
+    )
+    asks, lazy = table([f"{file}:asks", f"{file}:lazy"]).tables["models"].records()
+    assert (asks["device"], asks["error"], asks["macs"], asks["params"]) == ("cpu", "", 2 * 4 * 5, 4 * 5 + 5)
+    assert (lazy["error"], lazy["macs"], lazy["params"]) == ("", 2 * 4 * 5, 4 * 5 + 5 + 10)
 
 
 def test_processes_give_what_one_gives_and_outlive_a_model_that_kills_its_own(zoo: Path) -> None:

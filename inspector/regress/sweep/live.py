@@ -9,7 +9,7 @@ from torch import nn
 from inspector.models import Model, as_recipe
 from inspector.profiling.report import report as profile_report
 from inspector.profiling.run import trace
-from inspector.regress.sweep.row import Entry, row_of_trace
+from inspector.regress.sweep.row import Entry, row_of_trace, settled
 from inspector.regress.sweep.table import report
 from inspector.reporting.report import Report
 
@@ -30,6 +30,7 @@ def row_of(
     found = trace(recipe, inputs, phase=phase, device=device, seed=seed)
     spec = f"(a live {type(model).__name__})" if isinstance(model, nn.Module) else recipe.name
     entry = Entry(name, spec, None, dict(model_args or {}), phase, recipe.call)
-    one = row_of_trace(entry, recipe, found, seed)
+    built = settled(recipe, recipe.shapes(seed=seed), inputs, seed)
+    one = row_of_trace(entry, recipe, built, found)
     table = report([one], [dict(one.row)], [], name, None, seed)
     return profile_report(found), table.to_dict()

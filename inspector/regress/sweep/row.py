@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from inspector.backbones import find_stages
 from inspector.backbones.report import stage_frame
+from inspector.core.collection import paused
 from inspector.core.errors import InspectError, first_line
 from inspector.core.log import logger
 from inspector.models import Recipe, as_recipe
+from inspector.models.inputs import as_inputs
+from inspector.models.subject import lazy, materialised
 from inspector.profiling.report import report
-from inspector.profiling.run import trace
+from inspector.profiling.run import compiler_left_out, trace
 from inspector.profiling.views.modules import LAYERS, ancestors
 from inspector.regress.content import stage_line
 from inspector.tracing.describe import describe
@@ -58,11 +61,10 @@ class Counted:
 def count(entry: Entry, device: str | None = None, seed: int = 0) -> Counted:
     """Count the entry's model; one that fails becomes a row with its error."""
     try:
-        recipe = as_recipe(entry.spec, entry.model_args, entry.call)
-        inputs = None if entry.inputs is None else list(entry.inputs)
-        with warnings.catch_warnings(record=True) as heard:
-            record = trace(recipe, inputs, phase=entry.phase, device=device, seed=seed, **entry.step)
-            counted = row_of_trace(entry, recipe, record, seed)
+        with paused(), compiler_left_out(entry.spec, entry.model_args):
+            recipe = as_recipe(entry.spec, entry.model_args, entry.call)
+            with warnings.catch_warnings(record=True) as heard:
+                counted = _counted(entry, recipe, device, seed)
         for warning in heard:
             logger.info("%s: %s", entry.name, warning.message)
         return counted
@@ -74,16 +76,34 @@ def count(entry: Entry, device: str | None = None, seed: int = 0) -> Counted:
     return failed(entry, " ".join(message.split()))
 
 
+def _counted(entry: Entry, recipe: Recipe, device: str | None, seed: int) -> Counted:
+    """One model is built, run and listed, where it is the one that would be run."""
+    inputs = None if entry.inputs is None else list(entry.inputs)
+    built = recipe.shapes(seed=seed)
+    model = settled(recipe, built, inputs, seed)
+    alike = model is built and device is None and entry.call == "forward" and not entry.step
+    ran = recipe.first(model) if alike else recipe
+    record = trace(ran, inputs, phase=entry.phase, device=device, seed=seed, **entry.step)
+    return row_of_trace(entry, recipe, model, record)
+
+
 def failed(entry: Entry, error: str) -> Counted:
     """The row of a model that could not be counted."""
     asked = {"inputs": list(entry.inputs or ()), "phase": entry.phase, "device": None, "notes": []}
     return Counted({**_asked(entry, "", ""), **asked, "error": error, "lower_bound": []})
 
 
-def row_of_trace(entry: Entry, recipe: Recipe, found: Trace, seed: int) -> Counted:
-    """The row of a pass over the model that `recipe` builds."""
+def settled(recipe: Recipe, model: nn.Module, inputs: Any, seed: int) -> nn.Module:
+    """The model as a row lists it: lazy parameters have the shapes that `inputs` give them."""
+    if not lazy(model):
+        return model
+    chosen = as_inputs(inputs) if inputs is not None else None
+    return materialised(recipe, recipe.inputs(model, chosen), seed)
+
+
+def row_of_trace(entry: Entry, recipe: Recipe, built: nn.Module, found: Trace) -> Counted:
+    """The row of a pass over the model that `recipe` has built."""
     made = report(found)
-    built = recipe.shapes(seed=seed)
     saved = sorted(_saved(built))
     layers, ops = made.tables["layers"], made.tables["ops"]
     row = {
