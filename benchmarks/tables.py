@@ -153,7 +153,8 @@ def published_run() -> str:
         f" {sides}, and"
         f" at most {rows[0]['mfu_at_most']:.0%} MFU (published: {rows[0]['published_mfu']:.0%};"
         " `benchmarks/published.py`). A step of a Llama of 405 billion parameters on"
-        f" {scaled['ranks']:,} ranks takes {scaled['cpu_seconds']:.0f} s of one CPU here, and"
+        f" {scaled['ranks']:,} ranks takes {scaled['seconds']:.0f} s here (torch's own code"
+        f" alone on fake tensors {scaled['seconds_of_bare_script']:.0f} s) and"
         f" {scaled['peak_gib']:.1f} GiB (`benchmarks/scaling.py`)."
     )
 
