@@ -9,21 +9,28 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 BASELINE = Path(__file__).parents[2] / "benchmarks" / "baselines" / "torchvision.json"
 PROGRAM = """
 import sys
-from inspector.cli import main
-end = sys.exit
-sys.exit = lambda code: None
-main.entry()
+place, commands = sys.argv[1:]
+commands = eval(commands)  # lists of strings; an import of json is for the commands to make
+end, write, codes, after = sys.exit, sys.stdout.write, [], []
+sys.exit = codes.append
+for words in commands:
+    printed = []
+    sys.stdout.write = lambda text: (printed.append(text), write(text))[1]
+    sys.argv[1:] = words
+    from inspector.cli import main
+    main.entry()
+    after.append((sorted(sys.modules), any(printed)))
 import json
-json.dump(sorted(sys.modules), open(LOADED, "w"))
-end(0)
+json.dump(after, open(place, "w"))
+end(max(code or 0 for code in codes))
 """
 HEAVY = {"torch", "torchvision", "numpy", "pandas", "pydantic", "rich", "scipy", "tabulate"}
 """Packages that take longer to import than a start may take."""
@@ -45,18 +52,25 @@ OTHERS = {
 
 def loaded(*words: str, folder: Path) -> set[str]:
     """The modules that the process of one command has loaded when it ends."""
+    (modules,) = loaded_in_turn([words], folder)
+    return modules
+
+
+def loaded_in_turn(commands: Sequence[Sequence[str]], folder: Path) -> list[set[str]]:
+    """The modules that one process has loaded after each of its commands: among them is what the command
+    alone would load."""
     place = folder / "loaded.json"
-    program = PROGRAM.replace("LOADED", repr(str(place)))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, *words],
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, str(place), json.dumps(commands)],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout
-    return set(json.loads(place.read_text()))
+    after = json.loads(place.read_text())
+    assert [printed for _, printed in after] == [True] * len(commands), done.stdout
+    return [set(modules) for modules, _ in after]
 
 
 @pytest.mark.once
@@ -74,42 +88,41 @@ def test_a_diff_of_two_files_loads_neither_torch_nor_pandas(tmp_path: Path) -> N
     assert "inspector.regress.sweep" not in modules
 
 
-def test_a_profile_loads_torch_and_nothing_of_its_compiler_and_a_cached_one_neither(tmp_path: Path) -> None:
-    cold = loaded("profile", "squeezenet1_1", "--input", "1x3x64x64", folder=tmp_path)
-    assert "torch" in cold
-    assert not cold & (COMPILER | OTHERS)
-    assert own(cold) <= {"inspector", "cli", "core", "profiling", "models", "tracing", "reporting"}
-    cached = loaded("profile", "squeezenet1_1", "--input", "1x3x64x64", folder=tmp_path)
-    assert not cached & (HEAVY | PARSERS)
-    assert own(cached) <= {"inspector", "cli", "core", "profiling", "tracing", "reporting"}
-    assert not any(name.startswith(("inspector.tracing.", "inspector.models")) for name in cached - ALLOWED)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["freeze", "squeezenet1_1", "--pattern", "features.0.*", "--no-ddp"],
-        ["reconcile", "squeezenet1_1", "--input", "1x3x64x64", "--counter", "thop", "--counter", "torch"],
-    ],
-)
-def test_training_and_reconciling_load_nothing_of_the_compiler(words: list[str], tmp_path: Path) -> None:
-    modules = loaded(*words, folder=tmp_path)
-    assert "torchvision" in modules
-    assert not modules & (COMPILER | OTHERS)
-
-
 ALLOWED = {"inspector.tracing.record"}
 """Of the rooms that count, what shows a trace."""
 
 
-@pytest.mark.parametrize(
-    "counted", [["profile", "FILE:build", "--input", "1x3x8x8"], ["params", "FILE:build"]]
-)
-def test_a_users_own_net_loads_torch_alone(counted: list[str], net_file: Path, tmp_path: Path) -> None:
-    words = [word.replace("FILE", str(net_file)) for word in counted]
-    modules: Any = loaded(*words, folder=tmp_path)
-    assert "torch" in modules
-    assert not modules & {*OTHERS, "torchvision", "torch._dynamo", "torch._inductor"}
+def test_what_counts_and_trains_loads_what_it_needs_and_nothing_of_the_compiler(
+    net_file: Path, tmp_path: Path
+) -> None:
+    """GIVEN commands in one process, each of which may load more than those before, WHEN one has ended, THEN
+    nothing is loaded that none of them may load."""
+    mine = f"{net_file}:build"
+    profile = ["profile", "squeezenet1_1", "--input", "1x3x64x64"]
+    counters = ["--counter", "thop", "--counter", "torch"]
+    params, net, library, freeze, reconcile = loaded_in_turn(
+        [
+            ["params", mine],
+            ["profile", mine, "--input", "1x3x8x8"],
+            profile,
+            ["freeze", "squeezenet1_1", "--pattern", "features.0.*", "--no-ddp"],
+            ["reconcile", "squeezenet1_1", "--input", "1x3x64x64", *counters],
+        ],
+        tmp_path,
+    )
+    for users in (params, net):
+        assert "torch" in users
+        assert not users & {*OTHERS, "torchvision", "torch._dynamo", "torch._inductor"}
+    assert not library & (COMPILER | OTHERS)
+    assert own(library) <= {"inspector", "cli", "core", "profiling", "models", "tracing", "reporting"}
+    for trained in (freeze, reconcile):
+        assert "torchvision" in trained
+        assert not trained & (COMPILER | OTHERS)
+
+    cached = loaded(*profile, folder=tmp_path)
+    assert not cached & (HEAVY | PARSERS)
+    assert own(cached) <= {"inspector", "cli", "core", "profiling", "tracing", "reporting"}
+    assert not any(name.startswith(("inspector.tracing.", "inspector.models")) for name in cached - ALLOWED)
 
 
 @pytest.mark.once
