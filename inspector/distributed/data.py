@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
 from inspector.core.errors import InspectError, first_line
+from inspector.distributed.forks import IMAGES
 from inspector.models.inputs import InputSpec
 
 VALIDATION = 5
@@ -208,7 +209,7 @@ def load(node: Any, spec: InputSpec, below: int, seed: int, rank: int, world: in
     }
     if node.WORKERS:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([__name__, *(IMAGES if images else ())])
         options |= {
             "multiprocessing_context": context,
             "worker_init_fn": Started(os.getpid()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -108,6 +109,21 @@ def test_loader_workers_give_what_the_process_itself_gives() -> None:
     alone, others = epochs(0), epochs(2)
     assert all(torch.equal(one, other) for one, other in zip(alone, others))
     assert not torch.equal(alone[0], alone[3])
+
+
+def test_loader_workers_are_forked_from_a_process_that_has_imported_what_they_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(
+        ForkServerContext, "set_forkserver_preload", lambda _, modules: asked.append(list(modules))
+    )
+    node = defaults().DATA
+    node.WORKERS = 1
+    for node.SOURCE in ("digits", "synthetic"):
+        load_data(node, IMAGE, 2, 0, 0, 1)
+    # torchvision's transforms and the images of PIL; tensors of random numbers need neither.
+    assert asked == [["inspector.distributed.data", "torchvision", "PIL.Image"], ["inspector.distributed.data"]]
 
 
 def test_loader_workers_end_when_their_process_is_killed() -> None:
