@@ -66,7 +66,7 @@ class Graph:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What is in nested tuples, lists and dictionaries. torch's own function takes most of a program's time."""
+    """What is in nested tuples, lists and dictionaries. torch's own function takes most of the time."""
     if isinstance(value, (tuple, list)):
         for inner in value:
             yield from _leaves(inner)

@@ -123,7 +123,10 @@ def test_loader_workers_are_forked_from_a_process_that_has_imported_what_they_ne
     for node.SOURCE in ("digits", "synthetic"):
         load_data(node, IMAGE, 2, 0, 0, 1)
     # torchvision's transforms and the images of PIL; tensors of random numbers need neither.
-    assert asked == [["inspector.distributed.data", "torchvision", "PIL.Image"], ["inspector.distributed.data"]]
+    assert asked == [
+        ["inspector.distributed.data", "torchvision", "PIL.Image"],
+        ["inspector.distributed.data"],
+    ]
 
 
 def test_loader_workers_end_when_their_process_is_killed() -> None:
