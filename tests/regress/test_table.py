@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from inspector.core.errors import InspectError
 from inspector.profiling.meter import metered
 from inspector.regress.sweep import pool as table_sweep
+from inspector.regress.sweep import workers
 from inspector.regress.sweep.entries import entries
 from inspector.regress.sweep.row import Entry, digest
 from inspector.regress.sweep.table import table
@@ -189,13 +192,43 @@ def test_where_meta_cannot_run_a_model_it_is_built_again_on_the_cpu(tmp_path: Pa
     assert (lazy["error"], lazy["macs"], lazy["params"]) == ("", 2 * 4 * 5, 4 * 5 + 5 + 10)
 
 
-def test_processes_give_what_one_gives_and_outlive_a_model_that_kills_its_own(zoo: Path) -> None:
-    models = specs(zoo, "good", "dies", "bad")
+def test_processes_give_what_one_gives_and_outlive_a_model_that_kills_its_own(zoo: Path, capsys) -> None:
+    models = specs(zoo, "good", "dies", "bad", "noisy")
     found = {row["model"]: row for row in table(models, jobs=2).tables["models"].records()}
     assert list(found) == models
     assert found[models[0]]["macs"] == 2 * 4 * 5
     assert "process died" in found[models[1]]["error"]
     assert "no such layer" in found[models[2]]["error"]
+    assert "building" in capsys.readouterr().err
+    alone = {row["model"]: row for row in table([models[0], models[3]]).tables["models"].records()}
+    assert {name: found[name] for name in alone} == alone
+
+
+def test_a_process_that_dies_is_replaced_and_what_it_took_is_tried_again_alone(zoo: Path) -> None:
+    been = "__file__ + '.been'"
+    once = f"def once():\n    if not os.path.exists({been}): open({been}, 'w'); os._exit(9)\n"
+    zoo.write_text(f"{zoo.read_text()}{once}    return nn.Linear(4, 7)\n")
+    asked = [Entry(name, spec) for name, spec in zip("abc", specs(zoo, "once", "good", "dies"))]
+    found = [counted for _, counted in workers.counted(asked, None, 0, 1) if counted]
+    assert [counted.row["macs"] for counted in found] == [40]  # by a second process; the third died as well
+    (zoo.parent / "zoo.py.been").unlink()
+    assert [counted.row["macs"] for counted in table_sweep.sweep(asked[:2], jobs=2)] == [56, 40]
+
+
+def test_processes_end_with_an_interrupt(zoo: Path) -> None:
+    begun = "open(__file__ + '.pid', 'w').write(str(os.getpid()))"
+    zoo.write_text(f"{zoo.read_text()}def waits():\n    {begun}\n    import time; time.sleep(99)\n")
+    asked = [Entry(name, spec) for name, spec in zip("ab", specs(zoo, "good", "waits"))]
+    file = zoo.parent / "zoo.py.pid"
+
+    def interrupt(what: str, share: float) -> None:
+        while not (file.exists() and file.read_text()):
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        table_sweep.sweep(asked, jobs=2, tell=interrupt)
+    assert not psutil.pid_exists(int(file.read_text()))
 
 
 class TestResuming:

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager, redirect_stdout
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +14,8 @@ import torch
 from inspector.core.errors import InspectError
 from inspector.core.files import write_whole
 from inspector.core.log import logger
-from inspector.core.processes import end_with
 from inspector.core.version import __version__
-from inspector.regress.sweep import engines
+from inspector.regress.sweep import engines, workers
 from inspector.regress.sweep.row import Counted, Entry, count, failed
 
 Tell = Callable[[str, float], None]
@@ -73,64 +65,21 @@ def _counted(
         for entry in entries:
             yield entry.name, count(entry, device, seed)
         return
-    done: set[str] = set()
-    try:
-        for name, counted in _pooled(entries, device, seed, jobs):
-            done.add(name)
-            yield name, counted
-    except BrokenProcessPool:
-        logger.warning("a process died: each of the models left gets a process of its own")
-        for entry in entries:
-            if entry.name not in done:
-                yield entry.name, _alone(entry, device, seed)
-
-
-def _pooled(
-    entries: Sequence[Entry], device: str | None, seed: int, jobs: int
-) -> Generator[tuple[str, Counted], None, None]:
-    threads = max(torch.get_num_threads() // jobs, 1)
-    pool = ProcessPoolExecutor(
-        jobs,
-        mp_context=get_context("spawn"),
-        initializer=_quiet,
-        initargs=(os.getpid(), threads, list(sys.path)),
-    )
-    try:
-        with _deaf():
-            waiting = {pool.submit(count, entry, device, seed): entry.name for entry in entries}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes started inside ignore Ctrl-C: their parent ends them, in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _quiet(parent: int, threads: int, path: list[str]) -> None:
-    """What models print goes to standard error, and the processes share the cores. A pool's own worker
-    would wait forever for work from a parent that was killed."""
-    end_with(parent)
-    sys.path[:] = path
-    redirect_stdout(sys.stderr).__enter__()
-    torch.set_num_threads(threads)
-
-
-def _alone(entry: Entry, device: str | None, seed: int) -> Counted:
-    try:
-        return next(counted for _, counted in _pooled([entry], device, seed, 1))
-    except BrokenProcessPool:
-        return failed(entry, "its process died (out of memory, or a crash in native code)")
+    died: list[Entry] = []
+    with closing(workers.counted(entries, device, seed, jobs)) as counting:
+        for entry, counted in counting:
+            if counted is None:
+                died.append(entry)
+            else:
+                yield entry.name, counted
+    for entry in died:  # it may have been the others that took the memory
+        logger.warning("a process died: %s gets one while no other runs", entry.name)
+        with closing(workers.counted([entry], device, seed, 1)) as counting:
+            ((_, counted),) = counting
+        yield (
+            entry.name,
+            counted or failed(entry, "its process died (out of memory, or a crash in native code)"),
+        )
 
 
 def _key(entries: Sequence[Entry], device: str | None, seed: int) -> dict[str, Any]:
