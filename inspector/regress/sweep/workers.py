@@ -1,5 +1,5 @@
-"""Rows counted by several processes, forked where that is safe from one that has imported torch. Each takes the
-next model that none has taken: one that dies takes no other's row along."""
+"""Rows counted by several processes, forked where that is safe from one that has imported torch. Each takes
+the next model that none has taken: one that dies takes no other's row along."""
 
 from __future__ import annotations
 
