@@ -34,6 +34,8 @@ _FILLING = {
     init.trunc_normal_,
 }  # fmt: skip
 """Initialisation: without effect on a tensor that has no values."""
+_SCALING = {torch.Tensor.mul_: 2, torch.Tensor.add_: 2, torch.Tensor.clamp_: 1}
+"""What timm's initialisers do to what they have filled, and with how many positional arguments."""
 _OF_TWO = {"kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_"}
 """Those that need two dimensions, and must still be able to refuse a tensor of one."""
 _GUARDED = "transformers.initialization"
@@ -105,12 +107,25 @@ class _Meta(TorchFunctionMode):
                     return func(*args, **kwargs)
                 if tensor.dim() > 1 or func.__name__ not in _OF_TWO:
                     return tensor
+        elif func in _SCALING and _only_values(func, args, kwargs):
+            return args[0]
         if func in _ALLOCATING and kwargs.get("device") is None and "generator" not in kwargs:
             kwargs = {**kwargs, "device": "meta"}
         try:
             return func(*args, **kwargs)
         except RuntimeError as error:
             return _together(error, func, args, kwargs)
+
+
+def _only_values(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether arithmetic in place can change no more than values that a tensor does not have: with numbers."""
+    tensor, *numbers = args
+    if tensor.device.type != "meta" or not tensor.is_floating_point() or _refused(func, tensor):
+        return False
+    bounds = {"min", "max"} if func is torch.Tensor.clamp_ else set()
+    numbers += kwargs.values()
+    plain = all(type(number) in (int, float) for number in numbers)
+    return plain and bool(numbers) and len(args) == _SCALING[func] and kwargs.keys() <= bounds
 
 
 def _refused(func: Any, tensor: Tensor) -> bool:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import inspector
 from inspector.core.errors import InspectError
@@ -324,3 +325,65 @@ def test_a_parameter_that_autograd_guards_is_no_place_to_write(shape: tuple[int,
     for device in ("cpu", "meta"):
         with pytest.raises(RuntimeError, match="in-place operation"):
             build(Writes, device)
+
+
+class Writing(TorchDispatchMode):
+    """Counts the operators that run on meta and write in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func._schema.name.endswith("_") and args[0].is_meta
+        return func(*args, **(kwargs or {}))
+
+
+def test_values_that_are_not_there_are_not_computed() -> None:
+    """As timm's truncated normal: uniform, erfinv, scaled, moved and cut."""
+
+    def construct() -> nn.Module:
+        layer = nn.Linear(3, 4)
+        with torch.no_grad():
+            made = layer.weight.uniform_(-1, 1).erfinv_().mul_(0.02).add_(1).clamp_(min=-2.0, max=2)
+        assert made is layer.weight
+        return layer
+
+    with Writing() as writing:
+        model: Any = build(construct, "meta")
+    assert (writing.count, on_meta(model), model.weight.shape) == (0, True, (4, 3))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda weight: weight.add_(torch.zeros(5)),  # no such shape
+        lambda weight: weight.clamp_(),  # no bound
+        lambda weight: weight.add_("1"),
+        lambda weight: weight.mul_(1.0, 2.0),
+        lambda weight: weight.mul_(1.0, scale=2.0),
+        lambda weight: weight.clamp_(minimum=2.0),
+        lambda weight: weight.long().add_(0.5),  # would be a float
+    ],
+)
+def test_arithmetic_in_place_that_is_wrong_raises_on_meta_too(wrong: Callable[[torch.Tensor], Any]) -> None:
+    def construct() -> nn.Module:
+        layer = nn.Linear(3, 4)
+        with torch.no_grad():
+            wrong(layer.weight)
+        return layer
+
+    for device in ("cpu", "meta"):
+        with pytest.raises((RuntimeError, TypeError, ValueError)):
+            build(construct, device)
+
+
+def test_arithmetic_in_place_of_a_parameter_that_autograd_guards_raises_on_meta_too() -> None:
+    def construct() -> nn.Module:
+        layer = nn.Linear(3, 4)
+        layer.weight.mul_(0.5)
+        return layer
+
+    for device in ("cpu", "meta"):
+        with pytest.raises(RuntimeError, match="in-place operation"):
+            build(construct, device)
