@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from math import log2, prod
@@ -22,6 +23,7 @@ from inspector.backbones.walk import Walk
 from inspector.core.errors import InspectError
 from inspector.models import resolve
 from inspector.profiling.run import trace
+from inspector.tracing.record import Trace
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.once]
 """On the oldest torch the comparison with the baseline holds the stages of every model of torchvision."""
@@ -32,9 +34,14 @@ def built(spec: str) -> nn.Module:
     return resolve(spec).build("meta")
 
 
+def traced(spec: str) -> Trace:
+    """The pass over the model that is `built`: it leaves it as it was."""
+    return trace(replace(resolve(spec), construct=lambda: built(spec), rebuilds=False))
+
+
 @cache
 def backbone(spec: str) -> Backbone:
-    return find_stages(built(spec), trace(spec))
+    return find_stages(built(spec), traced(spec))
 
 
 def ran(model: nn.Module, *shape: int) -> Backbone:
@@ -418,9 +425,9 @@ EXCEPTIONS = {
 def test_the_resolution_alone_finds_the_reductions_that_timm_publishes(name: str) -> None:
     pytest.importorskip("timm")
     recipe = resolve(f"timm:{name}")
-    model: Any = recipe.build("meta")
+    model: Any = built(f"timm:{name}")
     info = getattr(model.feature_info, "info", model.feature_info)
-    walk = Walk(model, trace(recipe))
+    walk = Walk(model, traced(f"timm:{name}"))
     cuts = by_resolution(walk)
     assert cuts is not None
     inputs = recipe.defaults(model, "forward")
@@ -488,10 +495,8 @@ def classification() -> list[str]:
 
 @pytest.mark.parametrize("spec", classification())
 def test_every_parameter_of_torchvision_has_exactly_one_place(spec: str) -> None:
-    recipe = resolve(spec)
-    model = recipe.build("meta")
-    found = find_stages(model, trace(recipe))
-    assert_partition(model, found)
+    found = backbone(spec)
+    assert_partition(built(spec), found)
     areas = [prod(stage.resolution) for stage in found.stages if stage.resolution]
     assert len(areas) == len(found.stages)
     assert all(before * 1.1 >= after for before, after in pairwise(areas))  # 1.1: a class token
