@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
-from inspect import signature
+from inspect import getsource, signature
 from itertools import product
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 import inspector
 from inspector.core import whose
 from inspector.tracing import _deferred
+from inspector.tracing.capture.isolate import random_state
 
 MODELS = ("resnet18", "vit_b_16", "swin_t", "ssdlite320_mobilenet_v3_large", "raft_small")
 PROGRAM = """
@@ -41,16 +42,48 @@ def run(program: str, **environment: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_counts_are_those_with_the_compiler() -> None:
-    """Whole traces, operator by operator; here they are counted beside the compiler."""
-    program = f"""
+def trained() -> str:
+    """What two steps of each optimizer leave of a model, byte for byte."""
+    import hashlib
+
+    from torchvision.models import resnet18
+
+    made = hashlib.sha256()
+    for optimizer in ("SGD", "Adam", "AdamW"):
+        torch.manual_seed(0)
+        model = resnet18(num_classes=4).train()
+        steps = getattr(torch.optim, optimizer)(model.parameters(), lr=0.1, weight_decay=0.1)
+        for _ in range(2):
+            steps.zero_grad()
+            model(torch.randn(2, 3, 32, 32)).square().mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            steps.step()
+        for tensor in model.state_dict().values():
+            made.update(tensor.numpy().tobytes())
+    return made.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def without() -> Any:
+    """What a process of our own counts and trains without the compiler."""
+    return run(f"""
+import torch
+from inspector.profiling.run import compiler_left_out
+torch.set_num_threads(1)
 traces = {{}}
 for name in {MODELS!r}:
     traces[name] = inspector.trace(name).to_json()
     assert not loaded(), name
-print(json.dumps(traces))
-"""
-    for name, text in run(program).items():
+{getsource(trained)}
+with compiler_left_out("resnet18", {{}}):
+    made = trained()
+print(json.dumps({{"traces": traces, "trained": made, "loaded": loaded()}}))
+""")
+
+
+def test_the_counts_are_those_with_the_compiler(without: Any) -> None:
+    """Whole traces, operator by operator; here they are counted beside the compiler."""
+    for name, text in without["traces"].items():
         expected = json.loads(inspector.trace(name).to_json())
         counted = json.loads(text)
         for trace in (expected, counted):
@@ -58,31 +91,17 @@ print(json.dumps(traces))
         assert counted == expected, name
 
 
-def test_training_steps_give_the_bytes_that_they_give_with_the_compiler() -> None:
-    program = """
-import hashlib, torch
-from inspector.profiling.run import compiler_left_out
-torch.set_num_threads(1)
-made = hashlib.sha256()
-with compiler_left_out("resnet18", {}):
-    from torchvision.models import resnet18
-    for optimizer in ("SGD", "Adam", "AdamW"):
-        torch.manual_seed(0)
-        model = resnet18(num_classes=4).train()
-        made_of = getattr(torch.optim, optimizer)(model.parameters(), lr=0.1, weight_decay=0.1)
-        for step in range(2):
-            made_of.zero_grad()
-            model(torch.randn(2, 3, 32, 32)).square().mean().backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            made_of.step()
-        for tensor in model.state_dict().values():
-            made.update(tensor.numpy().tobytes())
-    inside = loaded()
-print(json.dumps([inside, made.hexdigest()]))
-"""
-    without, with_it = run(program), run(program, INSPECTOR_DEFER_COMPILER="0")
-    assert (without[0], with_it[0]) == (False, True)
-    assert without[1] == with_it[1]
+def test_training_steps_give_the_bytes_that_they_give_with_the_compiler(without: Any) -> None:
+    import torch._dynamo
+
+    assert (without["loaded"], _deferred.loaded()) == (False, True)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with random_state():
+            assert without["trained"] == trained()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_afterwards_the_compiler_is_as_ever() -> None:
