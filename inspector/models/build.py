@@ -118,7 +118,7 @@ class _Meta(TorchFunctionMode):
 
 
 def _only_values(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether arithmetic in place can change no more than values that a tensor does not have: with numbers."""
+    """Whether arithmetic in place changes no more than values that a tensor does not have: with numbers."""
     tensor, *numbers = args
     if tensor.device.type != "meta" or not tensor.is_floating_point() or _refused(func, tensor):
         return False
