@@ -3,6 +3,7 @@ the next model that none has taken: one that dies takes no other's row along."""
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import tempfile
@@ -54,11 +55,11 @@ def _answers(
     left, running, restarts = set(range(len(entries))), list(children), 0
     while running:
         ended = [child for child in running if child.code is not None]  # before the rows: it writes no more
-        for place in sorted(left):
-            row = folder / f"{place}.row"
-            if row.exists():
-                left.remove(place)
-                yield entries[place], pickle.loads(row.read_bytes())
+        for row in [Path(file.path) for file in os.scandir(folder) if file.name.endswith(".row")]:
+            counted = pickle.loads(row.read_bytes())
+            row.unlink()
+            left.remove(place := int(row.stem))
+            yield entries[place], counted
         for child in ended:
             running.remove(child)
             sys.stderr.write(f"{text}\n" if (text := child.printed()) else "")
