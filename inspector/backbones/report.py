@@ -11,7 +11,8 @@ from inspector.backbones import Backbone, find_stages
 from inspector.core.errors import InspectError
 from inspector.core.log import logger
 from inspector.models import Model, Recipe, as_recipe
-from inspector.profiling.run import trace
+from inspector.models.subject import lazy
+from inspector.profiling.run import compiler_left_out, trace
 from inspector.reporting.report import Finding, Report, Section, environment, metrics
 from inspector.reporting.tables import Table
 from inspector.tracing.capture.state import state_entries
@@ -35,9 +36,11 @@ def stages(
 
     Raises InspectError where no stages can be found.
     """
-    recipe = as_recipe(model, model_args)
-    built = recipe.shapes(seed=seed)
-    backbone, forward = _traced(recipe, built, inputs, stages, seed)
+    with compiler_left_out(model, model_args):
+        recipe = as_recipe(model, model_args)
+        built = recipe.shapes(seed=seed)
+        ran = recipe if lazy(built) else recipe.first(built)
+        backbone, forward = _traced(ran, built, inputs, stages, seed)
     frame = stage_frame(backbone, built)
     notes = forward.notes if forward and forward.device != "meta" else ()
     params = sum(entry.numel for entry in state_entries(built) if entry.kind == "parameter")
