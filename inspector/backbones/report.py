@@ -39,7 +39,7 @@ def stages(
     with compiler_left_out(model, model_args):
         recipe = as_recipe(model, model_args)
         built = recipe.shapes(seed=seed)
-        ran = recipe if lazy(built) else recipe.first(built)
+        ran = recipe if lazy(built) else recipe.first(built, recipe.place)
         backbone, forward = _traced(ran, built, inputs, stages, seed)
     frame = stage_frame(backbone, built)
     notes = forward.notes if forward and forward.device != "meta" else ()

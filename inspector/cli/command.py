@@ -101,13 +101,6 @@ def _forks(modules: Sequence[str]) -> Iterator[None]:
         yield
 
 
-def library(model: str) -> tuple[str, ...]:
-    """The library that builds the model of a spec, as far as the spec alone tells."""
-    source, colon, _ = model.partition(":")
-    source = source if colon else "" if "." in model else "torchvision"
-    return (source,) if source in ("torchvision", "timm") else ()
-
-
 def _says_something(error: Any) -> bool:
     """Whether something ran before the error."""
     return not hasattr(error, "trace") or bool(error.trace.ops)

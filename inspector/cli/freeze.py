@@ -9,9 +9,10 @@ from typing import Annotated, Any, Optional
 import typer
 
 from inspector.cli.choices import Counting, Norm
-from inspector.cli.command import command, library
+from inspector.cli.command import command
 from inspector.cli.completion import module_names, remember
 from inspector.cli.options import Setting, Stages, globs
+from inspector.core.spec import library
 
 
 def training(keywords: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from inspector.cli.choices import Counted, listed, several
-from inspector.cli.command import command, library
+from inspector.cli.command import command
+from inspector.core.spec import library
 
 
 def counting(keywords: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Optional
 import typer
 
 from inspector.cli.choices import Attention, Dtype, Half, Phase, Piping, Scattering, Stepping
-from inspector.cli.command import command, library
+from inspector.cli.command import command
 from inspector.cli.options import device_names
+from inspector.core.spec import library
 
 
 def simulating(keywords: Mapping[str, Any]) -> tuple[str, ...]:

@@ -319,7 +319,7 @@ def work(words: list[str]) -> dict[str, Any]:
         with compiler_left_out(question.spec, question.model_args) if ours else nullcontext():
             recipe = as_recipe(question.spec, question.model_args, question.call)
             if built is not None and counter.name != "ours":
-                recipe = recipe.first(built.model)
+                recipe = recipe.first(built.model, "cpu")
             outcome = answer(counter, recipe, question)
         if built is not None and counter.name != "ours" and outcome.seconds is not None:
             outcome = replace(outcome, seconds=outcome.seconds + built.seconds)

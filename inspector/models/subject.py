@@ -56,17 +56,24 @@ class Recipe:
     rebuilds: bool = True  # a live model is never moved: the pass runs on stand-ins
     call: str = "forward"  # the method that is run
     stated: Callable[[str], tuple[str, ...]] = lambda call: ()  # what is decided once where a method runs
+    ready: list[tuple[str, nn.Module]] = field(default_factory=list, compare=False)  # see `first`
+
+    @property
+    def place(self) -> str:
+        """Where the model is counted and listed, unless another device is asked for."""
+        return self.only_on[0] if self.only_on else "meta"
 
     def shapes(self, device: str | None = None, seed: int = 0) -> nn.Module:
         """The model, to be counted or listed: on meta, or on `device`. Its values may be missing where it can
         run on one device only."""
-        place = self.only_on[0] if self.only_on else "meta"
-        if self.outline is not None and self.call == "forward" and device in (None, place):
+        device = device or self.place
+        if self.outline is not None and self.call == "forward" and device == self.place:
             try:
-                return self.outline(self.construct)
+                ready = self._ready(device)
+                return self.outline(self.construct) if ready is None else ready
             except Exception:  # it asks for values
                 logger.info("%s is built with values", self.name, exc_info=True)
-        return self.build(device or place, seed)
+        return self.build(device, seed)
 
     def rules_on(self, device: str) -> Mapping[str, Rule]:
         """`rules`, where tensors have no values."""
@@ -75,7 +82,9 @@ class Recipe:
     def build(self, device: str, seed: int = 0) -> nn.Module:
         """The model on `device`. What its constructor raises becomes an InspectError."""
         try:
-            model = build(self.construct, device, seed) if self.rebuilds else self.construct()
+            model = self._ready(device)
+            if model is None:
+                model = build(self.construct, device, seed) if self.rebuilds else self.construct()
         except InspectError:
             raise
         except Exception as error:
@@ -94,18 +103,13 @@ class Recipe:
             )
         return model if self.call == "forward" else calling(model, self.call, self.name)
 
-    def first(self, model: nn.Module) -> Recipe:
-        """The recipe whose first build is `model`, which it has built before on the same device."""
-        left, outline = [model], self.outline
+    def first(self, model: nn.Module, device: str) -> Recipe:
+        """The recipe whose first build on `device` is `model`, which was built there before; builds elsewhere
+        are its own."""
+        return replace(self, ready=[(device, model)])
 
-        def construct() -> nn.Module:
-            return left.pop() if left else self.construct()
-
-        def outlined(construct: Callable[[], nn.Module]) -> nn.Module:
-            assert outline is not None
-            return left.pop() if left else outline(construct)
-
-        return replace(self, construct=construct, outline=outlined if outline is not None else None)
+    def _ready(self, device: str) -> nn.Module | None:
+        return self.ready.pop()[1] if self.ready and self.ready[0][0] == device else None
 
     def joined(self, model: nn.Module, chosen: Inputs | None, phase: str = "forward") -> Inputs | None:
         """`chosen`, or what the source calls `model` with, joined by `chosen` where that is plain values by

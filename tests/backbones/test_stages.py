@@ -565,6 +565,23 @@ def test_a_live_model_without_inputs_says_what_to_give() -> None:
     assert "`stages=`" in str(caught.value.hint)
 
 
+def test_where_the_pass_runs_on_another_device_the_model_is_built_there(tmp_path: Path) -> None:
+    """Nested inputs run on the CPU, and so does what asks for values; what is listed was built on meta."""
+    file = tmp_path / "nested.py"
+    file.write_text(
+        "from torch import nn\n"
+        "class Asks(nn.Linear):\n"
+        "    def forward(self, x): return super().forward(x if float(x.sum()) == 0 else -x)\n"
+        "def build(): return nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6))\n"
+        "def asks(): return nn.Sequential(Asks(4, 5), nn.Linear(5, 6))\n"
+    )
+    nested = torch.nested.nested_tensor([torch.zeros(2, 4), torch.zeros(3, 4)], layout=torch.jagged)
+    for name, inputs in (("build", nested), ("asks", torch.zeros(2, 4))):
+        report = report_of(f"{file}:{name}", inputs, stages=[["0"], ["1"]])
+        assert report.subject["device"] == "cpu"
+        assert report.to_frame("stages")["params"].tolist() == [4 * 5 + 5, 5 * 6 + 6]
+
+
 def test_a_plain_mlp_has_no_stages() -> None:
     mlp = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     with pytest.raises(InspectError, match="no stages found in Sequential") as caught:

@@ -10,9 +10,10 @@ from typing import Any, get_args
 import pytest
 import typer
 
-from inspector.cli import choices, command, ddp, freeze, memory, reconcile, scale
+from inspector.cli import choices, ddp, freeze, memory, reconcile, scale
 from inspector.cli.command import OWN
 from inspector.cli.main import COMMANDS, app
+from inspector.core import spec as core_spec
 
 pytestmark = pytest.mark.once
 
@@ -124,7 +125,7 @@ def test_the_choices_are_those_of_the_rooms() -> None:
      ("model.pt2", ()), ("hf:folder", ())],
 )  # fmt: skip
 def test_the_library_that_builds_a_model_is_read_from_its_spec(spec: str, library: tuple[str, ...]) -> None:
-    assert command.library(spec) == library
+    assert core_spec.library(spec) == library
 
 
 def test_what_is_imported_beside_a_command_exists() -> None:

@@ -40,7 +40,7 @@ def digest(model):
 
 def spoil(words):
     question, counter = isolate._asked(words[0])
-    recipe = as_recipe(question.spec).first(isolate._built.model)
+    recipe = as_recipe(question.spec).first(isolate._built.model, "cpu")
     subject = isolate._subject(counter, recipe, question)
     model, own = subject.model, isolate._built.model
     first = {"shared": model is own, "digest": digest(model), "input": subject.args[0].sum().item()}

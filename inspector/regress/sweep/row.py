@@ -82,7 +82,7 @@ def _counted(entry: Entry, recipe: Recipe, device: str | None, seed: int) -> Cou
     built = recipe.shapes(seed=seed)
     model = settled(recipe, built, inputs, seed)
     alike = model is built and device is None and entry.call == "forward" and not entry.step
-    ran = recipe.first(model) if alike else recipe
+    ran = recipe.first(model, recipe.place) if alike else recipe
     record = trace(ran, inputs, phase=entry.phase, device=device, seed=seed, **entry.step)
     return row_of_trace(entry, recipe, model, record)
 

@@ -18,17 +18,17 @@ import torch
 from inspector.core.files import write_whole
 from inspector.core.forking import nursery
 from inspector.core.processes import Child
+from inspector.core.spec import library
 from inspector.regress.sweep.row import Counted, Entry, count
 
 _LOOK = 0.02
-_LIBRARIES = {"torchvision": "torchvision", "timm": "timm", "hf": "transformers"}
 
 
 def counted(
     entries: Sequence[Entry], device: str | None, seed: int, jobs: int
 ) -> Generator[tuple[Entry, Counted | None], None, None]:
     """The entries with their rows, as `jobs` processes end them; None where the process died."""
-    modules = __name__, *_libraries(entries)
+    modules = __name__, *{name for entry in entries for name in library(entry.spec)}
     with tempfile.TemporaryDirectory(prefix="inspector-table-") as name, nursery(*modules) as forks:
         folder = Path(name)
         (folder / "tasks.pickle").write_bytes(pickle.dumps((list(entries), device, seed)))
@@ -40,12 +40,6 @@ def counted(
         finally:
             for child in children:
                 child.end()
-
-
-def _libraries(entries: Sequence[Entry]) -> set[str]:
-    """What builds the models, as far as the specs tell."""
-    sources = {entry.spec.partition(":")[0] if ":" in entry.spec else "torchvision" for entry in entries}
-    return {_LIBRARIES[source] for source in sources if source in _LIBRARIES}
 
 
 def _answers(
